@@ -224,6 +224,10 @@ class Model(Protocol):
         """Captions as answers: ordinary tokens and the turn's end, cut to ``length`` tokens."""
         ...
 
+    def phrases(self, texts: Sequence[str], length: int) -> Tokens:
+        """Texts as they stand inside the segmentation request (with the space before them), cut to ``length`` tokens."""
+        ...
+
     def decode(self, tokens: Tokens) -> list[str]:
         """The text of each row, without special tokens and the turn's end."""
         ...

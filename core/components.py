@@ -1,0 +1,111 @@
+"""``python -m core.components``: what is installed, and what each component takes.
+
+``list`` reads metadata only; ``explain`` imports the one module it explains.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import inspect
+import json
+import sys
+from dataclasses import asdict
+
+from core.contracts import KINDS, UserError
+from core.registry import AmbiguousName, Component, Registry, UnknownName, is_local
+from core.signature import type_name
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        registry = Registry()
+        if arguments.command == "list":
+            _list(registry, arguments.kind, arguments.json)
+        else:
+            print(explain(find(registry, arguments.name)))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m core.components", description="The components that recipes can use.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    listing = commands.add_parser("list", help="names of all components, or of one kind; imports none of them")
+    listing.add_argument("kind", nargs="?", metavar="KIND", help="one of: " + ", ".join(KINDS))
+    listing.add_argument("--json", action="store_true", help="print a JSON array of objects instead of a table")
+    explaining = commands.add_parser("explain", help="parameters, types, defaults, description and file of one component")
+    explaining.add_argument("name", metavar="NAME", help="a name, or KIND/NAME where several kinds share it, or KIND/./file.py:Object")
+    return parser
+
+
+def _list(registry: Registry, kind: str | None, as_json: bool) -> None:
+    entries = registry.list(kind)
+    if as_json:
+        print(json.dumps([asdict(entry) for entry in entries], indent=2))
+        return
+    table(("kind", "name", "distribution", "object"), [(e.kind, e.name, f"{e.distribution} {e.version}", e.target) for e in entries])
+    for stray in registry.strays():
+        print(f"warning: {stray}", file=sys.stderr)
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Prints rows: drawn on a terminal, as plain aligned columns elsewhere."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+
+        drawn = Table(*head)
+        for row in rows:
+            drawn.add_row(*row)
+        Console(markup=False).print(drawn)
+        return
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    for row in (head, *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def find(registry: Registry, text: str) -> Component:
+    """The component that ``NAME``, ``DISTRIBUTION/NAME`` or ``KIND/NAME`` means; raises ``UserError``."""
+    kind, _, name = text.partition("/")
+    if kind in KINDS and name:
+        return registry.get(kind, name)
+    if is_local(text):
+        raise UserError(f"write KIND/{text}: a local object does not tell its kind")
+    kinds = sorted({e.kind for e in registry.list() if e.name == text.rpartition("/")[2]})
+    if len(kinds) > 1:
+        raise AmbiguousName(f"{text!r} is a name in several kinds: write " + " or ".join(f"{k}/{text}" for k in kinds))
+    if kinds:
+        return registry.get(kinds[0], text)
+    near = difflib.get_close_matches(text, sorted({e.name for e in registry.list()}), n=3, cutoff=0.5)
+    raise UnknownName(f"no component {text!r}" + (f": did you mean {' or '.join(near)}?" if near else ": 'list' shows all"))
+
+
+def explain(component: Component) -> str:
+    """The component's page: what it is, its recipe keys, its description, where it lives."""
+    entry = component.entry
+    lines = [f"{entry.kind}/{entry.name}", f"  distribution  {entry.distribution} {entry.version}".rstrip(), f"  object        {entry.target}"]
+    lines.append(f"  file          {_place(component)}")
+    lines.append("  parameters" if component.parameters else "  parameters    none")
+    width = max((len(p.name) for p in component.parameters), default=0)
+    for parameter in component.parameters:
+        default = "required" if parameter.required else f"default {parameter.default!r}"
+        lines.append(f"    {parameter.name.ljust(width)}  {type_name(parameter.type)}, {default}")
+    if text := inspect.getdoc(component.object):
+        lines += ["", *(f"  {line}".rstrip() for line in text.splitlines())]
+    return "\n".join(lines)
+
+
+def _place(component: Component) -> str:
+    try:
+        return f"{inspect.getsourcefile(component.object)}:{inspect.getsourcelines(component.object)[1]}"
+    except (TypeError, OSError):  # not written in Python
+        return "unknown"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

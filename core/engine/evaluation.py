@@ -1,0 +1,117 @@
+"""Runs the evaluators and writes what changed: a table for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from core.contracts import Evaluation, Evaluator, Model
+from core.engine.progress import Progress
+
+
+@contextmanager
+def evaluating(model: object) -> Iterator[None]:
+    """Eval mode without gradient; every submodule gets back the mode it had (frozen parts may stay in eval mode)."""
+    modes = {module: module.training for module in model.modules()} if isinstance(model, torch.nn.Module) else {}
+    if isinstance(model, torch.nn.Module):
+        model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def evaluate_all(model: Model, evaluators: Mapping[str, Evaluator], progress: Progress) -> dict[str, Evaluation]:
+    """Each evaluator's result under its name in the recipe."""
+    results = {}
+    with evaluating(model):
+        for name, evaluator in evaluators.items():
+            with progress.phase(f"evaluating {name}") as callback:
+                results[name] = evaluator.evaluate(model, callback)
+    return results
+
+
+def metric_values(results: Mapping[str, Evaluation]) -> dict[str, float]:
+    """``{"refcoco/cIoU": 0.7, ...}``: the metrics as a tracker takes them."""
+    return {f"{name}/{metric}": value for name, result in results.items() for metric, value in result.metrics.items()}
+
+
+def _rows(before: Mapping[str, Evaluation], after: Mapping[str, Evaluation]) -> Iterator[tuple[str, str, str, str, str]]:
+    """evaluator, metric, before, after, change; a dash where there is no value."""
+
+    def shown(value: float | None, metric: str, sign: str = "") -> str:
+        if value is None:
+            return "–"
+        return f"{value:{sign}.0f}" if metric.startswith("n_") else f"{value:{sign}.4f}"
+
+    for name in dict.fromkeys([*before, *after]):
+        first = before[name].metrics if name in before else {}
+        last = after[name].metrics if name in after else {}
+        for metric in dict.fromkeys([*first, *last]):
+            a, b = first.get(metric), last.get(metric)
+            change = None if a is None or b is None else b - a
+            yield name, metric, shown(a, metric), shown(b, metric), shown(change, metric, "+")
+
+
+def before_after_table(before: Mapping[str, Evaluation], after: Mapping[str, Evaluation], console: Console | None = None) -> str:
+    """The metrics before and after as Markdown; also printed as a table where a ``console`` is given."""
+    header = ("evaluator", "metric", "before", "after", "change")
+    lines = ["| " + " | ".join(header) + " |", "|---|---|---:|---:|---:|"]
+    table = Table(*header[:2])
+    for column in header[2:]:
+        table.add_column(column, justify="right")
+    for row in _rows(before, after):
+        lines.append("| " + " | ".join(row) + " |")
+        table.add_row(*row)
+    if console:
+        console.print(table)
+    return "\n".join(lines) + "\n"
+
+
+def strict(value: Any) -> Any:
+    """``value`` as strict JSON has it: numbers that are not finite become null."""
+    if isinstance(value, Mapping):
+        return {str(key): strict(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(inner) for inner in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return str(value) if isinstance(value, Path) else value
+
+
+def write_result(
+    folder: Path, before: Mapping[str, Evaluation], after: Mapping[str, Evaluation], extra: Mapping[str, Any] | None = None
+) -> None:
+    """``result.json`` (before, after, and what ``extra`` holds) and ``result.md`` (the table and ``extra``) in ``folder``."""
+    extra = extra or {}
+    numbers = {
+        "before": {name: result.metrics for name, result in before.items()},
+        "after": {name: result.metrics for name, result in after.items()},
+    }
+    facts = [f"- {key}: {_fact(value)}" for key, value in extra.items()]
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "result.json", json.dumps(strict({**numbers, **extra}), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    _write(folder / "result.md", "\n".join(["# Result", "", before_after_table(before, after), *facts]) + "\n")
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_fact(inner)}" for key, inner in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _write(path: Path, text: str) -> None:
+    """Written beside and renamed: complete or the old one."""
+    beside = path.with_name(path.name + ".new")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)

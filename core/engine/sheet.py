@@ -1,0 +1,147 @@
+"""A sheet of pictures with true and predicted masks, as one PNG for a look at what a model does."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
+
+from core.contracts import Picture
+
+CELL, GAP, SIZE = 256, 14, 15  # picture box, space around cells and font size, in pixels
+BACKGROUND, INK, FAINT = (250, 250, 248), (32, 33, 36), (110, 112, 118)
+TRUTH, RIGHT, WRONG = (0, 190, 70), (30, 110, 255), (235, 40, 40)
+OPACITY = 125  # of 255
+MAX_LINES = {"title": 3, "text": 5}
+
+
+@lru_cache(maxsize=4)
+def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)
+
+
+@lru_cache(maxsize=4096)
+def _known(character: str) -> bool:
+    """Whether the font has the character: a missing one is drawn as the same box as a code point that is never assigned."""
+    font = _font(SIZE)
+    return character == " " or bytes(font.getmask(character)) != bytes(font.getmask("\uffff"))
+
+
+def _drawable(text: str) -> str:
+    """The text in characters the font has: accents are dropped where they must be, the rest becomes ``?``."""
+    drawn = []
+    for character in unicodedata.normalize("NFC", text):
+        plain = [character] if _known(character) else [c for c in unicodedata.normalize("NFKD", character) if _known(c)]
+        drawn += plain or ["?"]
+    return "".join(drawn)
+
+
+def _wrap(text: str, width: int, lines: int) -> list[str]:
+    """The text in at most ``lines`` lines of ``width`` pixels."""
+    font = _font(SIZE)
+    words = _drawable(" ".join(text.split())).split(" ")
+    rows = [""]
+    while words:
+        word = words.pop(0)
+        longer = f"{rows[-1]} {word}".strip()
+        if font.getlength(longer) <= width:
+            rows[-1] = longer
+        elif rows[-1]:
+            rows.append("")
+            words.insert(0, word)
+        else:  # one word wider than the cell: cut where it still fits
+            fits = max(1, next((n for n in range(len(word), 0, -1) if font.getlength(word[:n]) <= width), 1))
+            rows[-1] = word[:fits]
+            if word[fits:]:
+                rows.append("")
+                words.insert(0, word[fits:])
+    if len(rows) > lines:
+        rows = rows[:lines]
+        while rows[-1] and font.getlength(rows[-1] + "…") > width:
+            rows[-1] = rows[-1][:-1]
+        rows[-1] += "…"
+    return [row for row in rows if row]
+
+
+def _mask(mask: np.ndarray, picture: Picture, size: tuple[int, int]) -> Image.Image:
+    if mask.shape != picture.image.shape[:2]:
+        raise ValueError(f"the mask of {picture.title!r} is {mask.shape}, its picture {picture.image.shape[:2]}.")
+    return Image.fromarray(np.asarray(mask, dtype=np.uint8) * 255).resize(size, Image.Resampling.NEAREST)
+
+
+def _outline(mask: Image.Image) -> Image.Image:
+    return ImageChops.subtract(mask.filter(ImageFilter.MaxFilter(3)), mask.filter(ImageFilter.MinFilter(3)))
+
+
+def draw_masks(picture: Picture) -> Image.Image:
+    """The picture fitted into a box of CELL pixels, with its masks: blue right, red wrong, truth outlined in green."""
+    height, width = picture.image.shape[:2]
+    scale = CELL / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    canvas = Image.fromarray(np.ascontiguousarray(picture.image, dtype=np.uint8)).convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    nothing = Image.new("L", size)
+    truth = nothing if picture.truth is None else _mask(picture.truth, picture, size)
+    if picture.predicted is not None:
+        predicted = _mask(picture.predicted, picture, size)
+        right = predicted if picture.truth is None else ImageChops.darker(predicted, truth)
+        for part, colour in ((right, RIGHT), (ImageChops.subtract(predicted, right), WRONG)):
+            canvas.paste(colour, mask=part.point(lambda v: v * OPACITY // 255))
+            canvas.paste(colour, mask=ImageChops.darker(part, _outline(predicted)))
+    canvas.paste(TRUTH, mask=_outline(truth))
+    return canvas
+
+
+def _caption(picture: Picture) -> list[tuple[str, tuple[int, int, int]]]:
+    rows = [(row, INK) for row in _wrap(picture.title, CELL, MAX_LINES["title"])]
+    rows += [(row, FAINT) for row in _wrap(picture.text, CELL, MAX_LINES["text"])]
+    if picture.score is not None:
+        rows.append((f"score {picture.score:.2f}", RIGHT if picture.score >= 0.5 else WRONG))
+    return rows
+
+
+def _legend(draw: ImageDraw.ImageDraw, x: int, y: int) -> int:
+    """Draws the legend and returns its right edge."""
+    for name, colour, filled in (("truth", TRUTH, False), ("predicted, right", RIGHT, True), ("predicted, wrong", WRONG, True)):
+        draw.rectangle((x, y + 2, x + 13, y + 15), outline=colour, width=2, fill=colour if filled else None)
+        draw.text((x + 20, y), name, INK, _font(SIZE))
+        x += 20 + round(_font(SIZE).getlength(name)) + 18
+    return x
+
+
+def picture_sheet(pictures: Sequence[Picture], path: Path, columns: int = 4, title: str = "") -> None:
+    """Writes the pictures, ``columns`` in a row, with title, generated text and score below each, to the PNG ``path``.
+
+    The longer side of each picture becomes 256 pixels. Raises ValueError where a mask is not of its picture's size.
+    """
+    if columns < 1:
+        raise ValueError(f"columns must be at least 1, not {columns}.")
+    line = SIZE + 4
+    drawn = [(draw_masks(picture), _caption(picture)) for picture in pictures]
+    rows = [drawn[start : start + columns] for start in range(0, len(drawn), columns)]
+    # A row is as high as its highest picture and its longest caption.
+    heights = [(max(image.height for image, _ in row), max(len(text) for _, text in row) * line) for row in rows]
+    legend_width = _legend(ImageDraw.Draw(Image.new("RGB", (1, 1))), GAP, 0)
+    width = max(min(columns, max(1, len(drawn))) * (CELL + GAP) + GAP, legend_width)
+    titles = _wrap(title, width - 2 * GAP, 2)
+    top = GAP + len(titles) * line + line + GAP
+    sheet = Image.new("RGB", (width, top + sum(picture + 6 + text + GAP for picture, text in heights)), BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    for number, row in enumerate(titles):
+        draw.text((GAP, GAP + number * line), row, INK, _font(SIZE))
+    _legend(draw, GAP, GAP + len(titles) * line)
+    y = top
+    for cells, (picture_height, text_height) in zip(rows, heights, strict=True):
+        for column, (image, captions) in enumerate(cells):
+            x = GAP + column * (CELL + GAP)
+            sheet.paste(image, (x + (CELL - image.width) // 2, y + picture_height - image.height))
+            for number, (text, colour) in enumerate(captions):
+                draw.text((x, y + picture_height + 6 + number * line), text, colour, _font(SIZE))
+        y += picture_height + 6 + text_height + GAP
+    beside = path.with_name(path.name + ".new")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(beside, format="PNG")
+    beside.replace(path)

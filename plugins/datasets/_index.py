@@ -1,0 +1,81 @@
+"""What every reader shares: a spread sample of an index, opening index files and pictures with clear faults."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from core.contracts import BadSample, UserError
+
+#: No picture or mask larger than this is ever allocated, whatever a file claims.
+MAX_PIXELS = 100_000_000
+
+
+def spread(count: int, max_samples: int | None, seed: int = 0) -> list[int]:
+    """Increasing indices out of ``range(count)``: one drawn from each of ``max_samples`` equal stretches.
+
+    The same arguments give the same indices on every machine. Raises ``ValueError`` for ``max_samples`` below 1.
+    """
+    if max_samples is not None and max_samples < 1:
+        raise ValueError(f"max_samples must be at least 1 or left out, not {max_samples}.")
+    if max_samples is None or max_samples >= count:
+        return list(range(count))
+    draw = random.Random(seed)
+    return [draw.randrange(i * count // max_samples, (i + 1) * count // max_samples) for i in range(max_samples)]
+
+
+def existing_folder(root: Path, source: str, holds: str) -> Path:
+    """``root`` with ``~`` expanded. Raises ``UserError`` where it is no folder; ``holds`` says what belongs in it."""
+    root = Path(root).expanduser()
+    if not root.is_dir():
+        raise UserError(f"{source}: there is no folder {root}; set root to the folder that holds {holds}.")
+    return root
+
+
+def existing_file(path: Path, source: str) -> Path:
+    """``path`` itself. Raises ``UserError`` where it is no file."""
+    if not path.is_file():
+        raise UserError(f"{source}: {path} is missing; check root, or unpack the data set there.")
+    return path
+
+
+def read_json(path: Path, source: str) -> Any:
+    """The content of an index file. Raises ``UserError`` where it is missing or damaged."""
+    try:
+        return json.loads(existing_file(path, source).read_bytes())
+    except (OSError, ValueError, RecursionError) as fault:
+        raise UserError(f"{source}: {path} cannot be read as JSON ({fault}); fetch it again.") from fault
+
+
+def read_picture(source: Path | bytes, sample: str) -> np.ndarray:
+    """[H, W, 3] uint8 RGB of a JPEG or PNG file or its bytes; grey and CMYK pictures are converted.
+
+    Raises ``BadSample`` for a missing, damaged or over-large picture.
+    """
+    return np.array(_open(source, sample, "picture").convert("RGB"))  # [H, W, 3]
+
+
+def read_mask_file(path: Path, sample: str) -> Image.Image:
+    """A mask stored as a picture, as a PIL image of mode "1" and its own size. Raises ``BadSample``."""
+    return _open(path, sample, "mask").convert("L").point(lambda value: 255 * (value > 0)).convert("1", dither=Image.Dither.NONE)
+
+
+def _open(source: Path | bytes, sample: str, what: str) -> Image.Image:
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=("JPEG", "PNG")) as opened:
+            if opened.width * opened.height > MAX_PIXELS:
+                raise BadSample(f"{what} too large", sample, f"{opened.width}x{opened.height}")
+            opened.load()
+            return opened
+    except FileNotFoundError as fault:
+        raise BadSample(f"missing {what}", sample, str(source)) from fault
+    except (OSError, ValueError, SyntaxError, struct.error, zlib.error, Image.DecompressionBombError) as fault:
+        raise BadSample(f"damaged {what}", sample, str(fault)) from fault

@@ -1,0 +1,100 @@
+"""The network: transformers' own modules, composed as upstream composes them. No prompt, no preparation, no training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoModel, AutoModelForCausalLM, InternVLVisionModel, Qwen2ForCausalLM, Sam2Model
+from transformers.models.internvl.modeling_internvl import InternVLMultiModalProjector
+
+from plugins.models.sa2va.config import Sa2vaConfig
+from plugins.models.sa2va.preparation import normalize
+
+
+@dataclass
+class Vision:
+    """Features of N pictures up to the first layer that may be trained: computed once, shared by all forwards."""
+
+    tiles: list[Tensor]  # N of [n_i, G*G, C], pixel-shuffled, before the projector
+    fpn: tuple[Tensor, Tensor, Tensor]  # [N, C, R/4, R/4], [N, C, R/8, R/8], [N, C, R/16, R/16], before conv_s0 and conv_s1
+
+
+def pixel_shuffle(features: Tensor, factor: float, version: str) -> Tensor:
+    """[n, side, side, C] -> [n, (side * factor)**2, C / factor**2]; version "v1" is the transpose of "v2" in space."""
+    n, side, _, channels = features.shape
+    step, small = int(1 / factor), int(side * factor)
+    blocks = features.view(n, small, step, small, step, channels).permute(0, 1, 3, 2, 4, 5)  # [n, s, s, step, step, C]
+    if version == "v1":
+        blocks = blocks.transpose(1, 2)
+    return blocks.reshape(n, small * small, step * step * channels)
+
+
+class Network(nn.Module):
+    """InternViT, projector, Qwen2, text_hidden_fcs and SAM2 under the names that ``keys`` maps."""
+
+    def __init__(self, config: Sa2vaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vision: InternVLVisionModel = AutoModel.from_config(config.vision, attn_implementation="sdpa")
+        self.projector = InternVLMultiModalProjector(config.projector())
+        self.llm: Qwen2ForCausalLM = AutoModelForCausalLM.from_config(config.llm, attn_implementation="sdpa")
+        width, mask_width = config.llm.hidden_size, config.sam2.mask_decoder_config.hidden_size
+        self.text_hidden_fcs = nn.Sequential(nn.Linear(width, width), nn.ReLU(inplace=True), nn.Linear(width, mask_width), nn.Dropout(0.0))
+        self.sam2: Sam2Model = AutoModel.from_config(config.sam2, attn_implementation="sdpa")
+
+    def tile_features(self, tiles: Tensor) -> Tensor:
+        """[n, 3, S, S] uint8 -> [n, G*G, C] before the projector."""
+        pixels = normalize(tiles, self.vision.embeddings.cls_token.dtype)
+        tokens = self.vision(pixels).last_hidden_state[:, 1:]  # [n, side*side, width], without CLS
+        side = int(tokens.shape[1] ** 0.5)
+        return pixel_shuffle(tokens.unflatten(1, (side, side)), self.config.downsample, self.config.pixel_shuffle)
+
+    def sam_features(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[N, 3, R, R] uint8 -> the three levels of the feature pyramid, before the mask decoder's own convolutions."""
+        pixels = normalize(pictures, self.sam2.no_memory_embedding.dtype)
+        fine, middle, coarse = self.sam2.vision_encoder(pixels).fpn_hidden_states
+        return fine, middle, coarse
+
+    def image_tokens(self, features: Tensor) -> Tensor:
+        """[n, G*G, C] -> [n, G*G, D]."""
+        return self.projector(features)
+
+    def hidden_states(self, inputs_embeds: Tensor) -> Tensor:
+        """[B, L, D] right-padded -> [B, L, D] after the final norm. Causal, so that padding at the right changes nothing."""
+        return self.llm.model(inputs_embeds=inputs_embeds, use_cache=False).last_hidden_state
+
+    def masks(self, fpn: tuple[Tensor, Tensor, Tensor], view: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        """Mask of each [SEG]: pyramid of N pictures, picture index [B], [SEG] embedding [B, D2] -> ([B, h, w], [B]) logits, predicted IoU.
+
+        SAM2 exactly as upstream drives it: two not-a-point tokens before the language token, no mask prompt, the
+        no-memory embedding on the coarsest level only, the best of masks 1..3, no masking by the object score.
+        """
+        decoder, prompt = self.sam2.mask_decoder, self.sam2.prompt_encoder
+        pictures, row = view.unique(return_inverse=True)  # convolve each picture once
+        fine = decoder.conv_s0(fpn[0][pictures])[row]  # [B, C/8, R/4, R/4]
+        middle = decoder.conv_s1(fpn[1][pictures])[row]  # [B, C/4, R/8, R/8]
+        coarse = (fpn[2] + self.sam2.no_memory_embedding.view(1, -1, 1, 1))[view]  # [B, C, R/16, R/16]
+        batch = embedding.shape[0]
+        no_point = prompt.not_a_point_embed.weight.expand(batch, 1, 2, -1)  # [B, 1, 2, C]
+        sparse = torch.cat([no_point, embedding[:, None, None].to(no_point.dtype)], dim=2)  # [B, 1, 3, C]
+        dense = prompt.no_mask_embed.weight.view(1, -1, 1, 1).expand_as(coarse)
+        logits, ious, _, _ = decoder(
+            image_embeddings=coarse,
+            image_positional_embeddings=self.sam2.get_image_wide_positional_embeddings().to(coarse.dtype).repeat(batch, 1, 1, 1),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=True,
+            high_resolution_features=[fine, middle],
+        )  # [B, 1, 3, h, w], [B, 1, 3]
+        best = ious[:, 0].argmax(-1)  # [B]
+        every = torch.arange(batch, device=best.device)
+        return logits[every, 0, best].float(), ious[every, 0, best].float()
+
+    def final_mask(self, logits: Tensor, height: int, width: int) -> Tensor:
+        """[B, h, w] logits -> [B, H, W] bool at the picture's size, by way of the SAM2 picture's size as upstream does."""
+        size = self.config.sam_size
+        large = F.interpolate(logits[:, None], (size, size), mode="bilinear", align_corners=False)
+        return F.interpolate(large, (height, width), mode="bilinear", align_corners=False)[:, 0].sigmoid() > 0.5

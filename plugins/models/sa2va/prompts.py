@@ -1,0 +1,67 @@
+"""The texts around pictures, regions and phrases. Published checkpoints were trained on exactly these strings.
+
+One code path makes training and inference prompts. The turn formats are those that a checkpoint's config names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from core.contracts import UserError
+
+IMAGE_START, IMAGE_TOKEN, IMAGE_END = "<img>", "<IMG_CONTEXT>", "</img>"
+REGION_START, REGION_END, SEG = "<vp>", "</vp>", "[SEG]"
+
+DESCRIBE = "Please generate a detailed description for the given image region."
+#: (before the phrase, after it); the first is the one evaluation always uses. The phrase brings its own leading space.
+SEGMENT = [
+    ("Please segment", " in this image."),
+    ("Can you segment", " in this image?"),
+    ("Please segment", " in the picture."),
+    ("Can you please segment", " in this image?"),
+    ("What is", " in this image? Please respond with segmentation mask."),
+]
+ANSWERS = ["Sure, it is [SEG].", "It is [SEG].", "Sure, [SEG].", "Sure, the segmentation result is [SEG].", "[SEG]."]
+
+
+@dataclass(frozen=True)
+class TurnFormat:
+    """One question and its answer: the text before the question, between the two, and after the answer."""
+
+    before: str
+    between: str
+    end: str  # ends the answer; generation stops at it
+
+
+TURN_FORMATS = {
+    "phi3_chat": TurnFormat("<|user|>\n", "<|end|>\n<|assistant|>\n", "<|end|>"),
+    "qwen_chat": TurnFormat("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>"),
+}
+
+
+def turn_format(name: str) -> TurnFormat:
+    """The turn format a checkpoint's config names."""
+    if name not in TURN_FORMATS:
+        raise UserError(f"config.json: template {name!r} is not supported; known turn formats are {', '.join(TURN_FORMATS)}")
+    return TURN_FORMATS[name]
+
+
+def region_text(cells: list[int]) -> str:
+    """The list of regions with ``cells[i]`` image tokens each; an empty list is allowed.
+
+    Training writes one newline after it, upstream's inference two: the question follows directly here, as in training.
+    """
+    regions = ", ".join(f"region{i + 1}{REGION_START}{IMAGE_TOKEN * count}{REGION_END}" for i, count in enumerate(cells))
+    return f"\nThere are {len(cells)} part regions in the picture: {regions}.\n"
+
+
+def describe_turn(turn: TurnFormat, image_tokens: int, cells: int | None) -> str:
+    """The whole prompt for the description of one region of ``cells`` grid cells; None: the region list is empty."""
+    image = IMAGE_START + IMAGE_TOKEN * image_tokens + IMAGE_END
+    return turn.before + image + region_text([] if cells is None else [cells]) + DESCRIBE + turn.between
+
+
+def segment_turn(turn: TurnFormat, image_tokens: int, before: str, after: str) -> tuple[str, str]:
+    """The prompt for segmentation, cut where the phrase (with its leading space) goes."""
+    image = IMAGE_START + IMAGE_TOKEN * image_tokens + IMAGE_END + "\n"
+    return turn.before + image + before, after + turn.between

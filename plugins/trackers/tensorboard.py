@@ -1,0 +1,59 @@
+"""Metrics and pictures as TensorBoard event files in the run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.contracts import RunInfo
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+class Tensorboard:
+    """Writes to ``<run folder>/<folder>``; look at it with ``tensorboard --logdir <run folder>``.
+
+    On resume TensorBoard is told to hide the earlier points past the resumed update. The summary is written as points
+    at the last update.
+    """
+
+    def __init__(self, *, folder: str = "tensorboard") -> None:
+        if not folder or Path(folder).is_absolute() or ".." in Path(folder).parts:
+            raise ValueError(f"folder must be a path inside the run folder, not {folder!r}.")
+        self.folder = folder
+        self._writer: SummaryWriter | None = None
+        self._last = 0
+
+    def start(self, run: RunInfo) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # takes about a second: only when a run uses it
+
+        self._last = run.resumed_at
+        purge = run.resumed_at + 1 if run.resumed_at else None
+        self._writer = SummaryWriter(str(run.folder / self.folder), purge_step=purge, flush_secs=10)
+
+    def log(self, update: int, values: Mapping[str, float]) -> None:
+        self._last = max(self._last, update)
+        for name, value in values.items():
+            self._open().add_scalar(name, float(value), update)
+
+    def picture(self, update: int, name: str, path: Path) -> None:
+        import numpy as np
+        from PIL import Image
+
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"))  # [H, W, 3] uint8
+        self._open().add_image(name, pixels, update, dataformats="HWC")
+
+    def finish(self, summary: Mapping[str, float]) -> None:
+        if self._writer is None:
+            return
+        self.log(self._last, summary)
+        self._writer.close()
+        self._writer = None
+
+    def _open(self) -> SummaryWriter:
+        if self._writer is None:
+            raise RuntimeError("start() comes before log() and picture().")
+        return self._writer
