@@ -197,8 +197,8 @@ class Noise(Protocol):
 class Preparation(Protocol):
     """The model's preparation; picklable and free of weights, it runs in the loader's workers."""
 
-    def __call__(self, region: Region) -> Any:
-        """One prepared sample. Raises ``BadSample``."""
+    def __call__(self, region: Region, needs: frozenset[str] = frozenset()) -> Any:
+        """One prepared sample. Raises ``BadSample``, also where something that ``needs`` names (see ``Loop``) is not there."""
         ...
 
     def collate(self, samples: Sequence[Any]) -> RegionBatch: ...
@@ -236,6 +236,10 @@ class Model(Protocol):
         """Rows of the token embedding: [...] int64 -> [..., D]."""
         ...
 
+    def embedding(self) -> Tensor:
+        """The token embedding itself, [V, D]."""
+        ...
+
     def head(self) -> tuple[Tensor, Tensor | None]:
         """The output layer: weight [V, D] and bias [V] or None."""
         ...
@@ -257,6 +261,18 @@ class Model(Protocol):
 
     def segment(self, vision: Any, view: Tensor, text: Tensor, text_mask: Tensor, wording: Wording) -> Segmentation:
         """Teacher-forced segmentation of the phrase given as embeddings ``text`` [B, T, D], real at ``text_mask``."""
+        ...
+
+    def seg_embedding(self, states: Tensor) -> Tensor:
+        """[B, D] states -> [B, D2], what the mask decoder takes as the language prompt (``text_hidden_fcs``)."""
+        ...
+
+    def masks(self, vision: Any, view: Tensor, embedding: Tensor) -> Tensor:
+        """[B, D2] language prompts about pictures ``view`` [B] -> [B, h, w] float32 mask logits."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Writes the model as a checkpoint folder in its published layout. Raises ``UserError`` if ``folder`` exists."""
         ...
 
     def predict(self, image: np.ndarray, phrases: Sequence[str], max_new_tokens: int) -> list[Prediction]:
@@ -327,7 +343,7 @@ class Teacher(Protocol):
 class Loop(Protocol):
     """Kind ``loops``: one training task; receives its sampler and losses through its constructor."""
 
-    needs: frozenset[str]  # of {"caption", "cells", "teacher"}: what a sample or the run must have
+    needs: frozenset[str]  # of {"caption", "cells"} (a sample must have it) and {"teacher"} (the run must)
 
     def counts(self, model: Model, batch: RegionBatch, noise: Noise) -> dict[str, int]:
         """Items (regions or tokens) each loss term will sum over; cheap, called before any forward."""

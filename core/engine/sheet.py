@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +47,7 @@ def _wrap(text: str, width: int, lines: int) -> list[str]:
     font = _font(SIZE)
     words = _drawable(" ".join(text.split())).split(" ")
     rows = [""]
-    while words:
+    while words and len(rows) <= lines:  # one row more than wanted shows that there is more
         word = words.pop(0)
         longer = f"{rows[-1]} {word}".strip()
         if font.getlength(longer) <= width:
@@ -54,7 +56,7 @@ def _wrap(text: str, width: int, lines: int) -> list[str]:
             rows.append("")
             words.insert(0, word)
         else:  # one word wider than the cell: cut where it still fits
-            fits = max(1, next((n for n in range(len(word), 0, -1) if font.getlength(word[:n]) <= width), 1))
+            fits = bisect_right(range(1, len(word) + 1), width, key=lambda n: ceil(font.getlength(word[:n]))) or 1
             rows[-1] = word[:fits]
             if word[fits:]:
                 rows.append("")

@@ -40,7 +40,7 @@ class Sa1b:
             positions = [[draw.choice(of_file)] if of_file else [] for of_file in positions]
         rows = [(file, position) for file, of_file in enumerate(positions) for position in of_file]
         if not rows:
-            raise UserError(f"sa1b: no sa_*.json under {self.root} has an annotation of at least {min_area} pixels; check root and min_area.")
+            raise UserError(f"sa1b: no sa_*.json under {self.root} has a mask of at least {min_area} pixels; check root and min_area.")
         self._rows = np.array([rows[i] for i in spread(len(rows), max_samples)], dtype=np.int32)  # [n, 2]: file, position in it
 
     def __len__(self) -> int:

@@ -11,13 +11,6 @@ import numpy as np
 THRESHOLDS = (0.5, 0.7, 0.9)
 
 
-def spread(total: int, wanted: int | None) -> list[int]:
-    """``wanted`` of ``range(total)``, evenly spread from the first to the last; all of them where ``wanted`` is None or more."""
-    if wanted is None or wanted >= total:
-        return list(range(total))
-    return np.linspace(0, total - 1, wanted).round().astype(int).tolist()
-
-
 @dataclass
 class MaskScores:
     """Running sums over expressions. cIoU = sum of intersections / sum of unions, gIoU = mean IoU, precision@t = share with IoU > t.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from core.contracts import BadSample, Dataset, Evaluation, Model, Picture, Region, UserError
-from plugins.evaluators.mask_metrics import MaskScores, spread
+from plugins.evaluators.items import BadItems, spread
+from plugins.evaluators.mask_metrics import MaskScores
 
 
 class RefcocoEvaluator:
@@ -41,10 +42,9 @@ class RefcocoEvaluator:
         groups = self._groups()
         shown = set(spread(len(groups), self.pictures))
         scores, sheet = MaskScores(), []
-        n_pictures = n_bad = 0
+        n_pictures, bad = 0, BadItems()
         for done, group in enumerate(groups, start=1):
-            regions, bad = self._read(group)
-            n_bad += bad
+            regions = self._read(group, bad)
             if regions:
                 n_pictures += 1
                 answers = model.predict(regions[0].image, [region.caption or "" for region in regions], self.max_new_tokens)
@@ -54,22 +54,24 @@ class RefcocoEvaluator:
                         sheet.append(Picture(region.caption or "", region.image, region.mask, answer.mask, answer.text, iou))
             progress(done, len(groups))
         if not scores.n:
-            raise UserError(f"The evaluation data set gave no usable expression ({n_bad} bad of {n_bad}): check its paths and split.")
-        return Evaluation(scores.metrics() | {"n_pictures": float(n_pictures), "n_bad": float(n_bad)}, sheet)
+            raise UserError(f"The evaluation data set gave no usable expression ({bad or 'it is empty'}): check its paths and split.")
+        bad.report(len(bad) + scores.n)
+        return Evaluation(scores.metrics() | {"n_pictures": float(n_pictures), "n_bad": float(len(bad))}, sheet)
 
     def _groups(self) -> list[list[int]]:
         images = getattr(self.data, "images", None)
         groups = images() if callable(images) else [[item] for item in range(len(self.data))]
         return [groups[number][: self.max_texts_per_image] for number in spread(len(groups), self.max_samples)]
 
-    def _read(self, group: list[int]) -> tuple[list[Region], int]:
-        """The usable regions of one picture, and the number of the others."""
+    def _read(self, group: list[int], bad: BadItems) -> list[Region]:
+        """The usable regions of one picture; the others go to ``bad``."""
         regions = []
         for item in group:
             try:
                 region = self.data[item]
-            except BadSample:
-                continue
-            if region.caption:
+                if not region.caption:
+                    raise BadSample("no phrase", region.id)
                 regions.append(region)
-        return regions, len(group) - len(regions)
+            except BadSample as error:
+                bad.add(error)
+        return regions

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from core.contracts import BadSample, Dataset, Evaluation, Model, Picture, Region, UserError
-from plugins.evaluators.mask_metrics import spread
+from plugins.evaluators.items import BadItems, spread
 
 
 def normalised(text: str) -> str:
@@ -43,10 +43,10 @@ class RegionCaption:
         items = spread(len(self.data), self.max_samples)
         shown = {items[number] for number in spread(len(items), self.pictures)}
         right = tokens = matches = regions = 0
-        ce, sheet = 0.0, []
+        ce, sheet, bad = 0.0, [], BadItems()
         for start in range(0, len(items), self.batch_size):
             chosen = items[start : start + self.batch_size]
-            read = self._read(model, chosen)
+            read = self._read(model, chosen, bad)
             if read:
                 batch_regions = [region for _, region, _ in read]
                 batch_right, batch_tokens, batch_ce, texts = self._describe(model, batch_regions, [sample for _, _, sample in read])
@@ -57,26 +57,28 @@ class RegionCaption:
                 right, tokens, ce, regions = right + sum(batch_right), tokens + sum(batch_tokens), ce + batch_ce, regions + len(read)
             progress(min(start + self.batch_size, len(items)), len(items))
         if not regions:
-            raise UserError(f"The evaluation data set gave no usable captioned region ({len(items)} bad of {len(items)}): check its paths.")
+            raise UserError(f"The evaluation data set gave no usable captioned region ({bad or 'it is empty'}): check its paths.")
+        bad.report(len(items))
         metrics = {
             "caption_token_accuracy": right / tokens,
             "caption_ce": ce / tokens,
             "exact_match": matches / regions,
             "n_regions": float(regions),
-            "n_bad": float(len(items) - regions),
+            "n_bad": float(len(bad)),
         }
         return Evaluation(metrics, sheet)
 
-    def _read(self, model: Model, items: list[int]) -> list[tuple[int, Region, Any]]:
-        """(item, region, prepared sample) of the usable items that have a caption."""
+    def _read(self, model: Model, items: list[int], bad: BadItems) -> list[tuple[int, Region, Any]]:
+        """(item, region, prepared sample) of the usable items; the others go to ``bad``."""
         read = []
         for item in items:
             try:
                 region = self.data[item]
-                if region.caption:
-                    read.append((item, region, model.preparation(region)))
-            except BadSample:
-                continue
+                if not region.caption:
+                    raise BadSample("no caption", region.id)
+                read.append((item, region, model.preparation(region)))
+            except BadSample as error:
+                bad.add(error)
         return read
 
     def _describe(self, model: Model, regions: list[Region], samples: list[Any]) -> tuple[list[int], list[int], float, list[str]]:

@@ -20,8 +20,8 @@ class AdamW:
     """Weight decay goes to every parameter. One optimizer group, with its ``name``, for each parameter group.
 
     schedule: ``constant``; ``cosine``, which would reach 0 one update after the last; ``one_cycle``, from lr / 25 up to lr
-    and down the same way, both along a cosine. warmup: share of the updates in which the rate rises (linearly, but for ``one_cycle``); None is
-    0, and 0.3 for ``one_cycle``. group_lr: parameter group -> factor on lr.
+    and then down as ``cosine``. warmup: share of the updates in which the rate rises, linearly (along a cosine in
+    ``one_cycle``); None: 0, and 0.3 in ``one_cycle``. group_lr: parameter group -> factor on lr.
     """
 
     def __init__(

@@ -53,9 +53,9 @@ class Wandb:
         self._run: Any = None
 
     def start(self, run: RunInfo) -> None:
-        mode = self.mode
+        mode: Any = self.mode
         if mode == "auto":
-            mode = os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")  # type: ignore[assignment]
+            mode = os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
         if mode == "offline":  # nothing leaves the machine, crash reports included
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 
@@ -70,7 +70,7 @@ class Wandb:
         self._run.define_metric("update", hidden=True)
         self._run.define_metric("*", step_metric="update")
 
-    def _init(self, run: RunInfo, mode: str) -> Any:
+    def _init(self, run: RunInfo, mode: Any) -> Any:
         import wandb
 
         run.folder.mkdir(parents=True, exist_ok=True)

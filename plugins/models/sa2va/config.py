@@ -7,6 +7,7 @@ they are SAM 2.0 Hiera-L. Source: bytedance/Sa2VA, ``configuration_sa2va_chat.py
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,9 +71,8 @@ class Sa2vaConfig:
 
     def projector(self) -> InternVLConfig:
         """What ``InternVLMultiModalProjector`` wants to be built from."""
-        return InternVLConfig(
-            vision_config=self.vision, text_config=self.llm, downsample_ratio=self.downsample, projector_hidden_act="gelu"
-        )
+        vision, llm = copy.deepcopy(self.vision), copy.deepcopy(self.llm)  # InternVLConfig writes into its parts
+        return InternVLConfig(vision_config=vision, text_config=llm, downsample_ratio=self.downsample, projector_hidden_act="gelu")
 
 
 def read_config(folder: Path) -> Sa2vaConfig:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -158,6 +159,9 @@ class Sa2va(nn.Module):
     def embed(self, ids: Tensor) -> Tensor:
         return self.network.llm.model.embed_tokens(ids)
 
+    def embedding(self) -> Tensor:
+        return self.network.llm.model.embed_tokens.weight
+
     def head(self) -> tuple[Tensor, Tensor | None]:
         return self.network.llm.lm_head.weight, self.network.llm.lm_head.bias
 
@@ -242,8 +246,11 @@ class Sa2va(nn.Module):
         bodies = [self.embed(ids[mask]) for ids, mask in zip(answers.ids, answers.mask, strict=True)]
         before, after = self._predicting(heads, bodies, answers.mask.shape[1])
         seg = (answers.ids == self.seg_token).float().argmax(1)  # [B], where the answer holds [SEG]
-        embedding = self.network.text_hidden_fcs(after[torch.arange(len(seg), device=seg.device), seg])  # [B, D2]
+        embedding = self.seg_embedding(after[torch.arange(len(seg), device=seg.device), seg])  # [B, D2]
         return Segmentation(self.masks(vision, view, embedding), before, embedding.float())
+
+    def seg_embedding(self, states: Tensor) -> Tensor:
+        return self.network.text_hidden_fcs(states)
 
     def masks(self, vision: Vision, view: Tensor, embedding: Tensor) -> Tensor:
         """[SEG] embeddings [B, D2] -> low-resolution mask logits [B, h, w] float32."""
@@ -257,9 +264,20 @@ class Sa2va(nn.Module):
         # the end may have merged with the text before it: then only the text tells
         return self.turn.end in self.tokenizer.decode(ids[-len(self._end_ids) - 2 :]).replace("\n", "")
 
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Without dropout: a teacher that labels data inside a training step must not be noisy."""
+        training = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(training)
+
     @torch.no_grad()
     def generate(self, vision: Vision, view: Tensor, cells: Tensor, length: int) -> Tokens:
-        generated = greedy(self.network, self._describe_prompts(vision, view, cells), length, self._ended)
+        with self._evaluating():
+            generated = greedy(self.network, self._describe_prompts(vision, view, cells), length, self._ended)
         return self._rows([self._without_end(ids) for ids in generated.ids])
 
     def _without_end(self, ids: list[int]) -> list[int]:
@@ -276,11 +294,12 @@ class Sa2va(nn.Module):
         before, after = prompts.SEGMENT[0]
         text = [self.embed(torch.tensor(self._ids(" " + phrase.strip()), device=self.device)) for phrase in phrases]
         heads = self._segment_prompts(vision, view, text, [before] * len(phrases), [after] * len(phrases))
-        generated = greedy(self.network, heads, max_new_tokens, self._ended)
+        with self._evaluating():
+            generated = greedy(self.network, heads, max_new_tokens, self._ended)
         masks: list[np.ndarray | None] = [None] * len(phrases)
         with_seg, states = self._first_seg(generated)
         if with_seg:
-            embedding = self.network.text_hidden_fcs(torch.stack(states))
+            embedding = self.seg_embedding(torch.stack(states))
             logits = self.masks(vision, view[with_seg], embedding)
             for row, mask in zip(with_seg, self.network.final_mask(logits, *image.shape[:2]), strict=True):
                 masks[row] = mask.cpu().numpy()

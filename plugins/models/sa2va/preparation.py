@@ -102,8 +102,10 @@ class Sa2vaPreparation:
     grid: int
     max_tiles: int
 
-    def __call__(self, region: Region) -> Sample:
-        """Raises ``BadSample`` where picture and mask disagree or nothing of the mask is left."""
+    def __call__(self, region: Region, needs: frozenset[str] = frozenset()) -> Sample:
+        """Raises ``BadSample`` where picture and mask disagree, nothing of the mask is left, or something needed is not there."""
+        if "caption" in needs and not (region.caption and region.caption.strip()):
+            raise BadSample("blank caption", region.id)
         second = region.image2 is not None
         mask2 = region.mask2 if region.mask2 is not None else region.mask
         for image, mask in ((region.image, region.mask), (region.image2 if second else region.image, mask2)):
@@ -112,6 +114,9 @@ class Sa2vaPreparation:
         mask1, small2 = small_mask(region.mask, self.sam_size // 4), small_mask(mask2, self.sam_size // 4)
         if not mask1.any() or not small2.any():
             raise BadSample("mask is empty at the model's size", region.id, f"{int(region.mask.sum())} pixels in the picture")
+        cells = grid_cells(region.mask, self.grid)
+        if "cells" in needs and not cells.any():
+            raise BadSample("region covers no cell of the prompt grid", region.id, f"{int(region.mask.sum())} pixels in the picture")
         return Sample(
             id=region.id,
             caption=region.caption,
@@ -119,7 +124,7 @@ class Sa2vaPreparation:
             sam=sam_picture(region.image, self.sam_size),
             tiles2=tiles_of(region.image2, self.tile, self.max_tiles) if region.image2 is not None else None,
             sam2=sam_picture(region.image2, self.sam_size) if region.image2 is not None else None,
-            cells=grid_cells(region.mask, self.grid),
+            cells=cells,
             mask1=mask1,
             mask2=small2,
         )

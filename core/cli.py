@@ -1,0 +1,20 @@
+"""``dualloop COMMAND ...``: the same as ``python -m core.COMMAND ...``."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+COMMANDS = {"run": "check a recipe and run it", "components": "list and explain the installed components"}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Hands the arguments to the command's own module; returns its exit code."""
+    name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in ("-h", "--help"):
+        print("usage: dualloop COMMAND ...\n\n" + "\n".join(f"  {command:<12} {text}" for command, text in COMMANDS.items()))
+        return 0
+    if name not in COMMANDS:
+        print(f"error: no command {name!r}: there are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    return importlib.import_module(f"core.{name}").main(rest)

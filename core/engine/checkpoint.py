@@ -1,0 +1,109 @@
+"""Checkpoints of a run: complete or absent, trained groups only, everything a bit-exact resume needs.
+
+``checkpoints/update-000250/`` holds ``trained.safetensors`` (``group/name``), ``optimizer.safetensors``
+(``group/name/exp_avg``...), ``teacher.safetensors`` and ``state.json``. It is written beside, synced and renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from core.contracts import Teacher, UserError
+from core.engine.gradients import Groups
+
+_NAME = re.compile(r"update-(\d+)")
+
+
+def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """Complete checkpoints of a run, oldest first."""
+    found = [(int(match[1]), path) for path in folder.glob("update-*") if (match := _NAME.fullmatch(path.name))]
+    return sorted(found)
+
+
+def save(
+    folder: Path, update: int, groups: Groups, optimizer: torch.optim.Optimizer, teacher: Teacher | None, state: Mapping[str, Any], keep: int
+) -> Path:
+    """Writes the checkpoint after ``update`` updates and removes all but the newest ``keep``; returns its folder."""
+    target = folder / f"update-{update:06d}"
+    beside = folder / f".{target.name}.part"
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    trained = {f"{group}/{name}": p.detach().cpu().contiguous() for group, members in groups.items() for name, p in members}
+    _write(beside / "trained.safetensors", trained)
+    _write(beside / "optimizer.safetensors", optimizer_tensors(groups, optimizer))
+    if teacher is not None:
+        _write(beside / "teacher.safetensors", {name: tensor.cpu().contiguous() for name, tensor in teacher.state_dict().items()})
+    (beside / "state.json").write_text(json.dumps({"update": update, **state}, indent=2) + "\n", encoding="utf-8")
+    for file in [*beside.iterdir(), beside]:
+        _sync(file)
+    if target.exists():  # a resumed run reached this update again
+        shutil.rmtree(target)
+    beside.rename(target)
+    _sync(folder)
+    for _, old in list_checkpoints(folder)[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def load(path: Path, groups: Groups, optimizer: torch.optim.Optimizer, teacher: Teacher | None) -> dict[str, Any]:
+    """Restores parameters, optimizer and teacher in place; returns ``state.json``. Raises ``UserError`` on any mismatch."""
+    try:
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        trained = load_file(path / "trained.safetensors")
+        stored = load_file(path / "optimizer.safetensors")
+        shadow = load_file(path / "teacher.safetensors") if teacher is not None else {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a complete checkpoint ({error}); resume from another one") from None
+    load_trained(trained, groups, path)
+    for group, members in groups.items():
+        for name, parameter in members:
+            prefix = f"{group}/{name}/"
+            values = {key.removeprefix(prefix): tensor for key, tensor in stored.items() if key.startswith(prefix)}
+            # Adam's step counter stays on the CPU, its moments live with the parameter
+            optimizer.state[parameter] = {key: value if key == "step" else value.to(parameter.device) for key, value in values.items()}
+    if teacher is not None:
+        teacher.load_state_dict(shadow)
+    return state
+
+
+@torch.no_grad()
+def load_trained(trained: Mapping[str, Tensor], groups: Groups, where: Path) -> None:
+    """Copies stored parameters into ``groups``; names and shapes must agree."""
+    targets = {f"{group}/{name}": parameter for group, members in groups.items() for name, parameter in members}
+    wrong = sorted(set(targets) ^ set(trained)) + [k for k in targets if k in trained and targets[k].shape != trained[k].shape]
+    if wrong:
+        raise UserError(f"{where}: does not fit this recipe's model; {len(wrong)} tensors differ, such as {', '.join(wrong[:4])}")
+    for name, parameter in targets.items():
+        parameter.copy_(trained[name])
+
+
+def optimizer_tensors(groups: Groups, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state as named tensors."""
+    return {
+        f"{group}/{name}/{key}": value.detach().cpu().contiguous()
+        for group, members in groups.items()
+        for name, parameter in members
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def _write(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    save_file(dict(tensors), file)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

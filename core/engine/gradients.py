@@ -1,0 +1,64 @@
+"""One loop's gradient in flat float32 buffers, one for each parameter group, and the Gram matrix of several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+Groups = Mapping[str, Sequence[tuple[str, nn.Parameter]]]
+
+
+class Gradients:
+    """Buffers into which backward passes accumulate directly: ``.grad`` of each parameter is a view while collecting."""
+
+    def __init__(self, groups: Groups) -> None:
+        self.groups = groups
+        self.flat: dict[str, Tensor] = {  # group -> [numel] float32
+            name: torch.zeros(sum(p.numel() for _, p in members), device=members[0][1].device) for name, members in groups.items()
+        }
+
+    def views(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Each parameter with its part of the buffer, in its shape."""
+        for name, members in self.groups.items():
+            parts = self.flat[name].split([p.numel() for _, p in members])
+            for (_, parameter), part in zip(members, parts, strict=True):
+                yield parameter, part.view_as(parameter)
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Backward passes inside add to the buffers, from zero; afterwards no parameter holds a gradient."""
+        for buffer in self.flat.values():
+            buffer.zero_()
+        for parameter, view in self.views():
+            parameter.grad = view
+        try:
+            yield
+        finally:
+            for parameter, view in self.views():
+                if parameter.grad is not None and parameter.grad.data_ptr() != view.data_ptr():
+                    raise RuntimeError("a backward pass replaced a gradient buffer instead of adding to it")
+                parameter.grad = None
+
+
+def gram(gradients: Sequence[Gradients]) -> Tensor:
+    """[P, n, n] float64: inner products of n gradients within each of P groups."""
+    groups = list(gradients[0].flat)
+    values = torch.zeros(len(groups), len(gradients), len(gradients), dtype=torch.float64)
+    for p, group in enumerate(groups):
+        for i, first in enumerate(gradients):
+            for j, second in enumerate(gradients[: i + 1]):
+                # float64 sums of float32 products: a cosine near zero is a difference of large numbers
+                product = float(torch.dot(first.flat[group].double(), second.flat[group].double()))
+                values[p, i, j] = values[p, j, i] = product
+    return values
+
+
+def combine(gradients: Sequence[Gradients], weights: Tensor) -> None:
+    """Writes ``sum_i weights[p, i] * g_i`` into the first gradient's buffers; ``weights`` is [P, n] float64."""
+    for p, group in enumerate(gradients[0].flat):
+        target = gradients[0].flat[group].mul_(float(weights[p, 0]))
+        for i, other in enumerate(gradients[1:], start=1):
+            target.add_(other.flat[group], alpha=float(weights[p, i]))

@@ -1,0 +1,248 @@
+"""A run from beginning to end: build what the recipe names, train, save, evaluate before and after, write the result."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from core.contracts import Evaluation, Evaluator, Loop, Model, Picture, RunInfo, Teacher, UserError
+from core.engine import checkpoint
+from core.engine.evaluation import before_after_table, evaluate_all, metric_values, write_result
+from core.engine.feed import Feed, bad_summary
+from core.engine.noise import derived_seed
+from core.engine.plan import Plan, Source
+from core.engine.progress import Progress
+from core.engine.sheet import picture_sheet
+from core.engine.strategy import make_strategy
+from core.engine.tracking import Trackers
+from core.engine.update import LoopSetup, Trainer
+from core.recipe import Recipe, build, local_files, resolved_yaml
+from core.registry import Registry
+
+#: What may differ between a run and its resumption without making it another experiment.
+FREE_ON_RESUME = ("track", "checkpoint", "output", "launch", "evaluate", "train.workers", "train.evaluate", "train.max_bad_fraction")
+
+
+@dataclass
+class Run:
+    """The built parts of a run."""
+
+    recipe: Recipe
+    folder: Path
+    model: Model
+    teacher: Teacher | None
+    trainer: Trainer
+    evaluators: dict[str, Evaluator]
+    trackers: Trackers
+    optimizer: torch.optim.Optimizer
+    start: int  # updates already done
+
+
+def run(recipe: Recipe, registry: Registry, resume: Path | bool | None = None, quiet: bool = False) -> int:
+    """Carries a checked recipe out. Returns 0; raises ``UserError`` for what the user can put right."""
+    _check_launch(recipe.values["launch"])
+    console = Console()
+    folder, last = _run_folder(recipe, registry, resume)
+    total = recipe.values["train"]["updates"]
+    with Progress(total, quiet) as progress:
+        progress.note(f"run folder: {folder}")
+        built = _build(recipe, registry, folder, last)
+        for group, members in built.model.trainable().items():
+            progress.note(f"trained: {group}, {sum(p.numel() for _, p in members):,} parameters")
+        built.trackers.start(RunInfo(folder, recipe.values["name"], recipe.values, built.start))
+        evaluate = recipe.values["train"]["evaluate"] == "before_and_after" and bool(built.evaluators)
+        before = _before(built, progress) if evaluate else {}
+        history = _train(built, progress)
+        after = evaluate_all(built.model, built.evaluators, progress) if evaluate else {}
+        summary = _finish(built, before, after, history)
+    if not quiet or after:
+        before_after_table(before, after, console) if after else None
+        for name, value in summary.items():
+            console.print(f"{name:<32} {value}", highlight=False)
+    console.print(f"finished: {folder}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _check_launch(launch: Mapping[str, Any]) -> None:
+    found = torch.cuda.device_count() if launch["device"] == "cuda" else None
+    if found is not None and found < launch["processes"]:
+        raise UserError(
+            f"launch asks for {launch['processes']} GPUs, {found} found; launch.strategy=single launch.processes=1 launch.device=cpu runs it here"
+        )
+
+
+def _run_folder(recipe: Recipe, registry: Registry, resume: Path | bool | None) -> tuple[Path, Path | None]:
+    """(the run's folder, the checkpoint to continue from); a new folder gets the resolved recipe and local plugin files."""
+    parent, name = Path(recipe.values["output"]), recipe.values["name"]
+    if resume:
+        runs = sorted(path for path in parent.glob(f"{name}-*") if (path / "recipe.json").is_file())
+        folder = resume if isinstance(resume, Path) else runs[-1] if runs else None
+        if folder is None or not folder.is_dir():
+            raise UserError(f"nothing to resume: no run folder {folder or parent / (name + '-*')}; run without --resume first")
+        _same_recipe(json.loads((folder / "recipe.json").read_text(encoding="utf-8")), recipe.values, folder)
+        found = checkpoint.list_checkpoints(folder / "checkpoints")
+        return folder, found[-1][1] if found else None
+    stamp, folder = time.strftime("%Y%m%d-%H%M%S"), parent
+    for attempt in range(1000):
+        folder = parent / (f"{name}-{stamp}" + (f"-{attempt}" if attempt else ""))
+        try:
+            folder.mkdir(parents=True)
+            break
+        except FileExistsError:  # two runs in one second
+            continue
+    for file in local_files(recipe):
+        shutil.copyfile(file, folder / file.name)
+    (folder / "recipe.yaml").write_text(resolved_yaml(recipe, registry, beside=True), encoding="utf-8")
+    (folder / "recipe.json").write_text(json.dumps(recipe.values, indent=2, default=str) + "\n", encoding="utf-8")
+    return folder, None
+
+
+def _same_recipe(then: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+    def leaves(value: Any, path: str = "") -> dict[str, Any]:
+        if isinstance(value, Mapping):
+            return {k: v for key, inner in value.items() for k, v in leaves(inner, f"{path}.{key}" if path else key).items()}
+        return {path: value}
+
+    old, new = leaves(json.loads(json.dumps(then))), leaves(json.loads(json.dumps(now, default=str)))
+    different = [
+        key
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+        and not key.startswith(("data.", "base"))
+        and not any(key == free or key.startswith(free + ".") for free in FREE_ON_RESUME)
+        and not key.endswith(".use")  # a local file is named by its copy when the run folder's own recipe is resumed
+    ]
+    if different:
+        changes = ", ".join(f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in different[:5])
+        raise UserError(f"{folder} was made by another recipe: {changes}; start a new run, or give the same values")
+
+
+def _build(recipe: Recipe, registry: Registry, folder: Path, last: Path | None) -> Run:
+    values, seed = recipe.values, recipe.values["seed"]
+    train, launch = values["train"], values["launch"]
+    torch.manual_seed(derived_seed(seed, "weights"))  # fresh adapters are drawn from it
+    model: Model = build(recipe, ("model",), registry)
+    if isinstance(model, torch.nn.Module):
+        model.to(launch["device"]).train()
+    groups = model.trainable()
+    optimizer, rate = build(recipe, ("optimizer",), registry).build(groups, train["updates"])
+    strategy = make_strategy(launch["strategy"], groups, optimizer, train["clip_norm"], zero_stage=launch["zero_stage"])
+    teacher: Teacher | None = build(recipe, ("teacher",), registry) if values.get("teacher") else None
+    if teacher is not None:
+        teacher.start(groups)
+    op = build(recipe, ("gradient",), registry)
+    start = 0
+    if last is not None:
+        state = checkpoint.load(last, groups, optimizer, teacher)
+        start = state["update"]
+        rate.load_state_dict(state["rate"])
+        for parameters, lr in zip(optimizer.param_groups, rate.get_last_lr(), strict=True):
+            parameters["lr"] = lr
+        if hasattr(op, "load_state_dict"):
+            op.load_state_dict(state["gradient_op"])
+    loops = {}
+    for name, loop in values["loops"].items():
+        tasks: dict[str, Loop] = {task: build(recipe, ("loops", name, "tasks", task), registry) for task in loop["tasks"]}
+        sources = [
+            Source(name, task, source, build(recipe, ("loops", name, "tasks", task, "data", source), registry), tasks[task].needs)
+            for task, setting in loop["tasks"].items()
+            for source in setting["data"]
+        ]
+        plan = Plan(sources, seed, train["batch_size"] * train["accumulate"] * strategy.world)
+        feed = Feed(
+            plan,
+            model.preparation,
+            range(start, train["updates"]),
+            train["batch_size"],
+            strategy.rank,
+            strategy.world,
+            train["workers"],
+            train["max_bad_fraction"],
+        )
+        loops[name] = LoopSetup(name, loop["weight"], tasks, feed)
+    schedule = build(recipe, ("schedule",), registry)
+    trackers = {name: build(recipe, ("track", name), registry) for name in values["track"]}
+    if not any(tracker["use"] == "jsonl" for tracker in values["track"].values()):
+        trackers["jsonl"] = registry.get("trackers", "jsonl").object()  # always on
+    evaluators = {name: build(recipe, ("evaluate", name), registry) for name in values["evaluate"]}
+    trainer = Trainer(
+        model, loops, teacher, op, schedule, strategy, rate, seed, launch["device"], train["precision"], folder
+    )
+    return Run(recipe, folder, model, teacher, trainer, evaluators, Trackers(trackers), optimizer, start)
+
+
+def _before(built: Run, progress: Progress) -> dict[str, Evaluation]:
+    """Metrics of the untouched model; kept in the run folder, so that a resumed run still has them."""
+    file = built.folder / "before.json"
+    if file.is_file():
+        return {name: Evaluation(metrics) for name, metrics in json.loads(file.read_text(encoding="utf-8")).items()}
+    if built.start:
+        return {}  # the run went on without them: weights that have moved are not the base
+    results = evaluate_all(built.model, built.evaluators, progress)
+    file.write_text(json.dumps({name: result.metrics for name, result in results.items()}, indent=2) + "\n", encoding="utf-8")
+    _sheet(built, 0, "before", results)
+    return results
+
+
+def _sheet(built: Run, update: int, name: str, results: Mapping[str, Evaluation]) -> None:
+    pictures: list[Picture] = [picture for result in results.values() for picture in result.pictures]
+    if pictures:
+        path = built.folder / f"pictures_{name}.png"
+        picture_sheet(pictures, path, title=f"{built.recipe.values['name']}: {name} training")
+        built.trackers.picture(update, f"pictures/{name}", path)
+
+
+def _train(built: Run, progress: Progress) -> list[dict[str, float]]:
+    """All updates; returns what was logged of each."""
+    train, every = built.recipe.values["train"], built.recipe.values["checkpoint"]["every"]
+    history = []
+    for number in range(built.start, train["updates"]):
+        values = built.trainer.update(number)
+        samples = train["batch_size"] * train["accumulate"] * built.trainer.strategy.world * len(built.trainer.schedule.loops(number))
+        values["time/samples_per_s"] = samples / values["time/update_s"]
+        built.trackers.log(number + 1, values)
+        progress.update(number + 1, values, samples)
+        history.append(values)
+        if (number + 1) % every == 0 or number + 1 == train["updates"]:
+            _save(built, number + 1)
+    return history
+
+
+def _save(built: Run, update: int) -> None:
+    op = built.trainer.op
+    state = {"rate": built.trainer.rate.state_dict(), "gradient_op": op.state_dict() if hasattr(op, "state_dict") else None}
+    state["rate"] = {key: value for key, value in state["rate"].items() if not key.startswith("_") and key != "lr_lambdas"}
+    folder = built.folder / "checkpoints"
+    folder.mkdir(exist_ok=True)
+    keep = built.recipe.values["checkpoint"]["keep"]
+    checkpoint.save(folder, update, built.trainer.strategy.groups, built.optimizer, built.teacher, state, keep)
+
+
+def _finish(built: Run, before: Mapping[str, Evaluation], after: Mapping[str, Evaluation], history: list[dict[str, float]]) -> dict[str, Any]:
+    """Pictures, result files and the export; returns the summary shown to the user."""
+    _sheet(built, built.recipe.values["train"]["updates"], "after", after)
+    summary: dict[str, Any] = {}
+    window = max(1, len(history) // 10)
+    for name in sorted({key for values in history for key in values}):
+        if name.endswith("/loss") or "/cosine/" in name and name.count("/") == 2 or name.endswith("/topk_mass"):
+            series = [values[name] for values in history if name in values]
+            first, last = (sum(part) / len(part) for part in (series[:window], series[-window:]))
+            summary[name] = f"{first:.4f} -> {last:.4f}  (means of the first and last {window} updates of this session)"
+    if bad := bad_summary({name: loop.feed for name, loop in built.trainer.loops.items()}):
+        summary["bad samples"] = ", ".join(f"{count} x {what}" for what, count in bad.items())
+    if built.recipe.values["checkpoint"]["export"]:
+        target = built.folder / "export"
+        shutil.rmtree(target, ignore_errors=True)
+        built.model.save(target)
+        summary["export"] = str(target)
+    write_result(built.folder, before, after, summary)
+    built.trackers.finish(metric_values(after))
+    return summary

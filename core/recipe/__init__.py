@@ -1,0 +1,21 @@
+"""Recipes: YAML files that say which components do the work, and with which numbers."""
+
+from core.recipe.faults import Fault, KeyPath, path_text
+from core.recipe.json_schema import json_schema
+from core.recipe.recipe import Recipe, build, check, components_used, load, local_files, path_report
+from core.recipe.resolved import resolved_yaml
+
+__all__ = [
+    "Fault",
+    "KeyPath",
+    "Recipe",
+    "build",
+    "check",
+    "components_used",
+    "json_schema",
+    "load",
+    "local_files",
+    "path_report",
+    "path_text",
+    "resolved_yaml",
+]

@@ -1,0 +1,211 @@
+"""A recipe's values matched with the schema: a tree of nodes that can be built, and everything that does not fit."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from core.contracts import UserError
+from core.recipe.faults import Fault, KeyPath, Origin, path_text, shown
+from core.recipe.leaves import NotGiveable, Unfit, leaf
+from core.recipe.schema import EngineKeys, Within
+from core.registry import Component, Registry
+from core.signature import REQUIRED, Parameter, kind_of, type_name, typed_dict_fields
+
+
+@dataclass
+class Node:
+    """One value of the recipe with its type. A leaf has no ``make``; others are made of their built children."""
+
+    path: KeyPath
+    value: Any = None  # of a leaf
+    children: dict[str | int, Node] = field(default_factory=dict)
+    make: Callable[[dict[Any, Any]], Any] | None = None
+    component: Component | None = None
+    engine_keys: frozenset[str] = frozenset()  # children that are not given to the component
+
+
+class Planner:
+    """Matches values with types and collects all faults."""
+
+    def __init__(self, registry: Registry, locate: Callable[[KeyPath], Origin], broken: set[KeyPath], interpolated: Callable[[KeyPath], bool]) -> None:
+        self.registry, self.locate, self.broken, self.interpolated = registry, locate, broken, interpolated
+        self.faults: list[Fault] = []
+        self.accepts: dict[KeyPath, tuple[str, ...]] = {}  # the keys that each mapping takes
+        self.unknown: list[KeyPath] = []
+
+    def fault(self, path: KeyPath, message: str) -> Node:
+        self.faults.append(Fault(self.locate(path), path, message))
+        return Node(path)
+
+    def plan(self, annotation: Any, value: Any, path: KeyPath, engine: Mapping[str, Any] = types.MappingProxyType({})) -> Node:
+        """The node of ``value``. ``engine``: keys beside a component's own."""
+        origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+        if path in self.broken:  # it has its fault already
+            return Node(path)
+        if origin is Annotated:
+            return self._annotated(arguments[0], arguments[1:], value, path)
+        if kind := kind_of(annotation):
+            return self._component(kind, value, path, engine)
+        if typing.is_typeddict(annotation):
+            return self._record(typed_dict_fields(annotation), dict, value, path)
+        if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+            return self._record(dataclass_fields(annotation), lambda given: annotation(**given), value, path)
+        if origin in (typing.Union, types.UnionType):
+            return self._union(annotation, arguments, value, path)
+        container = origin or annotation
+        if container in (list, Sequence, tuple):
+            return self._list(container, arguments, value, path)
+        if container in (dict, Mapping):
+            return self._mapping(arguments, value, path)
+        try:
+            return Node(path, leaf(annotation, value, self.interpolated(path)))
+        except Unfit as unfit:
+            return self.fault(path, str(unfit))
+        except NotGiveable as error:
+            return self.fault(path, f"a recipe cannot give a value of type {error}: the component's signature asks for it")
+
+    def _annotated(self, annotation: Any, notes: tuple[Any, ...], value: Any, path: KeyPath) -> Node:
+        engine = next((note.types for note in notes if isinstance(note, EngineKeys)), {})
+        before = len(self.faults)
+        node = self.plan(annotation, value, path, engine)
+        for note in notes:
+            if isinstance(note, Within) and len(self.faults) == before and not note.holds(value):
+                self.fault(path, "expected at least one entry" if isinstance(value, dict) else f"expected a value {note}, got {shown(value)}")
+        return node
+
+    def _component(self, kind: str, value: Any, path: KeyPath, engine: Mapping[str, Any]) -> Node:
+        if not isinstance(value, dict):
+            hint = f": write {{use: {value}}}" if isinstance(value, str) else ""
+            return self.fault(path, f"expected a mapping with 'use' and the parameters of a component of {kind}, got {shown(value)}{hint}")
+        node = Node(path, engine_keys=frozenset(engine))
+        component = self._named(kind, value, path)
+        own: tuple[Parameter, ...] = ()
+        if component is not None:
+            try:
+                own = component.parameters
+            except UserError as error:
+                self.fault((*path, "use"), str(error))
+                component = None
+        keys = (*own, *(Parameter(name, kind_) for name, kind_ in engine.items()))
+        if component is not None and (clash := {p.name for p in own} & set(engine)):
+            self.fault((*path, "use"), f"{component.entry} has a parameter {min(clash)!r}: that key is the engine's")
+            component = None
+        self._fields(keys, value, node, None if component is None else {"use"})
+        if component is not None:
+            node.component, node.make = component, lambda given: component.create(**given)
+        return node
+
+    def _named(self, kind: str, value: dict[str, Any], path: KeyPath) -> Component | None:
+        use = (*path, "use")
+        if use in self.broken:
+            return None
+        if "use" not in value:
+            near = difflib.get_close_matches("use", value, n=1)
+            self.fault(path, f"missing key 'use': it names the component of {kind}" + (f", did you mean it by {near[0]!r}?" if near else ""))
+        elif not isinstance(value["use"], str):
+            self.fault(use, f"expected the name of a component of {kind}, got {shown(value['use'])}")
+        else:
+            try:
+                return self.registry.get(kind, value["use"], relative_to=self.locate(use).folder)
+            except UserError as error:
+                self.fault(use, str(error))
+        return None
+
+    def _record(self, keys: tuple[Parameter, ...], make: Callable[[dict[Any, Any]], Any], value: Any, path: KeyPath) -> Node:
+        if not isinstance(value, dict):
+            return self.fault(path, f"expected a mapping with the keys {', '.join(key.name for key in keys)}, got {shown(value)}")
+        node = Node(path, make=make)
+        self._fields(keys, value, node, set())
+        return node
+
+    def _fields(self, keys: tuple[Parameter, ...], value: dict[str, Any], node: Node, spare: set[str] | None) -> None:
+        """Children by name; missing and unknown keys are faults. ``spare`` keys are also taken, with None any key."""
+        path = node.path
+        self.accepts[path] = tuple(key.name for key in keys)
+        for key in keys:
+            if key.name in value:
+                node.children[key.name] = self.plan(key.type, value[key.name], (*path, key.name))
+            elif key.required and (*path, key.name) not in self.broken:
+                self.fault(path, f"missing key {key.name!r} ({type_name(key.type)})")
+        if spare is not None:
+            self.unknown += [(*path, name) for name in value if name not in {*self.accepts[path], *spare}]
+
+    def _union(self, annotation: Any, branches: tuple[Any, ...], value: Any, path: KeyPath) -> Node:
+        """The first branch without a fault; else the faults of the one branch that fits as far as this level."""
+        trials = []
+        for branch in branches:
+            trial = Planner(self.registry, self.locate, self.broken, self.interpolated)
+            node = trial.plan(branch, value, path)
+            trials.append((trial, node))
+            if not trial.faults and not trial.unknown:
+                break
+        good = [t for t in trials if not t[0].faults and not t[0].unknown]
+        inside = [t for t in trials if all(len(f.path) > len(path) for f in t[0].faults)]
+        mapped = [t for t in trials if t[0].accepts]  # a mapping met a component or record: its faults say the most
+        wanted = [t for t, b in zip(trials, branches, strict=False) if b is not type(None)]
+        chosen = good or inside or mapped or (wanted if len(wanted) == 1 else [])
+        if not chosen:
+            return self.fault(path, f"expected {type_name(annotation)}, got {shown(value)}")
+        trial, node = chosen[0]
+        self.faults += trial.faults
+        self.unknown += trial.unknown
+        self.accepts |= trial.accepts
+        return node
+
+    def _list(self, container: Any, arguments: tuple[Any, ...], value: Any, path: KeyPath) -> Node:
+        if not isinstance(value, list):
+            return self.fault(path, f"expected a list, got {shown(value)}")
+        fixed = container is tuple and arguments and arguments[-1] is not ...
+        if fixed and len(value) != len(arguments):
+            return self.fault(path, f"expected a list of {len(arguments)} items, got {len(value)}")
+        kinds = arguments if fixed else [arguments[0] if arguments else Any] * len(value)
+        children: dict[str | int, Node] = {i: self.plan(kind, item, (*path, i)) for i, (kind, item) in enumerate(zip(kinds, value, strict=True))}
+        return Node(path, children=children, make=lambda given: (tuple if container is tuple else list)(given.values()))
+
+    def _mapping(self, arguments: tuple[Any, ...], value: Any, path: KeyPath) -> Node:
+        if not isinstance(value, dict):
+            return self.fault(path, f"expected a mapping, got {shown(value)}")
+        key_type, item_type = arguments or (str, Any)
+        for key in value if key_type is not str else ():
+            self.plan(key_type, key, (*path, key))
+        return Node(path, children={key: self.plan(item_type, item, (*path, key)) for key, item in value.items()}, make=dict)
+
+    def close(self) -> None:
+        """Turns unknown keys into faults, now that all mappings are known in which they might belong."""
+        for path in self.unknown:
+            parent, name = path[:-1], str(path[-1])
+            near = difflib.get_close_matches(name, self.accepts[parent], n=1)
+            homes = [place for place, names in self.accepts.items() if name in names and place != parent]
+            closest = min((distance(parent, place) for place in homes), default=0)
+            homes = [place for place in homes if distance(parent, place) == closest][:3]
+            message = f"unknown key {name!r}" + (f", did you mean {near[0]!r}?" if near else "")
+            if homes:
+                message += f"; {name!r} belongs to {' or '.join(path_text(home) or 'the top level' for home in homes)}"
+            elif not near:
+                takes = ", ".join(self.accepts[parent])
+                message += f"; this place takes {takes}" if takes else "; this place takes no keys"
+            self.fault(path, message)
+        self.unknown = []
+
+
+def dataclass_fields(cls: Any) -> tuple[Parameter, ...]:
+    """The constructor parameters of a dataclass; default factories are not called, only noted."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    missing = dataclasses.MISSING
+    return tuple(
+        Parameter(f.name, hints[f.name], REQUIRED if f.default is missing and f.default_factory is missing else f.default)
+        for f in dataclasses.fields(cls)
+        if f.init
+    )
+
+
+def distance(a: KeyPath, b: KeyPath) -> int:
+    """Steps between two places in the tree of keys."""
+    common = next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    return len(a) + len(b) - 2 * common

@@ -1,0 +1,189 @@
+"""Loading, checking and building: the recipe as the engine and the commands use it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from core.contracts import UserError
+from core.recipe.faults import COMMAND_LINE, Fault, KeyPath, Origin, path_text
+from core.recipe.interpolate import resolve
+from core.recipe.plan import Node, Planner
+from core.recipe.schema import RecipeSchema, drop_removed, fill_defaults
+from core.recipe.source import read
+from core.registry import Component, Registry, is_local, local_path
+
+
+@dataclass
+class Plan:
+    """The matched tree and what does not fit."""
+
+    root: Node
+    faults: list[Fault]
+
+
+@dataclass
+class Recipe:
+    """A loaded recipe. Nothing is known yet of its components: see ``check``."""
+
+    file: Path
+    values: dict[str, Any]  # resolved, with the top-level defaults
+    origins: dict[KeyPath, Origin]
+    faults: list[Fault]  # of writing and of interpolation
+    broken: set[KeyPath] = field(default_factory=set)  # without a value; each has its fault
+    interpolated: set[KeyPath] = field(default_factory=set)  # written as ${...}
+    readable: bool = True
+    plans: dict[Registry, Plan] = field(default_factory=dict, repr=False)
+
+    @property
+    def folder(self) -> Path:
+        return self.file.parent
+
+    def locate(self, path: KeyPath) -> Origin:
+        """Of the key, or of the nearest key around it."""
+        return next(self.origins[path[:n]] for n in range(len(path), -1, -1) if path[:n] in self.origins)
+
+    def origin(self, path: KeyPath) -> str:
+        """``file:line``, ``command line`` or ``default``."""
+        return str(self.locate(path))
+
+
+def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads a recipe, lays it over its base, applies overrides, fills top-level defaults and resolves ``${...}``.
+
+    Faults are collected in ``faults``; only a file that cannot be read at all raises ``UserError``.
+    """
+    source = read(Path(path), overrides)
+    drop_removed(source.values)
+    if source.readable:
+        fill_defaults(source.values, source.origins)
+    interpolated = {place for place in source.origins if "${" in str(_value_at(source.values, place))}
+    values, broken = resolve(source)
+    return Recipe(Path(path), values, source.origins, source.faults, broken, interpolated, source.readable)
+
+
+def _value_at(values: Any, path: KeyPath) -> Any:
+    """The plain value at a path, None for mappings, lists and what is not there."""
+    for key in path:
+        inside = (isinstance(values, dict) and key in values) or (isinstance(values, list) and isinstance(key, int) and key < len(values))
+        values = values[key] if inside else None
+    return None if isinstance(values, dict | list) else values
+
+
+def check(recipe: Recipe, registry: Registry) -> list[Fault]:
+    """All faults of the recipe, by file and line; the command line comes last. Imports the components it names."""
+    return sorted(
+        dict.fromkeys([*recipe.faults, *plan_of(recipe, registry).faults]),
+        key=lambda fault: (fault.origin == COMMAND_LINE, fault.origin.place, fault.origin.line),
+    )
+
+
+def plan_of(recipe: Recipe, registry: Registry) -> Plan:
+    """The recipe matched with the components' signatures; done once for each registry."""
+    if registry not in recipe.plans:
+        planner = Planner(registry, recipe.locate, recipe.broken, lambda path: path in recipe.interpolated)
+        root = Node(())
+        if recipe.readable:
+            root = planner.plan(RecipeSchema, recipe.values, ())
+            _cross_check(recipe, root, planner)
+            planner.close()
+        recipe.plans[registry] = Plan(root, planner.faults)
+    return recipe.plans[registry]
+
+
+def _cross_check(recipe: Recipe, root: Node, planner: Planner) -> None:
+    """What one part of a recipe says of another."""
+    loops = recipe.values.get("loops")
+    if not isinstance(loops, dict):
+        return
+    for section, key in (("gradient", "anchor"), ("schedule", "order")):
+        named = _given(root.children.get(section), key)
+        for name in [named] if isinstance(named, str) else named if isinstance(named, list | tuple) else []:
+            if isinstance(name, str) and name not in loops:
+                near = difflib.get_close_matches(name, loops, n=1) or list(loops)
+                planner.fault((section, key), f"there is no loop {name!r}: did you mean {' or '.join(map(repr, near))}?")
+    for node in nodes(root):
+        needs = getattr(node.component.object, "needs", ()) if node.component and node.component.entry.kind == "loops" else ()
+        if isinstance(needs, frozenset) and "teacher" in needs and recipe.values.get("teacher") is None:
+            planner.fault(node.path, "this loop needs a teacher: give the recipe one, e.g. teacher: {use: ema}")
+
+
+def _given(node: Node | None, key: str) -> Any:
+    """The value of a component's parameter as the recipe or else its default gives it."""
+    if node is None or node.component is None:
+        return None
+    if key in node.children:
+        return _plain(node.children[key])
+    return next((p.default for p in node.component.parameters if p.name == key), None)
+
+
+def _plain(node: Node) -> Any:
+    return node.value if node.make is None else [_plain(child) for child in node.children.values()]
+
+
+def nodes(node: Node) -> list[Node]:
+    """The node and all below it, from the top."""
+    return [node, *(inner for child in node.children.values() for inner in nodes(child))]
+
+
+def build(recipe: Recipe, path: KeyPath, registry: Registry) -> Any:
+    """Builds what stands at a key path, nested components first; the engine's keys (a task's ``data``) are left out.
+
+    Raises ``UserError`` with the place in the recipe, also for a constructor's ``ValueError``.
+    """
+    if faults := check(recipe, registry):
+        raise UserError(str(faults[0]) + (f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""))
+    node = plan_of(recipe, registry).root
+    for key in path:
+        if key not in node.children:
+            raise KeyError(f"{path_text(path)} is not in the recipe {recipe.file}")
+        node = node.children[key]
+    return _build(recipe, node)
+
+
+def _build(recipe: Recipe, node: Node) -> Any:
+    if node.make is None:
+        return node.value
+    given = {key: _build(recipe, child) for key, child in node.children.items() if key not in node.engine_keys}
+    if node.component is None:
+        return node.make(given)
+    try:
+        return node.make(given)
+    except (ValueError, UserError, FileNotFoundError) as error:
+        raise UserError(str(Fault(recipe.locate(node.path), node.path, str(error)))) from error
+
+
+def components_used(recipe: Recipe, registry: Registry) -> list[tuple[KeyPath, Component]]:
+    """Each component of the recipe with its key path."""
+    return [(node.path, node.component) for node in nodes(plan_of(recipe, registry).root) if node.component is not None]
+
+
+def path_report(recipe: Recipe, registry: Registry) -> list[tuple[str, Path, bool, str]]:
+    """(key path, path, whether it exists, origin) of every parameter of type ``Path`` that the recipe gives.
+
+    Relative paths are meant from the current folder.
+    """
+    leaves = [node for node in nodes(plan_of(recipe, registry).root) if isinstance(node.value, Path)]
+    return [(path_text(node.path), node.value, node.value.exists(), recipe.origin(node.path)) for node in leaves]
+
+
+def local_files(recipe: Recipe) -> list[Path]:
+    """The files of ``use: ./file.py:Object``. Raises ``UserError`` where two have one name: a run folder keeps both."""
+    found: dict[str, Path] = {}
+    for place, use in _uses({k: v for k, v in recipe.values.items() if k != "data"}, ()):
+        file = local_path(use, recipe.locate(place).folder) if is_local(use) else None
+        if file is not None and found.setdefault(file.name, file) != file:
+            raise UserError(f"{file} and {found[file.name]} have the same name: rename one, the run folder keeps a copy of both")
+    return list(found.values())
+
+
+def _uses(value: Any, path: KeyPath) -> list[tuple[KeyPath, str]]:
+    if isinstance(value, list):
+        return [use for index, item in enumerate(value) for use in _uses(item, (*path, index))]
+    if not isinstance(value, dict):
+        return []
+    here = [((*path, "use"), value["use"])] if isinstance(value.get("use"), str) else []
+    return here + [use for key, item in value.items() for use in _uses(item, (*path, key))]

@@ -1,0 +1,74 @@
+"""The merged recipe as YAML again, with the origin of each value beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from core.recipe.faults import KeyPath, Origin
+from core.recipe.plan import Node
+from core.recipe.recipe import Recipe, nodes, plan_of
+from core.registry import Registry, is_local, local_path
+
+
+def resolved_yaml(recipe: Recipe, registry: Registry | None = None, beside: bool = False) -> str:
+    """A recipe that gives the same run without base, overrides or environment.
+
+    With a registry the components' own defaults are written out. ``beside``: local files are named as lying beside
+    the recipe, where a run folder keeps copies of them (``local_files``).
+    """
+    defaults = _defaults(plan_of(recipe, registry).root) if registry is not None else {}
+    return "\n".join(_lines(recipe.values, (), recipe, defaults, beside)) + "\n"
+
+
+def _defaults(root: Node) -> dict[KeyPath, dict[str, Any]]:
+    """For each component the defaults that YAML can write."""
+    return {
+        node.path: {p.name: p.default for p in node.component.parameters if p.name not in node.children and _writable(p.default)}
+        for node in nodes(root)
+        if node.component is not None
+    }
+
+
+def _writable(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _writable(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_writable, value))
+    return value is None or isinstance(value, bool | int | float | str | Path)
+
+
+def _lines(values: dict[str, Any], path: KeyPath, recipe: Recipe, defaults: dict[KeyPath, dict[str, Any]], beside: bool) -> list[str]:
+    lines = []
+    own = {key: (value, recipe.locate((*path, key))) for key, value in values.items()}
+    added = {key: (value, Origin("default")) for key, value in defaults.get(path, {}).items()}
+    for key, (value, origin) in (own | added).items():
+        here, indent = (*path, key), "  " * len(path)
+        if key == "use" and beside and isinstance(value, str) and is_local(value):
+            file = local_path(value, origin.folder)
+            value = f"./{file.name}:{value.rpartition(':')[2]}" if file else value
+        if isinstance(value, dict) and (value or defaults.get(here)) and key not in added:
+            lines += [f"{indent}{_scalar(key)}:", *_lines(value, here, recipe, defaults, beside)]
+        else:
+            lines.append(f"{indent}{_scalar(key)}: {_scalar(_plain(value))}  # {origin}")
+    return lines
+
+
+def _plain(value: Any) -> Any:
+    """Plain YAML values that mean themselves: a literal ``${`` stays one."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value.replace("${", "\\${") if isinstance(value, str) else value
+
+
+def _scalar(value: Any) -> str:
+    """One line of YAML; lists and mappings in flow style."""
+    style = '"' if isinstance(value, str) and "\n" in value else None
+    text = yaml.safe_dump(value, default_flow_style=True, default_style=style, width=float("inf"), allow_unicode=True, sort_keys=False)
+    return text.removesuffix("\n").removesuffix("\n...")

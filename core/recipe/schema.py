@@ -1,0 +1,130 @@
+"""The keys of a recipe that belong to no component. Components bring their own, from their constructors' signatures."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from core.contracts import Dataset, Evaluator, GradientOp, Loop, Model, OptimizerFactory, Schedule, Teacher, Tracker
+from core.recipe.faults import DEFAULT, KeyPath, Origin
+
+
+@dataclass(frozen=True)
+class Within:
+    """The range of a number, ends included; of a mapping, the range of its length."""
+
+    low: float
+    high: float = float("inf")
+
+    def __str__(self) -> str:
+        return f">= {self.low:g}" if self.high == float("inf") else f"in {self.low:g}..{self.high:g}"
+
+    def holds(self, value: Any) -> bool:
+        return self.low <= (len(value) if isinstance(value, dict) else value) <= self.high
+
+
+@dataclass(frozen=True)
+class EngineKeys:
+    """Keys that stand among a component's own but are the engine's: name -> type."""
+
+    types: dict[str, Any]
+
+
+Sources = Annotated[dict[str, Dataset], Within(1)]
+Task = Annotated[Loop, EngineKeys({"data": Sources})]
+
+
+@dataclass(frozen=True)
+class LoopEntry:
+    tasks: Annotated[dict[str, Task], Within(1)]
+    weight: Annotated[float, Within(0)] = 1.0  # of the loop's gradient, e.g. beta for loop 2
+
+
+@dataclass(frozen=True)
+class Train:
+    updates: Annotated[int, Within(1)]
+    batch_size: Annotated[int, Within(1)]  # regions in a micro-batch, per process and loop
+    accumulate: Annotated[int, Within(1)] = 1  # micro-batches of a loop in an update
+    clip_norm: Annotated[float, Within(0)] = 1.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    workers: Annotated[int, Within(0)] = 0  # of the loader; 0 prepares samples in the main process
+    max_bad_fraction: Annotated[float, Within(0, 1)] = 0.01  # of a source's samples, before the run stops
+    evaluate: Literal["none", "before_and_after"] = "none"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    every: Annotated[int, Within(1)]  # updates
+    keep: Annotated[int, Within(1)] = 3
+    export: bool = False  # at the end, write the trained model in its published layout to RUN_FOLDER/export
+
+
+@dataclass(frozen=True)
+class Launch:
+    strategy: Literal["single", "ddp", "deepspeed", "fsdp2"] = "single"
+    zero_stage: Annotated[int, Within(0, 3)] = 2
+    processes: Annotated[int, Within(1)] = 1
+    device: Literal["cpu", "cuda"] = "cpu"
+
+
+@dataclass(frozen=True)
+class RecipeSchema:
+    recipe: Literal[1]  # version of this format
+    name: str
+    seed: Annotated[int, Within(0)]
+    model: Model
+    loops: Annotated[dict[str, LoopEntry], Within(1)]
+    optimizer: OptimizerFactory
+    train: Train
+    checkpoint: Checkpoint
+    output: str = "runs"  # folder in which run folders are made
+    teacher: Teacher | None = None
+    gradient: GradientOp = field(default_factory=lambda: typing.cast(GradientOp, {"use": "sum"}))
+    schedule: Schedule = field(default_factory=lambda: typing.cast(Schedule, {"use": "alternate"}))
+    evaluate: dict[str, Evaluator] = field(default_factory=dict)
+    track: dict[str, Tracker] = field(default_factory=dict)
+    launch: Launch = field(default_factory=Launch)
+    data: dict[str, Any] = field(default_factory=dict)  # variables for ${data.name}
+
+
+def fill_defaults(values: dict[str, Any], origins: dict[KeyPath, Origin]) -> None:
+    """Adds the top-level defaults to a recipe's values, in place; what has the wrong shape is left for the check."""
+    _fill(RecipeSchema, values, origins, ())
+    loops = values.get("loops")
+    for name, entry in loops.items() if isinstance(loops, dict) else ():
+        if isinstance(entry, dict):
+            _fill(LoopEntry, entry, origins, ("loops", name))
+
+
+def _fill(cls: Any, values: dict[str, Any], origins: dict[KeyPath, Origin], path: KeyPath) -> None:
+    hints = typing.get_type_hints(cls)
+    for entry in dataclasses.fields(cls):
+        here = (*path, entry.name)
+        if entry.name not in values:
+            default = entry.default_factory() if entry.default_factory is not dataclasses.MISSING else entry.default
+            if default is dataclasses.MISSING:
+                continue
+            values[entry.name] = {} if dataclasses.is_dataclass(default) else default
+            origins[here] = DEFAULT
+        if dataclasses.is_dataclass(hints[entry.name]) and isinstance(values[entry.name], dict):
+            _fill(hints[entry.name], values[entry.name], origins, here)
+
+
+def drop_removed(values: dict[str, Any]) -> None:
+    """``track.wandb=null`` takes a named entry away, in place: nulls in mappings of the user's own names."""
+    _drop_nulls(values.get("track"))
+    _drop_nulls(values.get("evaluate"))
+    for entry in _drop_nulls(values.get("loops")):
+        for task in _drop_nulls(entry.get("tasks")):
+            _drop_nulls(task.get("data"))
+
+
+def _drop_nulls(named: Any) -> list[dict[str, Any]]:
+    """Removes the null entries; returns the entries that are mappings."""
+    if not isinstance(named, dict):
+        return []
+    for name in [name for name, value in named.items() if value is None]:
+        del named[name]
+    return [value for value in named.values() if isinstance(value, dict)]

@@ -1,0 +1,85 @@
+"""``python -m core.run RECIPE [key=value ...]``: checks a recipe and runs it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from core.components import table
+from core.contracts import UserError
+from core.recipe import Recipe, check, components_used, json_schema, load, path_report, path_text, resolved_yaml
+from core.registry import Registry
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns its exit code: 2 for what the user can put right."""
+    parser = _parser()
+    arguments = parser.parse_intermixed_args(argv)
+    try:
+        registry = Registry()
+        if arguments.schema:
+            print(json.dumps(json_schema(registry), indent=2))
+            return 0
+        resume = Path(arguments.resume) if isinstance(arguments.resume, str) else arguments.resume
+        if arguments.recipe is None and isinstance(resume, Path):
+            arguments.recipe = str(resume / "recipe.yaml")  # the resolved one that the run folder keeps
+        if arguments.recipe is None:
+            parser.error("name a recipe")
+        return _run(load(arguments.recipe, arguments.overrides), registry, arguments, resume)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m core.run", description="Run a recipe.")
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a YAML file; may be left out with --resume RUN_FOLDER")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="set one key, e.g. train.updates=10 or gradient='{use: sum}'")
+    parser.add_argument("--check", action="store_true", help="check everything without building anything, and stop")
+    parser.add_argument("--resolved", action="store_true", help="print the merged recipe with the origin of each value, and stop")
+    parser.add_argument("--schema", action="store_true", help="print the JSON Schema of recipes for editors, and stop")
+    folder = "continue from the last checkpoint: of this run folder, or of the newest run of the recipe"
+    parser.add_argument("--resume", nargs="?", const=True, default=None, metavar="RUN_FOLDER", help=folder)
+    parser.add_argument("--quiet", action="store_true", help="print the result only")
+    return parser
+
+
+def _run(recipe: Recipe, registry: Registry, arguments: argparse.Namespace, resume: Path | bool | None) -> int:
+    faults = check(recipe, registry)
+    if faults:
+        for fault in faults:
+            print(fault, file=sys.stderr)
+        print(f"{len(faults)} fault{'s' if len(faults) > 1 else ''} in {recipe.file}", file=sys.stderr)
+        return 2
+    if arguments.resolved:
+        print(resolved_yaml(recipe, registry), end="")
+        return 0
+    if arguments.check:
+        report(recipe, registry)
+        return 0
+    from core.engine.runner import run  # late: it imports torch
+
+    return run(recipe, registry, resume=resume, quiet=arguments.quiet)
+
+
+def report(recipe: Recipe, registry: Registry) -> None:
+    """Prints what a sound recipe would use, and warns of paths that do not exist."""
+    used = [(path_text(path), c.entry) for path, c in components_used(recipe, registry)]
+    table(("key", "component", "distribution"), [(key, f"{e.kind}/{e.name}", f"{e.distribution} {e.version}".rstrip()) for key, e in used])
+    paths = path_report(recipe, registry)
+    if paths:
+        print()
+        table(("key", "path", "", "given at"), [(key, str(path), "found" if found else "MISSING", origin) for key, path, found, origin in paths])
+    train, processes = recipe.values["train"], recipe.values["launch"]["processes"]
+    size, accumulate = train["batch_size"], train["accumulate"]
+    print(f"\nsamples per update and loop: {size * accumulate * processes} = {size} x {accumulate} accumulated x {processes} processes")
+    missing = [entry for entry in paths if not entry[2]]
+    for key, path, _, origin in missing:
+        print(f"warning: {origin}: {key}: {path} does not exist", file=sys.stderr)
+    print("recipe OK" + (f" ({len(missing)} of {len(paths)} paths are placeholders that do not exist here)" if missing else ""))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,34 @@
+"""``python -m plugins.datasets.shapes OUT_FOLDER [--pictures N] [--seed N] [--size PIXELS]``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+from plugins.datasets.shapes import words, write_world
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m plugins.datasets.shapes", description="Writes a synthetic world of coloured shapes.")
+    parser.add_argument("out", type=Path, metavar="OUT_FOLDER", help="made here; left alone where it holds the same world already")
+    parser.add_argument("--pictures", type=int, default=600, help="pictures in all, roughly (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--size", type=int, default=128, help="side of the pictures in pixels (default %(default)s)")
+    chosen = parser.parse_args(arguments)
+    begun = time.monotonic()
+    try:
+        write_world(chosen.out, pictures=chosen.pictures, seed=chosen.seed, size=chosen.size, progress=lambda line: print(line, flush=True))
+    except (ValueError, OSError) as fault:
+        print(fault, file=sys.stderr)
+        return 2
+    regions = sum(json.loads((chosen.out / "world.json").read_text())["regions"].values())
+    size = sum(file.stat().st_size for file in chosen.out.rglob("*") if file.is_file())
+    print(f"{chosen.out}: {regions} regions, {size / 2**20:.1f} MiB, {len(words())} words, {time.monotonic() - begun:.1f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

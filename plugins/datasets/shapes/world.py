@@ -1,0 +1,120 @@
+"""The whole world: which source gets how many pictures, and putting the finished folder in place at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from plugins.datasets.shapes.described import write_dam_images, write_dam_sav, write_refcoco
+from plugins.datasets.shapes.grammar import caption, expressions
+from plugins.datasets.shapes.scene import Drawing, draw, lay_out
+from plugins.datasets.shapes.writers import write_openimages, write_pairs, write_sa1b
+
+#: source -> (share of the pictures, fewest pictures, frames of each). The order numbers the sources' seeds.
+SOURCES: dict[str, tuple[float, int, int]] = {
+    "refcoco/train": (0.55, 2, 1),
+    "refcoco/val": (0.05, 28, 1),  # enough for 100 expressions
+    "refcoco/testA": (0.02, 8, 1),
+    "sav": (0.07, 2, 2),
+    "sa1b": (0.05, 2, 1),
+    "openimages": (0.05, 2, 1),
+    "dam/SAV": (0.03, 2, 4),
+    "dam/COCOStuff": (0.03, 2, 1),
+    "dam/LVIS": (0.03, 2, 1),
+    "dam/Mapillary": (0.03, 2, 1),
+    "dam/OpenImages": (0.03, 2, 1),
+    "dam/PACO": (0.03, 2, 1),
+    "dam_val/LVIS": (0.015, 8, 1),
+    "dam_val/COCOStuff": (0.015, 8, 1),
+}
+
+
+def drawings(source: str, *, pictures: int, seed: int, size: int) -> Iterator[Drawing]:
+    """The drawings that ``write_world`` writes for one source, in its order."""
+    share, fewest, frames = SOURCES[source]
+    number = list(SOURCES).index(source)
+    for index in range(max(fewest, round(share * pictures))):
+        yield draw((seed, number, index), size, frames)
+
+
+def write_world(
+    out: Path, *, pictures: int = 600, seed: int = 0, size: int = 128, progress: Callable[[str], None] = lambda line: None
+) -> None:
+    """Writes the world into the folder ``out``: complete or not at all; no picture is in two sources.
+
+    ``pictures``: how many in all, roughly; ``size``: their side in pixels. ``progress`` is called with a line for each
+    source. Returns at once where ``out`` holds this very world. Raises ``FileExistsError`` where it holds another
+    thing, ``ValueError`` for impossible settings.
+    """
+    if pictures < 1 or seed < 0 or not 64 <= size <= 4096:
+        raise ValueError(f"pictures must be at least 1, seed at least 0 and size 64 to 4096, not {pictures}, {seed} and {size}.")
+    settings = {"version": 1, "pictures": pictures, "seed": seed, "size": size}
+    if _already(out, settings):
+        progress(f"{out}: already there")
+        return
+    partial = out.parent / f".{out.name}.{os.getpid()}.partial"
+    partial.mkdir(parents=True)
+    try:
+        counts = _write(partial, settings, progress)
+        (partial / "world.json").write_text(json.dumps({"settings": settings, "regions": counts}, indent=1) + "\n")
+        if out.is_dir():
+            out.rmdir()  # empty, as _already has seen
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _already(out: Path, settings: dict[str, int]) -> bool:
+    marker = out / "world.json"
+    if marker.is_file():
+        there = json.loads(marker.read_text())["settings"]
+        if there == settings:
+            return True
+        raise FileExistsError(f"{out} holds a world with other settings ({there}); delete it or choose another folder.")
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise FileExistsError(f"{out} exists and is no shapes world; choose another folder.")
+    return False
+
+
+def _write(out: Path, settings: dict[str, int], progress: Callable[[str], None]) -> dict[str, int]:
+    """Regions (expressions for RefCOCO) written for each source."""
+    pictures, seed, size = settings["pictures"], settings["seed"], settings["size"]
+
+    def of(source: str) -> Iterator[Drawing]:
+        return drawings(source, pictures=pictures, seed=seed, size=size)
+
+    def done(source: str, regions: int) -> None:
+        counts[source] = regions
+        progress(f"{source}: {regions} {'expressions' if source.startswith('refcoco') else 'regions'}")
+
+    counts: dict[str, int] = {}
+    splits = {split: of(f"refcoco/{split}") for split in ("train", "val", "testA")}
+    rng = np.random.default_rng([seed, len(SOURCES)])
+    for split, regions in write_refcoco(out / "ref_seg" / "refcoco", splits, rng).items():
+        done(f"refcoco/{split}", regions)
+    done("sav", write_pairs(out / "sav", of("sav")))
+    done("sa1b", write_sa1b(out / "sa1b", of("sa1b")))
+    done("openimages", write_openimages(out / "openimages", of("openimages")))
+    for place, source in enumerate(name for name in SOURCES if name.startswith("dam")):
+        first = 200_001 + 100_000 * place
+        if source.endswith("/SAV"):
+            done(source, write_dam_sav(out / source, of(source), first))
+        else:
+            done(source, write_dam_images(out / source, of(source), first, padded=source.endswith("/LVIS")))
+    return counts
+
+
+def corpus(n: int, seed: int = 0) -> list[str]:
+    """``n`` phrases and captions of pictures that no world with a seed below 2**31 holds, for training a tokenizer."""
+    rng = np.random.default_rng([2**31 + seed])
+    texts: list[str] = []
+    while len(texts) < n:
+        things = [thing.words for thing in lay_out(rng)]
+        for index, thing in enumerate(things):
+            texts += [*expressions(index, things, rng), caption(thing)]
+    return texts[:n]

@@ -1,0 +1,61 @@
+"""Loop 2: caption -> mask' -> caption', on described regions."""
+
+from __future__ import annotations
+
+from typing import Literal, TypedDict
+
+from torch.nn import functional as F
+
+from core.contracts import LossTerm, LossTerms, Model, Noise, RegionBatch, Teacher, TokenLoss
+from plugins.loops._segmentation import answer_term, iou_metric, positive, text_of
+
+
+class CycleLosses(TypedDict):
+    """``caption``: caption' against caption. ``answer``: the fixed segmentation answer."""
+
+    caption: TokenLoss
+    answer: TokenLoss
+
+
+class CaptionMaskCaption:
+    """The model segments what the caption says, then describes what it segmented.
+
+    The predicted mask enters as the grid cells whose mean probability exceeds one half; an empty one leaves the region
+    list empty and the loss is computed all the same. ``mask_gradient: straight_through`` scales the chosen region tokens
+    by ``1 + p - stop_gradient(p)``, so that the caption loss also reaches the mask path.
+    """
+
+    needs = frozenset({"caption"})
+
+    def __init__(
+        self, *, losses: CycleLosses, caption_length: int = 256, mask_gradient: Literal["none", "straight_through"] = "none"
+    ) -> None:
+        positive(caption_length=caption_length)
+        self.losses, self.caption_length, self.mask_gradient = losses, caption_length, mask_gradient
+
+    def counts(self, model: Model, batch: RegionBatch, noise: Noise) -> dict[str, int]:
+        tokens = model.tokenize(text_of(batch), self.caption_length)
+        return {"caption": int(tokens.mask.sum()), "answer": int(model.wording(batch.ids, noise).answers.mask.sum())}
+
+    def __call__(self, model: Model, teacher: Teacher | None, batch: RegionBatch, noise: Noise) -> LossTerms:
+        vision = model.encode(batch)
+        phrase = model.phrases(text_of(batch), self.caption_length)  # [B, T]
+        wording = model.wording(batch.ids, noise)
+        result = model.segment(vision, batch.view1, model.embed(phrase.ids), phrase.mask, wording)
+        grid = batch.cells.shape[-1]
+        probability = F.adaptive_avg_pool2d(result.mask_logits.sigmoid(), grid)  # [B, G, G], mean over each cell
+        cells = probability > 0.5
+        gate = 1 + probability - probability.detach() if self.mask_gradient == "straight_through" else None
+        captions = model.tokenize(text_of(batch), self.caption_length)  # [B, T]
+        states = model.caption_states(vision, batch.view1, cells, captions, gate)  # [B, T, D]
+        loss = self.losses["caption"]
+        return LossTerms(
+            {
+                "caption": LossTerm(loss(states, captions, model.head()), int(captions.mask.sum()), loss.weight),
+                "answer": answer_term(result, wording, model, self.losses["answer"]),
+            },
+            {
+                "iou": iou_metric(result.mask_logits, batch.mask1),
+                "empty_masks": (float((~cells.flatten(1).any(1)).sum()), len(batch)),
+            },
+        )

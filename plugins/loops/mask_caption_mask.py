@@ -1,0 +1,81 @@
+"""Loop 1, self-supervised: mask -> caption -> mask in a second view."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NotRequired
+
+import torch
+
+from core.contracts import LossTerm, LossTerms, Model, Noise, RegionBatch, Sampler, Teacher, TokenLoss, Tokens, Wording
+from plugins.loops._segmentation import SegmentationLosses, answer_term, iou_metric, mask_term, positive, segmentation_counts
+
+
+class MaskCaptionLosses(SegmentationLosses):
+    """``pseudo`` (optional): the teacher's own tokens at the masked positions, a mean over them for each batch."""
+
+    pseudo: NotRequired[TokenLoss]
+
+
+class MaskCaptionMask:
+    """The teacher describes region 1; the student reads the masked description, says it softly, and segments view 2 by it.
+
+    The gradient of the mask loss runs through the second forward, the sampler and the first forward, projector included.
+    Token ids are never fed to the second forward.
+    """
+
+    needs = frozenset({"cells", "teacher"})
+
+    def __init__(self, *, sampler: Sampler, losses: MaskCaptionLosses, caption_length: int = 256, token_mask_ratio: float = 0.25) -> None:
+        positive(caption_length=caption_length)
+        if not 0 <= token_mask_ratio <= 1:
+            raise ValueError(f"token_mask_ratio must lie in 0..1, not {token_mask_ratio}")
+        self.sampler, self.losses = sampler, losses
+        self.caption_length, self.token_mask_ratio = caption_length, token_mask_ratio
+
+    def counts(self, model: Model, batch: RegionBatch, noise: Noise) -> dict[str, int]:
+        return segmentation_counts(model, batch, noise) | ({"pseudo": len(batch)} if "pseudo" in self.losses else {})
+
+    def __call__(self, model: Model, teacher: Teacher | None, batch: RegionBatch, noise: Noise) -> LossTerms:
+        assert teacher is not None  # the recipe check sees to it: needs names it
+        vision = model.encode(batch)
+        with teacher.weights():
+            pseudo = model.generate(vision, batch.view1, batch.cells, self.caption_length)  # [B, T]
+        masked, hidden = self.mask_tokens(pseudo, batch.ids, model.ordinary_tokens, noise)
+        states = model.caption_states(vision, batch.view1, batch.cells, masked)  # [B, T, D]
+        gumbel = [noise.generator(sample, "gumbel") for sample in batch.ids]
+        text, seen = self.sampler(states, model.head(), model.embedding(), gumbel)  # [B, T, D]
+        wording = model.wording(batch.ids, noise)
+        request = Wording([before + " " for before in wording.before], wording.after, wording.answers)  # a caption brings no space
+        result = model.segment(vision, batch.view2, text, pseudo.mask, request)
+        terms = {
+            "mask": mask_term(result, batch.mask2, batch, noise, self.losses["mask"]),
+            "answer": answer_term(result, wording, model, self.losses["answer"]),
+        }
+        if "pseudo" in self.losses:
+            loss = self.losses["pseudo"]
+            mean = loss(states, Tokens(pseudo.ids, hidden), model.head()) / hidden.sum().clamp_min(1)
+            terms["pseudo"] = LossTerm(mean * len(batch), len(batch), loss.weight)
+        real = float(pseudo.mask.sum())
+        return LossTerms(
+            terms,
+            {
+                "iou": iou_metric(result.mask_logits, batch.mask2),
+                "caption_tokens": (real, len(batch)),
+                "empty_captions": (float((~pseudo.mask.any(1)).sum()), len(batch)),
+                "topk_mass": (float(seen["topk_mass"][pseudo.mask].sum()), real),
+                "kept_tokens": (float((seen["ids"] == pseudo.ids)[pseudo.mask].sum()), real),
+            },
+        )
+
+    def mask_tokens(self, pseudo: Tokens, samples: Sequence[str], ordinary: torch.Tensor, noise: Noise) -> tuple[Tokens, torch.Tensor]:
+        """Replaces a share of each row's real tokens by random ordinary ones -> (tokens, where they were replaced [B, T])."""
+        ids, hidden = pseudo.ids.clone(), torch.zeros_like(pseudo.mask)
+        for row, sample in enumerate(samples):
+            generator = noise.generator(sample, "token_mask")
+            length = int(pseudo.mask[row].sum())
+            chosen = torch.randperm(length, generator=generator)[: round(self.token_mask_ratio * length)].to(ids.device)
+            drawn = torch.randint(len(ordinary), (len(chosen),), generator=generator)
+            ids[row, chosen] = ordinary[drawn].to(ids.device)
+            hidden[row, chosen] = True
+        return Tokens(ids, pseudo.mask), hidden

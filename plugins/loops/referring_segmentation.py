@@ -1,0 +1,32 @@
+"""Plain referring segmentation: picture + phrase -> mask. RefCOCO's part in loop 1, and supervised training."""
+
+from __future__ import annotations
+
+from core.contracts import LossTerms, Model, Noise, RegionBatch, Teacher
+from plugins.loops._segmentation import SegmentationLosses, answer_term, iou_metric, mask_term, positive, segmentation_counts, text_of
+
+
+class ReferringSegmentation:
+    """The same template and losses as the second forward of loop 1, with a real phrase."""
+
+    needs = frozenset({"caption"})
+
+    def __init__(self, *, losses: SegmentationLosses, caption_length: int = 256) -> None:
+        positive(caption_length=caption_length)
+        self.losses, self.caption_length = losses, caption_length
+
+    def counts(self, model: Model, batch: RegionBatch, noise: Noise) -> dict[str, int]:
+        return segmentation_counts(model, batch, noise)
+
+    def __call__(self, model: Model, teacher: Teacher | None, batch: RegionBatch, noise: Noise) -> LossTerms:
+        vision = model.encode(batch)
+        phrase = model.phrases(text_of(batch), self.caption_length)  # [B, T]
+        wording = model.wording(batch.ids, noise)
+        result = model.segment(vision, batch.view1, model.embed(phrase.ids), phrase.mask, wording)
+        return LossTerms(
+            {
+                "mask": mask_term(result, batch.mask1, batch, noise, self.losses["mask"]),
+                "answer": answer_term(result, wording, model, self.losses["answer"]),
+            },
+            {"iou": iou_metric(result.mask_logits, batch.mask1)},
+        )

@@ -1,0 +1,34 @@
+"""Plain region description: picture + mask -> caption, teacher-forced."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from core.contracts import LossTerm, LossTerms, Model, Noise, RegionBatch, Teacher, TokenLoss
+from plugins.loops._segmentation import positive, text_of
+
+
+class DescriptionLosses(TypedDict):
+    """``caption``: the description against the data set's."""
+
+    caption: TokenLoss
+
+
+class RegionDescription:
+    """Supervised description of the true region."""
+
+    needs = frozenset({"caption", "cells"})
+
+    def __init__(self, *, losses: DescriptionLosses, caption_length: int = 256) -> None:
+        positive(caption_length=caption_length)
+        self.losses, self.caption_length = losses, caption_length
+
+    def counts(self, model: Model, batch: RegionBatch, noise: Noise) -> dict[str, int]:
+        return {"caption": int(model.tokenize(text_of(batch), self.caption_length).mask.sum())}
+
+    def __call__(self, model: Model, teacher: Teacher | None, batch: RegionBatch, noise: Noise) -> LossTerms:
+        vision = model.encode(batch)
+        captions = model.tokenize(text_of(batch), self.caption_length)  # [B, T]
+        states = model.caption_states(vision, batch.view1, batch.cells, captions)  # [B, T, D]
+        loss = self.losses["caption"]
+        return LossTerms({"caption": LossTerm(loss(states, captions, model.head()), int(captions.mask.sum()), loss.weight)})

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from core.contracts import Evaluation
+from core.engine.evaluation import before_after_table, evaluate_all, metric_values, write_result
+from core.engine.progress import Progress
+
+BEFORE = {"refcoco": Evaluation({"cIoU": 0.5, "n_expressions": 40.0})}
+AFTER = {
+    "refcoco": Evaluation({"cIoU": 0.625, "n_expressions": 40.0, "gIoU": float("nan")}),
+    "region_caption": Evaluation({"caption_ce": 1.5}),
+}
+
+
+class Looking:
+    """An evaluator that notes in what state it found the model."""
+
+    def evaluate(self, model, progress):
+        progress(1, 1)
+        return Evaluation({"training": float(model.training), "grad": float(torch.is_grad_enabled())})
+
+
+class Failing:
+    def evaluate(self, model, progress):
+        raise RuntimeError("out of memory")
+
+
+def model():
+    network = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Dropout())
+    network[1].eval()  # a frozen part that stays in eval mode during training
+    return network
+
+
+def modes(network):
+    return [module.training for module in network.modules()]
+
+
+def test_eval_mode_without_gradient_and_every_mode_restored():
+    network = model()
+    stream = io.StringIO()
+    progress = Progress(1, console=Console(file=stream))
+    results = evaluate_all(network, {"a": Looking(), "b": Looking()}, progress)
+    assert results["a"].metrics == results["b"].metrics == {"training": 0.0, "grad": 0.0}
+    assert modes(network) == [True, True, False]
+    assert torch.is_grad_enabled()
+    assert "evaluating a 1/1" in stream.getvalue()
+
+
+def test_modes_are_restored_after_an_error():
+    network = model()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        evaluate_all(network, {"a": Failing()}, Progress(1, quiet=True))
+    assert modes(network) == [True, True, False]
+
+
+def test_table():
+    stream = io.StringIO()
+    table = before_after_table(BEFORE, AFTER, Console(file=stream, width=100))
+    assert "| refcoco | cIoU | 0.5000 | 0.6250 | +0.1250 |" in table
+    assert "| refcoco | n_expressions | 40 | 40 | +0 |" in table
+    assert "| region_caption | caption_ce | – | 1.5000 | – |" in table
+    assert "+0.1250" in stream.getvalue()
+
+
+def test_result_files(tmp_path):
+    extra = {"seconds": 12.34567, "checkpoint": Path("a/b"), "losses": {"loop1": 0.5, "loop2": float("inf")}}
+    write_result(tmp_path / "run", BEFORE, AFTER, extra)
+    text = (tmp_path / "run" / "result.json").read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    result = json.loads(text)
+    assert result["before"]["refcoco"]["cIoU"] == 0.5
+    assert result["after"]["refcoco"] == {"cIoU": 0.625, "n_expressions": 40.0, "gIoU": None}
+    assert result["losses"] == {"loop1": 0.5, "loop2": None}
+    assert result["checkpoint"] == "a/b"
+    markdown = (tmp_path / "run" / "result.md").read_text()
+    assert "+0.1250" in markdown
+    assert "- losses: loop1 0.5, loop2 inf" in markdown
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["result.json", "result.md"]
+
+
+def test_names_for_trackers():
+    assert metric_values(BEFORE) == {"refcoco/cIoU": 0.5, "refcoco/n_expressions": 40.0}

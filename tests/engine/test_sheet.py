@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from core.contracts import Picture
+from core.engine.sheet import CELL, RIGHT, TRUTH, WRONG, draw_masks, picture_sheet
+
+GREY = np.full((32, 32, 3), 128, dtype=np.uint8)
+
+
+def half(rows, columns):
+    mask = np.zeros((32, 32), dtype=bool)
+    mask[rows, columns] = True
+    return mask
+
+
+def test_truth_is_outlined_and_the_prediction_coloured_by_whether_it_is_right():
+    truth, predicted = half(slice(0, 16), slice(None)), half(slice(None), slice(0, 16))
+    drawn = np.asarray(draw_masks(Picture("", GREY, truth, predicted))).astype(int)
+    assert drawn.shape == (CELL, CELL, 3)
+    quarter = CELL // 4
+    top_left, bottom_left = drawn[quarter, quarter], drawn[3 * quarter, quarter]
+    assert top_left[2] > top_left[0] + 50  # right: towards blue
+    assert bottom_left[0] > bottom_left[2] + 50  # wrong: towards red
+    assert drawn[3 * quarter, 3 * quarter].tolist() == [128] * 3
+    assert drawn[quarter, 3 * quarter].tolist() == [128] * 3  # missed truth keeps its colour, inside the outline
+    assert drawn[CELL // 2, 3 * quarter].tolist() == list(TRUTH)
+    assert {RIGHT, WRONG, TRUTH} <= set(map(tuple, drawn.reshape(-1, 3).tolist()))
+
+
+@pytest.mark.parametrize(("count", "columns", "wide", "high"), [(5, 4, 4, 2), (2, 4, 2, 1), (6, 2, 2, 3)])
+def test_layout(tmp_path, count, columns, wide, high):
+    picture_sheet([Picture("a phrase", GREY, score=0.5)] * count, tmp_path / "new" / "sheet.png", columns)
+    with Image.open(tmp_path / "new" / "sheet.png") as sheet:
+        assert sheet.format == "PNG"
+        assert wide * CELL < sheet.width < (wide + 1) * CELL
+        assert high * CELL < sheet.height < high * (CELL + 90) + 60
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["sheet.png"]
+
+
+@pytest.mark.parametrize("text", ["", "日本語 🙂 Привет naïve", "x" * 500, "word " * 200, "\x00\n\t", "e\u0301"])
+@pytest.mark.parametrize("size", [(1, 1), (3, 400), (400, 3)])
+def test_any_text_and_any_size(tmp_path, text, size):
+    image = np.zeros((*size, 3), dtype=np.uint8)
+    picture_sheet([Picture(text, image, np.ones(size, bool), np.ones(size, bool), text, 1.0)], tmp_path / "s.png", title=text)
+    with Image.open(tmp_path / "s.png") as sheet:
+        assert sheet.height < 3 * CELL  # long text is cut
+
+
+def test_no_pictures_still_make_a_sheet(tmp_path):
+    picture_sheet([], tmp_path / "s.png", title="nothing")
+    assert Image.open(tmp_path / "s.png").width > 0
+
+
+def test_a_mask_of_another_size_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="mask of 'cat'"):
+        picture_sheet([Picture("cat", GREY, np.ones((4, 4), bool))], tmp_path / "s.png")
+    assert not (tmp_path / "s.png").exists()

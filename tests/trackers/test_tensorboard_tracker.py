@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from core.contracts import RunInfo, Tracker
+from plugins.trackers.tensorboard import Tensorboard
+
+
+def run(folder, updates, resumed_at=0):
+    tracker = Tensorboard()
+    assert isinstance(tracker, Tracker)
+    tracker.start(RunInfo(folder, "r", {}, resumed_at))
+    for update in updates:
+        tracker.log(update, {"loss/loop1": update / 4, "gradient/cosine": -0.5})
+    return tracker
+
+
+def read(folder):
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    return events
+
+
+def test_numbers_and_pictures_read_back(tmp_path):
+    tracker = run(tmp_path, [1, 2])
+    picture = np.zeros((5, 7, 3), dtype=np.uint8)
+    picture[..., 0] = 200
+    Image.fromarray(picture).save(tmp_path / "sheet.png")
+    tracker.picture(2, "sheet", tmp_path / "sheet.png")
+    tracker.finish({"refcoco/cIoU": 0.75})
+    events = read(tmp_path)
+    assert set(events.Tags()["scalars"]) == {"loss/loop1", "gradient/cosine", "refcoco/cIoU"}
+    assert [(e.step, e.value) for e in events.Scalars("loss/loop1")] == [(1, 0.25), (2, 0.5)]
+    assert [(e.step, e.value) for e in events.Scalars("refcoco/cIoU")] == [(2, 0.75)]
+    stored = Image.open(io.BytesIO(events.Images("sheet")[0].encoded_image_string))
+    assert np.array_equal(np.asarray(stored), picture)
+
+
+def test_resume_hides_the_points_past_the_checkpoint(tmp_path, monkeypatch):
+    run(tmp_path, [1, 2, 3]).finish({})
+    # The second writer's file must sort behind the first: its name holds the second in which it was made.
+    import tensorboard.summary.writer.event_file_writer as writer
+
+    now = writer.time.time()
+    monkeypatch.setattr(writer.time, "time", lambda: now + 5)
+    run(tmp_path, [3, 4], resumed_at=2).finish({})
+    assert [e.step for e in read(tmp_path).Scalars("loss/loop1")] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("folder", ["", "/tmp/x", "../x"])
+def test_folder_stays_in_the_run_folder(folder):
+    with pytest.raises(ValueError, match="folder must"):
+        Tensorboard(folder=folder)
