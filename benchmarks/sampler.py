@@ -28,7 +28,7 @@ WAYS = ("full", "top-k", "fused")
 
 def full(states: Tensor, weight: Tensor, embedding: Tensor, k: int) -> Tensor:
     logits = F.linear(states, weight).float()  # [B, T, V]
-    noise = torch.stack([gumbel(*logits.shape[1:], torch.Generator().manual_seed(b)) for b in range(len(states))])
+    noise = torch.stack([gumbel(states.shape[1], len(weight), torch.Generator().manual_seed(b)) for b in range(len(states))])
     soft = ((logits + noise.to(logits.device)) / TEMPERATURE).softmax(-1).to(embedding.dtype)
     hard = torch.zeros_like(soft).scatter_(-1, soft.argmax(-1, keepdim=True), 1.0)
     return (hard + soft - soft.detach()) @ embedding  # [B, T, D]

@@ -10,11 +10,12 @@ import difflib
 import inspect
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from core.contracts import KINDS, UserError
 from core.registry import AmbiguousName, Component, Registry, UnknownName, is_local
-from core.signature import type_name
+from core.signature import OMITTED, Parameter, record_fields, type_name
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -53,7 +54,7 @@ def _list(registry: Registry, kind: str | None, as_json: bool) -> None:
         print(f"warning: {stray}", file=sys.stderr)
 
 
-def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     """Prints rows: drawn on a terminal, as plain aligned columns elsewhere."""
     if sys.stdout.isatty():
         from rich.console import Console
@@ -88,16 +89,28 @@ def find(registry: Registry, text: str) -> Component:
 def explain(component: Component) -> str:
     """The component's page: what it is, its recipe keys, its description, where it lives."""
     entry = component.entry
-    lines = [f"{entry.kind}/{entry.name}", f"  distribution  {entry.distribution} {entry.version}".rstrip(), f"  object        {entry.target}"]
-    lines.append(f"  file          {_place(component)}")
+    lines = [
+        f"{entry.kind}/{entry.name}",
+        f"  distribution  {entry.distribution} {entry.version}".rstrip(),
+        f"  object        {entry.target}",
+        f"  file          {_place(component)}",
+    ]
     lines.append("  parameters" if component.parameters else "  parameters    none")
-    width = max((len(p.name) for p in component.parameters), default=0)
-    for parameter in component.parameters:
-        default = "required" if parameter.required else f"default {parameter.default!r}"
-        lines.append(f"    {parameter.name.ljust(width)}  {type_name(parameter.type)}, {default}")
+    lines += _parameters(component.parameters, "    ")
     if text := inspect.getdoc(component.object):
         lines += ["", *(f"  {line}".rstrip() for line in text.splitlines())]
     return "\n".join(lines)
+
+
+def _parameters(keys: tuple[Parameter, ...], indent: str) -> list[str]:
+    """A line for each key; the keys of nested records stand below theirs."""
+    width = max((len(key.name) for key in keys), default=0)
+    lines = []
+    for key in keys:
+        default = "required" if key.required else "optional" if key.default is OMITTED else f"default {key.default!r}"
+        lines.append(f"{indent}{key.name.ljust(width)}  {type_name(key.type)}, {default}")
+        lines += _parameters(record_fields(key.type), indent + "  ")
+    return lines
 
 
 def _place(component: Component) -> str:

@@ -175,7 +175,10 @@ class RunInfo:
 
 @runtime_checkable
 class Dataset(Protocol):
-    """Kind ``datasets``: a finite, indexable source of regions. ``root`` and other paths are ``Path`` parameters."""
+    """Kind ``datasets``: a finite, indexable source of regions. ``root`` and other paths are ``Path`` parameters.
+
+    Optional: ``images() -> list[list[int]]``, the indices grouped by picture, so that a picture may be encoded once.
+    """
 
     def __len__(self) -> int: ...
 
@@ -343,7 +346,7 @@ class Teacher(Protocol):
 class Loop(Protocol):
     """Kind ``loops``: one training task; receives its sampler and losses through its constructor."""
 
-    needs: frozenset[str]  # of {"caption", "cells"} (a sample must have it) and {"teacher"} (the run must)
+    needs: frozenset[str]  # of {"caption"} (a sample must have one) and {"teacher"} (the run must)
 
     def counts(self, model: Model, batch: RegionBatch, noise: Noise) -> dict[str, int]:
         """Items (regions or tokens) each loss term will sum over; cheap, called before any forward."""

@@ -6,6 +6,7 @@ hurts only those who name it. Nothing overrides silently: a name that two distri
 
 from __future__ import annotations
 
+import builtins
 import difflib
 import hashlib
 import importlib
@@ -56,6 +57,8 @@ class Entry:
     target: str  # "module:attribute"
 
     def __str__(self) -> str:
+        if self.target == self.name:  # a local object
+            return f"{self.name} in {self.kind}"
         return f"{self.kind}/{self.name} ({self.target} of {f'{self.distribution} {self.version}'.rstrip()})"
 
 
@@ -95,15 +98,16 @@ class Registry:
         kinds = list(KINDS)
         self._entries = sorted(_installed(), key=lambda e: (kinds.index(e.kind) if e.kind in KINDS else -1, e.name, e.distribution))
 
-    def list(self, kind: str | None = None) -> list[Entry]:
+    def list(self, kind: str | None = None) -> builtins.list[Entry]:
         """The entries of one kind, or of all, by kind and name."""
         if kind is not None:
             _check_kind(kind)
         return [entry for entry in self._entries if entry.kind in KINDS and kind in (None, entry.kind)]
 
-    def strays(self) -> list[str]:
+    def strays(self) -> builtins.list[str]:
         """One sentence for each entry whose group is no kind, e.g. after a slip of the pen."""
-        return [f"{e.distribution} declares {e.name!r} in the group {GROUP}{e.kind}, which is no kind" for e in self._entries if e.kind not in KINDS]
+        strays = [e for e in self._entries if e.kind not in KINDS]
+        return [f"{e.distribution} declares {e.name!r} in the group {GROUP}{e.kind}, which is no kind" for e in strays]
 
     def get(self, kind: str, name: str, relative_to: Path | None = None) -> Component:
         """Imports a component: ``name``, ``distribution/name``, ``package.module:Object`` or ``./file.py:Object``.
@@ -205,11 +209,13 @@ def _component(entry: Entry, module: ModuleType, attribute: str, file: Path | No
     for part in attribute.split("."):
         if not hasattr(found, part):
             near = difflib.get_close_matches(part, [n for n in vars(found) if not n.startswith("_")], n=1)
-            raise BrokenPlugin(f"{entry} cannot be imported: {entry.target} does not exist" + (f", did you mean {near[0]!r}?" if near else ""))
+            hint = f", did you mean {near[0]!r}?" if near else ""
+            raise BrokenPlugin(f"{entry} cannot be imported: its module has no {part!r}{hint}")
         found = getattr(found, part)
     contract = KINDS[entry.kind]
     if not callable(found):
-        raise ContractViolation(f"{entry} is a {type(found).__name__}: a component is a class or a function that builds a {contract.__name__}")
+        wanted = f"a component is a class or a function that builds a {contract.__name__}"
+        raise ContractViolation(f"{entry} is of type {type(found).__name__}: {wanted}")
     if inspect.isclass(found) and (missing := missing_methods(found, contract)):
         raise ContractViolation(f"{entry} is no {contract.__name__}: it lacks {', '.join(missing)}")
     return Component(entry, found, file)

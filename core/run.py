@@ -24,7 +24,9 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         resume = Path(arguments.resume) if isinstance(arguments.resume, str) else arguments.resume
         if arguments.recipe is None and isinstance(resume, Path):
-            arguments.recipe = str(resume / "recipe.yaml")  # the resolved one that the run folder keeps
+            named_recipe = resume.is_file()  # "--resume RECIPE": the option took the recipe for its folder
+            arguments.recipe = str(resume if named_recipe else resume / "recipe.yaml")  # a run folder keeps its resolved recipe
+            resume = True if named_recipe else resume
         if arguments.recipe is None:
             parser.error("name a recipe")
         return _run(load(arguments.recipe, arguments.overrides), registry, arguments, resume)
@@ -71,7 +73,8 @@ def report(recipe: Recipe, registry: Registry) -> None:
     paths = path_report(recipe, registry)
     if paths:
         print()
-        table(("key", "path", "", "given at"), [(key, str(path), "found" if found else "MISSING", origin) for key, path, found, origin in paths])
+        rows = [(key, str(path), "found" if found else "MISSING", origin) for key, path, found, origin in paths]
+        table(("key", "path", "", "given at"), rows)
     train, processes = recipe.values["train"], recipe.values["launch"]["processes"]
     size, accumulate = train["batch_size"], train["accumulate"]
     print(f"\nsamples per update and loop: {size * accumulate * processes} = {size} x {accumulate} accumulated x {processes} processes")

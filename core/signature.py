@@ -5,6 +5,7 @@ Standard library only; nothing is evaluated but the annotations of the parameter
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import types
 import typing
@@ -15,6 +16,7 @@ from typing import Annotated, Any, Literal
 from core.contracts import KINDS
 
 REQUIRED: Any = inspect.Parameter.empty
+OMITTED: Any = object()  # the default of a key that is simply absent when it is not given
 RESERVED = ("use",)  # the recipe's own words
 
 
@@ -62,15 +64,34 @@ def _parameter(parameter: inspect.Parameter, scope: dict[str, Any]) -> Parameter
     return Parameter(name, hint, parameter.default)
 
 
-def typed_dict_fields(cls: Any) -> tuple[Parameter, ...]:
-    """The keys of a ``TypedDict``; those not required have the default None."""
+def record_fields(annotation: Any) -> tuple[Parameter, ...]:
+    """The keys of a dataclass or ``TypedDict``, also of one in ``X | None``; of any other type none."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return next((fields for branch in typing.get_args(annotation) if (fields := record_fields(branch))), ())
+    if typing.is_typeddict(annotation):
+        return _typed_dict_fields(annotation)
+    return _dataclass_fields(annotation) if isinstance(annotation, type) and dataclasses.is_dataclass(annotation) else ()
+
+
+def _dataclass_fields(cls: Any) -> tuple[Parameter, ...]:
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return tuple(Parameter(f.name, hints[f.name], _field_default(f)) for f in dataclasses.fields(cls) if f.init)
+
+
+def _field_default(entry: dataclasses.Field[Any]) -> Any:
+    if entry.default is not dataclasses.MISSING:
+        return entry.default
+    return REQUIRED if entry.default_factory is dataclasses.MISSING else OMITTED
+
+
+def _typed_dict_fields(cls: Any) -> tuple[Parameter, ...]:
     fields = []
     for name, hint in typing.get_type_hints(cls, include_extras=True).items():
         required = name in cls.__required_keys__
         if typing.get_origin(hint) in (typing.Required, typing.NotRequired):  # not seen by Python where annotations are strings
             required = typing.get_origin(hint) is typing.Required
             (hint,) = typing.get_args(hint)
-        fields.append(Parameter(name, hint, REQUIRED if required else None))
+        fields.append(Parameter(name, hint, REQUIRED if required else OMITTED))
     return tuple(fields)
 
 

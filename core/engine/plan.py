@@ -45,8 +45,10 @@ class Slot:
 class Plan:
     """The endless stream of one loop."""
 
-    def __init__(self, sources: Sequence[Source], seed: int, batch: int) -> None:
+    def __init__(self, sources: Sequence[Source], seed: int, batch: int, group_pictures: bool = False) -> None:
+        """``batch``: samples of an update. ``group_pictures``: regions of one picture follow each other."""
         self.sources, self.seed, self.batch = list(sources), seed, batch
+        self._groups = [_picture_groups(source.dataset) if group_pictures else None for source in sources]
         self.lengths = [len(source.dataset) for source in sources]
         if empty := [source.path for source, length in zip(sources, self.lengths, strict=True) if not length]:
             raise UserError(f"{', '.join(empty)}: no sample at all; check root and split")
@@ -63,7 +65,10 @@ class Plan:
 
     def _shuffle(self, epoch: int, source: int) -> np.ndarray:
         generator = np.random.default_rng(derived_seed(self.seed, self.sources[source].path, epoch))
-        return generator.permutation(self.lengths[source])
+        groups = self._groups[source]
+        if groups is None:
+            return generator.permutation(self.lengths[source])
+        return np.concatenate([groups[i] for i in generator.permutation(len(groups))])
 
     def slots(self, update: int) -> list[Slot]:
         """The global batch of an update, in a fixed order."""
@@ -78,3 +83,9 @@ class Plan:
         """The index drawn instead of a bad sample, from the same source, at the given attempt (1, 2, ...)."""
         seed = derived_seed(self.seed, self.sources[slot.source].path, slot.update, slot.number, attempt)
         return int(np.random.default_rng(seed).integers(self.lengths[slot.source]))
+
+
+def _picture_groups(dataset: Dataset) -> list[list[int]] | None:
+    """What the data set's ``images()`` gives, if it has it."""
+    images = getattr(dataset, "images", None)
+    return images() if callable(images) else None

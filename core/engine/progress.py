@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 
@@ -28,10 +29,12 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """A context manager around a run of ``total`` updates, of which ``start`` were done before (resume).
+    """A context manager around a run of ``total`` updates.
 
-    Of the values given to ``update`` those are shown whose name contains one of ``show``. Plain lines come at the first
-    and the last update and otherwise at most every ``interval`` seconds of ``clock``. ``quiet`` shows nothing.
+    Of the values given to ``update`` those are shown whose name the regular expression ``show`` finds: by default the
+    loss of each loop and the cosines of their gradients. Plain lines come at the first and the last update and otherwise
+    at most every ``interval`` seconds of ``clock``. ``quiet`` shows nothing. Speed and time left are known from the
+    second update on: the first one counts neither the building of the model nor, on resume, the updates done before.
     """
 
     def __init__(
@@ -39,16 +42,15 @@ class Progress:
         total: int,
         quiet: bool = False,
         *,
-        start: int = 0,
         interval: float = 5.0,
         window: int = 30,
-        show: Sequence[str] = ("loss", "cosine"),
+        show: str = r"(^|/)loss$|(^|/)cosine/[^/]+$",
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.console = console or Console()
-        self._total, self._done, self._quiet, self._interval, self._show, self._clock = total, start, quiet, interval, tuple(show), clock
-        self._marks: deque[tuple[float, int, int]] = deque([(clock(), start, 0)], maxlen=window + 1)  # time, update, samples so far
+        self._total, self._done, self._quiet, self._interval, self._show, self._clock = total, 0, quiet, interval, re.compile(show), clock
+        self._marks: deque[tuple[float, int, int]] = deque(maxlen=window + 1)  # time, update, samples so far
         self._values: dict[str, float] = {}
         self._phase: tuple[str, int, int] | None = None
         self._paused, self._last_line = 0.0, float("-inf")
@@ -56,7 +58,6 @@ class Progress:
         self._live = Live(get_renderable=self._render, console=self.console, refresh_per_second=4) if live else None
 
     def __enter__(self) -> Progress:
-        self._marks[0] = (self._now(), *self._marks[0][1:])
         if self._live:
             self._live.start()
         return self
@@ -68,10 +69,10 @@ class Progress:
     def update(self, update: int, values: Mapping[str, float], samples: int) -> None:
         """``update`` of ``total`` is done; it used ``samples`` samples (over all processes)."""
         self._done = update
-        self._values = {name: float(value) for name, value in values.items() if any(part in name for part in self._show)}
-        self._marks.append((self._now(), update, self._marks[-1][2] + samples))
+        self._values = {name: float(value) for name, value in values.items() if self._show.search(name)}
+        self._marks.append((self._now(), update, samples + (self._marks[-1][2] if self._marks else 0)))
         if not self._live:
-            self._line(self._summary(), due=len(self._marks) == 2 or update >= self._total)
+            self._line(self._summary(), due=len(self._marks) == 1 or update >= self._total)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[Callable[[int, int], None]]:
@@ -99,7 +100,9 @@ class Progress:
             self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def rates(self) -> tuple[float, float] | None:
-        """(samples per second, seconds left), a moving average over the last ``window`` updates; None before the first."""
+        """(samples per second, seconds left), a moving average over the last ``window`` updates; None before the second."""
+        if not self._marks:
+            return None
         (began, first, before), (now, last, after) = self._marks[0], self._marks[-1]
         if last <= first or now <= began:
             return None

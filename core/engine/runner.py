@@ -156,7 +156,7 @@ def _build(recipe: Recipe, registry: Registry, folder: Path, last: Path | None) 
             for task, setting in loop["tasks"].items()
             for source in setting["data"]
         ]
-        plan = Plan(sources, seed, train["batch_size"] * train["accumulate"] * strategy.world)
+        plan = Plan(sources, seed, train["batch_size"] * train["accumulate"] * strategy.world, train["group_pictures"])
         feed = Feed(
             plan,
             model.preparation,

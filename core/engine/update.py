@@ -91,10 +91,10 @@ class Trainer:
                     with torch.autocast(self.device, torch.bfloat16) if self.precision == "bf16" else nullcontext():
                         terms = loop.tasks[task](self.model, self.teacher, batch.to(self.device), noise)
                     loss = sum(term.weight * term.total / totals[name] for name, term in terms.terms.items() if totals[name])
-                    self._finite(float(loss), f"the loss of update {number}, {loop.name}/{task}", micro.ids)
+                    self._finite(float(loss.detach()), f"the loss of update {number}, {loop.name}/{task}", micro.ids)
                     self.strategy.backward(loss)
                     add_sums(sums, f"{loop.name}/{task}", terms)
-                    sums[f"{loop.name}/loss"] += float(loss)
+                    sums[f"{loop.name}/loss"] += float(loss.detach())
         values |= means(self.strategy.total(sums))
         return gradients
 
@@ -109,7 +109,7 @@ class Trainer:
 def add_sums(sums: dict[str, float], prefix: str, terms: LossTerms) -> None:
     """Adds (sum, count) pairs of losses and metrics under ``prefix/name``."""
     for name, term in terms.terms.items():
-        sums[f"{prefix}/{name}"] += float(term.total)
+        sums[f"{prefix}/{name}"] += float(term.total.detach())
         sums[f"{prefix}/{name}#"] += term.count
     for name, (total, count) in terms.metrics.items():
         sums[f"{prefix}/{name}"] += total

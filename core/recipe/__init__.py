@@ -3,7 +3,7 @@
 from core.recipe.faults import Fault, KeyPath, path_text
 from core.recipe.json_schema import json_schema
 from core.recipe.recipe import Recipe, build, check, components_used, load, local_files, path_report
-from core.recipe.resolved import resolved_yaml
+from core.recipe.resolved import resolved_values, resolved_yaml
 
 __all__ = [
     "Fault",
@@ -17,5 +17,6 @@ __all__ = [
     "local_files",
     "path_report",
     "path_text",
+    "resolved_values",
     "resolved_yaml",
 ]

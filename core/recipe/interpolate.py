@@ -65,7 +65,7 @@ def _unresolved(text: str, reason: str, path: KeyPath, source: Source, broken: s
             broken.add(path)
             return
         name = variable[1]
-        reason = f"the environment variable {name} is not set: set it, or give a default as ${{oc.env:{name},DEFAULT}}"
+        reason = f"the environment variable {name} is not set: set it, or give a default: ${{oc.env:{name},DEFAULT}}"
     elif missing := re.search(r"Interpolation key '(.+?)' not found", reason):
         near = difflib.get_close_matches(missing[1].lstrip("."), [path_text(place) for place in source.origins if place], n=1)
         reason = f"{text!r} refers to {missing[1]!r}, which is not given" + (f", did you mean {near[0]!r}?" if near else "")

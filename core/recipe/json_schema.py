@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from core.contracts import KINDS, UserError
-from core.recipe.plan import dataclass_fields
 from core.recipe.schema import EngineKeys, RecipeSchema, Within
 from core.registry import Component, Registry
-from core.signature import Parameter, kind_of, typed_dict_fields
+from core.signature import Parameter, kind_of, record_fields
 
 _PLAIN = {bool: "boolean", int: "integer", float: "number", str: "string", Path: "string", type(None): "null"}
 _LOCAL = {"type": "object", "properties": {"use": {"type": "string", "pattern": ":"}}, "required": ["use"]}
@@ -27,7 +26,7 @@ def json_schema(registry: Registry) -> dict[str, Any]:
     for kind in KINDS:
         definitions[kind] = _kind(registry, kind, {}, skipped)
     task = _kind(registry, "loops", {"data": {"type": "object", "additionalProperties": _ref("datasets"), "minProperties": 1}}, [])
-    top = _object(dataclass_fields(RecipeSchema), {})
+    top = _object(record_fields(RecipeSchema), {})
     top["properties"]["base"] = {"type": "string", "description": "one recipe below this one; required keys may stand there"}
     top["properties"]["data"] = {"type": "object"}
     required = top.pop("required")
@@ -75,10 +74,8 @@ def _type(annotation: Any) -> dict[str, Any]:
         return _annotated(arguments[0], arguments[1:])
     if kind := kind_of(annotation):
         return _ref(kind)
-    if typing.is_typeddict(annotation):
-        return _object(typed_dict_fields(annotation), {})
-    if dataclasses.is_dataclass(annotation):
-        return _object(dataclass_fields(annotation), {})
+    if typing.is_typeddict(annotation) or dataclasses.is_dataclass(annotation):
+        return _object(record_fields(annotation), {})
     if origin in (typing.Union, types.UnionType):
         return {"anyOf": [_type(branch) for branch in arguments]}
     if origin is Literal:

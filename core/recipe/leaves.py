@@ -23,8 +23,8 @@ class NotGiveable(Exception):
     """The type is one that no recipe can give."""
 
 
-def leaf(annotation: Any, value: Any, interpolated: bool) -> Any:
-    """The value as the constructor gets it. ``interpolated``: it came out of ``${...}``. Raises ``Unfit``, ``NotGiveable``."""
+def leaf(annotation: Any, value: Any, environment: bool) -> Any:
+    """The value as the constructor gets it. ``environment``: it is a variable's text. Raises ``Unfit``, ``NotGiveable``."""
     if annotation is Any or annotation is object:
         return value
     if typing.get_origin(annotation) is Literal:
@@ -39,7 +39,7 @@ def leaf(annotation: Any, value: Any, interpolated: bool) -> Any:
         return Path(value).expanduser()
     if type(value) is annotation:
         return value
-    raise Unfit(f"expected {_SPOKEN[annotation]}, got {shown(value)}{_hint(annotation, value, interpolated)}")
+    raise Unfit(f"expected {_SPOKEN[annotation]}, got {shown(value)}{_hint(annotation, value, environment)}")
 
 
 def _literal(choices: tuple[Any, ...], value: Any) -> Any:
@@ -50,13 +50,13 @@ def _literal(choices: tuple[Any, ...], value: Any) -> Any:
     raise Unfit(f"expected {' or '.join(map(repr, choices))}, got {shown(value)}{hint}")
 
 
-def _hint(annotation: type, value: Any, interpolated: bool) -> str:
+def _hint(annotation: type, value: Any, environment: bool) -> str:
     """What to write instead, where that can be told."""
     if annotation is str and value is not None and not isinstance(value, dict | list):
         return ": put it in quotes" + (" (YAML 1.1 reads yes, no, on and off as booleans)" if isinstance(value, bool) else "")
     if annotation not in (int, float, bool) or not isinstance(value, str):
         return ""
-    if interpolated:
+    if environment:
         return ": an environment variable is text, ${oc.decode:${oc.env:NAME}} reads it as a value"
     if annotation is float and (parts := _FLOAT.fullmatch(value)):
         sign, whole, fraction, exponent_sign, exponent = parts.groups()

@@ -15,7 +15,7 @@ from core.recipe.faults import Fault, KeyPath, Origin, path_text, shown
 from core.recipe.leaves import NotGiveable, Unfit, leaf
 from core.recipe.schema import EngineKeys, Within
 from core.registry import Component, Registry
-from core.signature import REQUIRED, Parameter, kind_of, type_name, typed_dict_fields
+from core.signature import Parameter, kind_of, record_fields, type_name
 
 
 @dataclass
@@ -33,8 +33,14 @@ class Node:
 class Planner:
     """Matches values with types and collects all faults."""
 
-    def __init__(self, registry: Registry, locate: Callable[[KeyPath], Origin], broken: set[KeyPath], interpolated: Callable[[KeyPath], bool]) -> None:
-        self.registry, self.locate, self.broken, self.interpolated = registry, locate, broken, interpolated
+    def __init__(
+        self,
+        registry: Registry,
+        locate: Callable[[KeyPath], Origin],
+        broken: set[KeyPath],  # paths without a value; each has its fault already
+        environment: set[KeyPath],  # paths whose value came from an environment variable
+    ) -> None:
+        self.registry, self.locate, self.broken, self.environment = registry, locate, broken, environment
         self.faults: list[Fault] = []
         self.accepts: dict[KeyPath, tuple[str, ...]] = {}  # the keys that each mapping takes
         self.unknown: list[KeyPath] = []
@@ -46,16 +52,16 @@ class Planner:
     def plan(self, annotation: Any, value: Any, path: KeyPath, engine: Mapping[str, Any] = types.MappingProxyType({})) -> Node:
         """The node of ``value``. ``engine``: keys beside a component's own."""
         origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-        if path in self.broken:  # it has its fault already
+        if path in self.broken:
             return Node(path)
         if origin is Annotated:
             return self._annotated(arguments[0], arguments[1:], value, path)
         if kind := kind_of(annotation):
             return self._component(kind, value, path, engine)
         if typing.is_typeddict(annotation):
-            return self._record(typed_dict_fields(annotation), dict, value, path)
+            return self._record(record_fields(annotation), dict, value, path)
         if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
-            return self._record(dataclass_fields(annotation), lambda given: annotation(**given), value, path)
+            return self._record(record_fields(annotation), lambda given: annotation(**given), value, path)
         if origin in (typing.Union, types.UnionType):
             return self._union(annotation, arguments, value, path)
         container = origin or annotation
@@ -64,7 +70,7 @@ class Planner:
         if container in (dict, Mapping):
             return self._mapping(arguments, value, path)
         try:
-            return Node(path, leaf(annotation, value, self.interpolated(path)))
+            return Node(path, leaf(annotation, value, path in self.environment))
         except Unfit as unfit:
             return self.fault(path, str(unfit))
         except NotGiveable as error:
@@ -76,7 +82,8 @@ class Planner:
         node = self.plan(annotation, value, path, engine)
         for note in notes:
             if isinstance(note, Within) and len(self.faults) == before and not note.holds(value):
-                self.fault(path, "expected at least one entry" if isinstance(value, dict) else f"expected a value {note}, got {shown(value)}")
+                wanted = "at least one entry" if isinstance(value, dict) else f"a value {note}, got {shown(value)}"
+                self.fault(path, f"expected {wanted}")
         return node
 
     def _component(self, kind: str, value: Any, path: KeyPath, engine: Mapping[str, Any]) -> Node:
@@ -107,7 +114,8 @@ class Planner:
             return None
         if "use" not in value:
             near = difflib.get_close_matches("use", value, n=1)
-            self.fault(path, f"missing key 'use': it names the component of {kind}" + (f", did you mean it by {near[0]!r}?" if near else ""))
+            hint = f", did you mean it by {near[0]!r}?" if near else ""
+            self.fault(path, f"missing key 'use': it names the component of {kind}{hint}")
         elif not isinstance(value["use"], str):
             self.fault(use, f"expected the name of a component of {kind}, got {shown(value['use'])}")
         else:
@@ -140,7 +148,7 @@ class Planner:
         """The first branch without a fault; else the faults of the one branch that fits as far as this level."""
         trials = []
         for branch in branches:
-            trial = Planner(self.registry, self.locate, self.broken, self.interpolated)
+            trial = Planner(self.registry, self.locate, self.broken, self.environment)
             node = trial.plan(branch, value, path)
             trials.append((trial, node))
             if not trial.faults and not trial.unknown:
@@ -164,8 +172,8 @@ class Planner:
         fixed = container is tuple and arguments and arguments[-1] is not ...
         if fixed and len(value) != len(arguments):
             return self.fault(path, f"expected a list of {len(arguments)} items, got {len(value)}")
-        kinds = arguments if fixed else [arguments[0] if arguments else Any] * len(value)
-        children: dict[str | int, Node] = {i: self.plan(kind, item, (*path, i)) for i, (kind, item) in enumerate(zip(kinds, value, strict=True))}
+        kinds = arguments if fixed else (arguments[0] if arguments else Any,) * len(value)
+        children: dict[str | int, Node] = {i: self.plan(kinds[i], item, (*path, i)) for i, item in enumerate(value)}
         return Node(path, children=children, make=lambda given: (tuple if container is tuple else list)(given.values()))
 
     def _mapping(self, arguments: tuple[Any, ...], value: Any, path: KeyPath) -> Node:
@@ -192,17 +200,6 @@ class Planner:
                 message += f"; this place takes {takes}" if takes else "; this place takes no keys"
             self.fault(path, message)
         self.unknown = []
-
-
-def dataclass_fields(cls: Any) -> tuple[Parameter, ...]:
-    """The constructor parameters of a dataclass; default factories are not called, only noted."""
-    hints = typing.get_type_hints(cls, include_extras=True)
-    missing = dataclasses.MISSING
-    return tuple(
-        Parameter(f.name, hints[f.name], REQUIRED if f.default is missing and f.default_factory is missing else f.default)
-        for f in dataclasses.fields(cls)
-        if f.init
-    )
 
 
 def distance(a: KeyPath, b: KeyPath) -> int:

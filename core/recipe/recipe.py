@@ -34,7 +34,7 @@ class Recipe:
     origins: dict[KeyPath, Origin]
     faults: list[Fault]  # of writing and of interpolation
     broken: set[KeyPath] = field(default_factory=set)  # without a value; each has its fault
-    interpolated: set[KeyPath] = field(default_factory=set)  # written as ${...}
+    from_environment: set[KeyPath] = field(default_factory=set)  # written as ${oc.env:...}
     readable: bool = True
     plans: dict[Registry, Plan] = field(default_factory=dict, repr=False)
 
@@ -60,9 +60,9 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     drop_removed(source.values)
     if source.readable:
         fill_defaults(source.values, source.origins)
-    interpolated = {place for place in source.origins if "${" in str(_value_at(source.values, place))}
+    environment = {place for place in source.origins if "oc.env" in str(_value_at(source.values, place))}
     values, broken = resolve(source)
-    return Recipe(Path(path), values, source.origins, source.faults, broken, interpolated, source.readable)
+    return Recipe(Path(path), values, source.origins, source.faults, broken, environment, source.readable)
 
 
 def _value_at(values: Any, path: KeyPath) -> Any:
@@ -84,7 +84,7 @@ def check(recipe: Recipe, registry: Registry) -> list[Fault]:
 def plan_of(recipe: Recipe, registry: Registry) -> Plan:
     """The recipe matched with the components' signatures; done once for each registry."""
     if registry not in recipe.plans:
-        planner = Planner(registry, recipe.locate, recipe.broken, lambda path: path in recipe.interpolated)
+        planner = Planner(registry, recipe.locate, recipe.broken, recipe.from_environment)
         root = Node(())
         if recipe.readable:
             root = planner.plan(RecipeSchema, recipe.values, ())

@@ -23,6 +23,16 @@ def resolved_yaml(recipe: Recipe, registry: Registry | None = None, beside: bool
     return "\n".join(_lines(recipe.values, (), recipe, defaults, beside)) + "\n"
 
 
+def resolved_values(recipe: Recipe, registry: Registry) -> dict[str, Any]:
+    """The recipe's values with the components' own defaults: equal for two recipes that mean the same run."""
+    return _filled(recipe.values, (), _defaults(plan_of(recipe, registry).root))
+
+
+def _filled(values: dict[str, Any], path: KeyPath, defaults: dict[KeyPath, dict[str, Any]]) -> dict[str, Any]:
+    own = {key: _filled(value, (*path, key), defaults) if isinstance(value, dict) else value for key, value in values.items()}
+    return own | {key: str(value) if isinstance(value, Path) else value for key, value in defaults.get(path, {}).items()}
+
+
 def _defaults(root: Node) -> dict[KeyPath, dict[str, Any]]:
     """For each component the defaults that YAML can write."""
     return {

@@ -49,6 +49,7 @@ class Train:
     accumulate: Annotated[int, Within(1)] = 1  # micro-batches of a loop in an update
     clip_norm: Annotated[float, Within(0)] = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"
+    group_pictures: bool = False  # regions of one picture follow each other, so that a batch encodes it once
     workers: Annotated[int, Within(0)] = 0  # of the loader; 0 prepares samples in the main process
     max_bad_fraction: Annotated[float, Within(0, 1)] = 0.01  # of a source's samples, before the run stops
     evaluate: Literal["none", "before_and_after"] = "none"
@@ -91,8 +92,11 @@ class RecipeSchema:
 
 def fill_defaults(values: dict[str, Any], origins: dict[KeyPath, Origin]) -> None:
     """Adds the top-level defaults to a recipe's values, in place; what has the wrong shape is left for the check."""
-    _fill(RecipeSchema, values, origins, ())
     loops = values.get("loops")
+    if "schedule" not in values:  # all loops in every update, as they stand in the recipe
+        values["schedule"] = {"use": "alternate", "order": list(loops) if isinstance(loops, dict) else []}
+        origins[("schedule",)] = DEFAULT
+    _fill(RecipeSchema, values, origins, ())
     for name, entry in loops.items() if isinstance(loops, dict) else ():
         if isinstance(entry, dict):
             _fill(LoopEntry, entry, origins, ("loops", name))

@@ -51,7 +51,7 @@ def _read_file(file: Path) -> Source:
         source.values = values
     else:
         source.readable = False
-        source.faults.append(Fault(top, (), "a recipe is a mapping of keys to values; this file holds " + ("nothing" if values is None else "none")))
+        source.faults.append(Fault(top, (), "a recipe is a mapping of keys to values, and this file holds none"))
     source.origins.setdefault((), top)
     return source
 

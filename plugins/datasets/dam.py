@@ -74,6 +74,13 @@ class Dam:
             raise BadSample("mask and picture differ in size", sample, f"{mask.shape} and {image.shape[:2]}")
         return Region(id=sample, image=image, mask=mask, caption=caption)
 
+    def images(self) -> list[list[int]]:
+        """Indices grouped by picture, in order."""
+        groups: dict[str, list[int]] = {}
+        for index, (key, _, _) in enumerate(self._rows):
+            groups.setdefault(key, []).append(index)
+        return list(groups.values())
+
     def _member(self, key: str, region: dict[str, Any], frame: int, frames: int, sample: str) -> tuple[Path, str]:
         """The tar and the member that hold the picture. Only the tar that the annotation names is looked into."""
         images = self.folder / "images"

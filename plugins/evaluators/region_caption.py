@@ -11,6 +11,8 @@ from torch.nn import functional as F
 from core.contracts import BadSample, Dataset, Evaluation, Model, Picture, Region, UserError
 from plugins.evaluators.items import BadItems, spread
 
+NEEDS = frozenset({"caption", "cells"})  # a region without a cell of the prompt grid cannot be asked about
+
 
 def normalised(text: str) -> str:
     """Lower case, single spaces."""
@@ -74,9 +76,7 @@ class RegionCaption:
         for item in items:
             try:
                 region = self.data[item]
-                if not region.caption:
-                    raise BadSample("no caption", region.id)
-                read.append((item, region, model.preparation(region)))
+                read.append((item, region, model.preparation(region, NEEDS)))
             except BadSample as error:
                 bad.add(error)
         return read
@@ -87,7 +87,7 @@ class RegionCaption:
         batch = model.preparation.collate(samples).to(weight.device)
         vision = model.encode(batch)
         tokens = model.tokenize([region.caption or "" for region in regions], self.caption_length)
-        ids, mask = tokens.ids.to(weight.device), tokens.mask.to(weight.device)  # [B, T]
+        ids, mask = tokens.ids, tokens.mask  # [B, T]
         states = model.caption_states(vision, batch.view1, batch.cells, tokens)  # [B, T, D]
         logits = F.linear(states[mask].to(weight.dtype), weight, bias).float()  # [M, V], the M real tokens only
         ce = F.cross_entropy(logits, ids[mask], reduction="sum").item()

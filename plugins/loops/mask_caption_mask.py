@@ -24,7 +24,7 @@ class MaskCaptionMask:
     Token ids are never fed to the second forward.
     """
 
-    needs = frozenset({"cells", "teacher"})
+    needs = frozenset({"teacher"})
 
     def __init__(self, *, sampler: Sampler, losses: MaskCaptionLosses, caption_length: int = 256, token_mask_ratio: float = 0.25) -> None:
         positive(caption_length=caption_length)

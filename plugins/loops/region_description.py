@@ -17,7 +17,7 @@ class DescriptionLosses(TypedDict):
 class RegionDescription:
     """Supervised description of the true region."""
 
-    needs = frozenset({"caption", "cells"})
+    needs = frozenset({"caption"})
 
     def __init__(self, *, losses: DescriptionLosses, caption_length: int = 256) -> None:
         positive(caption_length=caption_length)

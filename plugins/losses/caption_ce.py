@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -31,8 +32,9 @@ class CaptionCe:
         """
         weight, bias = head
         rows, targets = states[tokens.mask], tokens.ids[tokens.mask]  # [R, D], [R]
-        total = rows.float().sum() * 0  # scalar: carries the graph when R = 0
+        total = rows.new_zeros((), dtype=torch.float32)
         step = max(1, CHUNK_ELEMENTS // weight.shape[0])
+        # without a real token there is one empty chunk, whose sum is a zero with a graph
         for chunk, wanted in zip(rows.split(step), targets.split(step), strict=True):
             # the logits are recomputed in backward instead of kept: one chunk of them exists at a time
             total = total + checkpoint(self._chunk, chunk, wanted, weight, bias, use_reentrant=False, preserve_rng_state=False)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-CHUNK_ELEMENTS = 2**23  # size of the largest temporary: 32 MiB in float32
+CHUNK_ELEMENTS = 2**22  # size of the largest temporary: 16 MiB in float32
 
 
 class StGumbelTopk:

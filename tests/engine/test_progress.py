@@ -7,6 +7,14 @@ from rich.console import Console
 
 from core.engine.progress import Progress, duration
 
+VALUES = {
+    "loop1/loss": 0.5,
+    "loop1/pseudo/mask": 0.3,
+    "loop1/pseudo/topk_mass": 0.9,
+    "surgery/cosine/loop1_loop2": -0.25,
+    "surgery/cosine/loop1_loop2/lora": 0.125,
+}
+
 
 class Clock:
     now = 100.0
@@ -26,11 +34,11 @@ def test_plain_lines_first_last_and_every_interval():
     with progress:
         for update in range(1, 21):
             clock.now += 1
-            progress.update(update, {"loss/loop1": 0.5, "gradient/cosine": -0.25, "sampler/topk_mass": 0.9}, samples=8)
+            progress.update(update, VALUES, samples=8)
     lines = stream.getvalue().splitlines()
     assert [line.split("  ")[0] for line in lines] == [f"update {n}/20" for n in (1, 6, 11, 16, 20)]
-    assert lines[0] == "update 1/20  loss/loop1 0.5  gradient/cosine -0.25  8 samples/s  19s left"
-    assert "topk_mass" not in stream.getvalue()
+    assert lines[0] == "update 1/20  loop1/loss 0.5  surgery/cosine/loop1_loop2 -0.25"
+    assert lines[1] == lines[0].replace(" 1/20", " 6/20") + "  8 samples/s  14s left"
 
 
 def test_time_left_is_a_moving_average():
@@ -59,13 +67,16 @@ def test_evaluation_does_not_count_as_training_time():
     assert "evaluating refcoco 3/3" in stream.getvalue()
 
 
-def test_resume_counts_from_where_it_started():
+def test_neither_building_nor_updates_before_a_resume_count():
     clock = Clock()
-    progress, _ = plain(10, clock, start=8)
+    progress, _ = plain(20, clock)
     with progress:
-        clock.now += 3
+        clock.now += 500  # the model is built
         progress.update(9, {}, samples=6)
-    assert progress.rates() == pytest.approx((2.0, 3.0))
+        assert progress.rates() is None
+        clock.now += 3
+        progress.update(10, {}, samples=6)
+    assert progress.rates() == pytest.approx((2.0, 30.0))
 
 
 def test_quiet_shows_nothing():
@@ -88,14 +99,15 @@ def test_live_display_on_a_terminal():
     stream, clock = io.StringIO(), Clock()
     console = Console(file=stream, width=100, force_terminal=True, color_system=None)
     with Progress(10, console=console, clock=clock) as progress:
+        progress.update(3, {}, samples=8)
         clock.now += 2
-        progress.update(4, {"loss/loop1": 0.125}, samples=8)
+        progress.update(4, {"loop1/loss": 0.125}, samples=8)
         with progress.phase("evaluating refcoco") as callback:
             callback(3, 7)
             progress.note("a line that stays")
             progress._live.refresh()
     shown = stream.getvalue()
-    for part in ("4/10", "0.125", "4 samples/s", "3s left", "evaluating refcoco", "3/7", "a line that stays"):
+    for part in ("4/10", "0.125", "4 samples/s", "12s left", "evaluating refcoco", "3/7", "a line that stays"):
         assert part in shown
 
 

@@ -48,7 +48,9 @@ class Segmenter:
 
 
 class Preparation:
-    def __call__(self, region):
+    def __call__(self, region, needs=frozenset()):
+        if "caption" in needs and not region.caption:
+            raise BadSample("no caption", region.id)
         if not region.mask.any():
             raise BadSample("empty mask", region.id)
         return region

@@ -203,7 +203,7 @@ def problems(draw):
 @settings(max_examples=150, deadline=None)
 @given(problems(), st.sampled_from(["global", "group"]), st.sampled_from(["always", "conflict"]))
 def test_orthogonal_weights_hold_for_any_vectors(problem, scope, when):
-    _, gram = problem
+    vectors, gram = problem
     weights = PcgradOrthogonal(anchor="loop0", scope=scope, when=when).weights(gram)  # [P, n]
     assert weights.isfinite().all()
     assert torch.equal(weights[:, 1:], gram.scales[1:].expand(len(gram.groups), -1))  # only the anchor's weight changes

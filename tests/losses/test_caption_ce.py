@@ -54,9 +54,10 @@ def test_padding_has_no_part():
     assert CaptionCe()(moved, other, (weight, None)).item() == total.item()
 
 
-def test_no_real_token_is_a_zero_with_a_graph():
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_no_real_token_is_a_zero_with_a_graph(smoothing):
     states, tokens, weight, bias = inputs((0, 0, 0))
-    total = CaptionCe()(states, tokens, (weight, bias))
+    total = CaptionCe(label_smoothing=smoothing)(states, tokens, (weight, bias))
     assert total.item() == 0
     total.backward()
     assert states.grad.shape == states.shape

@@ -14,7 +14,6 @@ from core.contracts import Tokens, UserError
 from plugins.models.sa2va.folder import stored_tensors
 from plugins.models.sa2va.keys import is_memory, place, published_names
 from plugins.models.sa2va.model import Lora, Sa2va, load
-from plugins.models.sa2va.network import Vision
 from plugins.models.sa2va.preparation import grid_cells, normalize, sam_picture, tiles_of
 
 REFERENCE = Path(__file__).parents[1] / "fixtures" / "sa2va_reference"
@@ -75,9 +74,8 @@ def test_features_states_and_masks(model: Sa2va, case: int) -> None:
 def test_prompt_and_teacher_forced_segmentation(model: Sa2va) -> None:
     """The model's own path (prompt pieces, wording, teacher-forced answer) gives upstream's prompt ids and mask."""
     expected, inputs = golden(0)
-    tiles = torch.from_numpy(tiles_of(inputs["image"], 448))
-    fpn = model.network.sam_features(torch.from_numpy(sam_picture(inputs["image"], 1024))[None])
-    vision, view = Vision([model.network.tile_features(tiles)], fpn), torch.zeros(1, dtype=torch.long)
+    tiles, picture = torch.from_numpy(tiles_of(inputs["image"], 448)), torch.from_numpy(sam_picture(inputs["image"], 1024))[None]
+    vision, view = model._vision(tiles, [len(tiles)], picture), torch.zeros(1, dtype=torch.long)
     phrase = model.phrases(["the red cup"], 32)
     wording = model.wording(["a"], None)
     wording.answers = Tokens(expected["llm.answer_ids"], torch.ones_like(expected["llm.answer_ids"], dtype=torch.bool))

@@ -23,7 +23,8 @@ def write_refcoco(out: Path, splits: Mapping[str, Iterable[Drawing]], rng: np.ra
     pictures = out / "coco2014" / "train2014"
     pictures.mkdir(parents=True)
     refs: list[dict[str, Any]] = []
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     sent_id = 0
     for split, drawings in splits.items():
         for drawing in drawings:

@@ -20,7 +20,7 @@ SOURCES: dict[str, tuple[float, int, int]] = {
     "refcoco/train": (0.55, 2, 1),
     "refcoco/val": (0.05, 28, 1),  # enough for 100 expressions
     "refcoco/testA": (0.02, 8, 1),
-    "sav": (0.07, 2, 2),
+    "sav": (0.05, 2, 2),
     "sa1b": (0.05, 2, 1),
     "openimages": (0.05, 2, 1),
     "dam/SAV": (0.03, 2, 4),
@@ -32,6 +32,8 @@ SOURCES: dict[str, tuple[float, int, int]] = {
     "dam_val/LVIS": (0.015, 8, 1),
     "dam_val/COCOStuff": (0.015, 8, 1),
 }
+
+CORPUS_LINES = 2000  # of corpus.txt, from which a tokenizer learns the language
 
 
 def drawings(source: str, *, pictures: int, seed: int, size: int) -> Iterator[Drawing]:
@@ -106,11 +108,12 @@ def _write(out: Path, settings: dict[str, int], progress: Callable[[str], None])
             done(source, write_dam_sav(out / source, of(source), first))
         else:
             done(source, write_dam_images(out / source, of(source), first, padded=source.endswith("/LVIS")))
+    (out / "corpus.txt").write_text("\n".join(corpus(CORPUS_LINES, seed)) + "\n")
     return counts
 
 
 def corpus(n: int, seed: int = 0) -> list[str]:
-    """``n`` phrases and captions of pictures that no world with a seed below 2**31 holds, for training a tokenizer."""
+    """``n`` phrases and captions for training a tokenizer, of scenes laid out for it alone."""
     rng = np.random.default_rng([2**31 + seed])
     texts: list[str] = []
     while len(texts) < n:

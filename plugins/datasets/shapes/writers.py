@@ -34,7 +34,7 @@ def write_pairs(out: Path, drawings: Iterable[Drawing]) -> int:
     for count, drawing in enumerate(drawings, 1):
         folder = out / f"sav_{(count - 1) // 100:03d}"
         folder.mkdir(parents=True, exist_ok=True)
-        arrays = {}
+        arrays: dict[str, Any] = {}
         for number in (1, 2):
             arrays[f"frame{number}"] = drawing.images[number - 1][:, :, ::-1].astype(np.float32)  # [S, S, 3]
             arrays[f"mask{number}"] = 255 * drawing.masks[number - 1][0].astype(np.float32)  # [S, S]
@@ -94,7 +94,7 @@ def write_openimages(out: Path, drawings: Iterable[Drawing], scale: float = 1.56
             y, x = np.nonzero(mask)
             box = [f"{value / large:.6f}" for value in (x.min(), x.max() + 1, y.min(), y.max() + 1)]
             rows.append([name, image_id, label, box_id, *box, "0.95000", f"{x[0] / large:.5f} {y[0] / large:.5f} 1"])
-    header = "MaskPath,ImageID,LabelName,BoxID,BoxXMin,BoxXMax,BoxYMin,BoxYMax,PredictedIoU,Clicks".split(",")
+    header = ["MaskPath", "ImageID", "LabelName", "BoxID", "BoxXMin", "BoxXMax", "BoxYMin", "BoxYMax", "PredictedIoU", "Clicks"]
     _write_csv(out / "train-annotations-object-segmentation.csv", [header, *rows])
     _write_csv(out / "oidv7-class-descriptions.csv", [["LabelName", "DisplayName"], *([_label(shape), shape.title()] for shape in SHAPES)])
     return len(rows)

@@ -168,11 +168,21 @@ class Sa2va(nn.Module):
     # ------------------------------------------------------------------------------------------ pictures
 
     def encode(self, batch: RegionBatch) -> Vision:
-        with torch.set_grad_enabled(torch.is_grad_enabled() and "vision_model" in self._trainable):
-            features = self.network.tile_features(batch.tiles)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and "sam2_encoder" in self._trainable):
-            fpn = self.network.sam_features(batch.sam_pictures)
-        return Vision(list(features.split(batch.tile_counts)), fpn)
+        return self._vision(batch.tiles, batch.tile_counts, batch.sam_pictures)
+
+    def _vision(self, tiles: Tensor, counts: list[int], pictures: Tensor) -> Vision:
+        # gradient as it is now: the first use may be the teacher's, which has none
+        grad = torch.is_grad_enabled()
+
+        def tile_features() -> list[Tensor]:
+            with torch.set_grad_enabled(grad and "vision_model" in self._trainable):
+                return list(self.network.tile_features(tiles).split(counts))
+
+        def sam_features() -> tuple[Tensor, Tensor, Tensor]:
+            with torch.set_grad_enabled(grad and "sam2_encoder" in self._trainable):
+                return self.network.sam_features(pictures)
+
+        return Vision(tile_features, sam_features)
 
     def _image_tokens(self, vision: Vision, view: Tensor) -> list[Tensor]:
         """Projected tokens of each row's picture, B of [n_i * G*G, D]; each picture goes through the projector once."""
@@ -289,7 +299,7 @@ class Sa2va(nn.Module):
     def predict(self, image: np.ndarray, phrases: Sequence[str], max_new_tokens: int) -> list[Prediction]:
         tiles = torch.from_numpy(tiles_of(image, self.preparation.tile, self.preparation.max_tiles)).to(self.device)
         picture = torch.from_numpy(sam_picture(image, self.preparation.sam_size))[None].to(self.device)
-        vision = Vision([self.network.tile_features(tiles)], self.network.sam_features(picture))
+        vision = self._vision(tiles, [len(tiles)], picture)
         view = torch.zeros(len(phrases), dtype=torch.long, device=self.device)
         before, after = prompts.SEGMENT[0]
         text = [self.embed(torch.tensor(self._ids(" " + phrase.strip()), device=self.device)) for phrase in phrases]

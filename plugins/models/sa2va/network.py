@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +15,21 @@ from plugins.models.sa2va.config import Sa2vaConfig
 from plugins.models.sa2va.preparation import normalize
 
 
-@dataclass
 class Vision:
-    """Features of N pictures up to the first layer that may be trained: computed once, shared by all forwards."""
+    """Features of N pictures up to the first layer that may be trained: computed once, on first use, for all forwards."""
 
-    tiles: list[Tensor]  # N of [n_i, G*G, C], pixel-shuffled, before the projector
-    fpn: tuple[Tensor, Tensor, Tensor]  # [N, C, R/4, R/4], [N, C, R/8, R/8], [N, C, R/16, R/16], before conv_s0 and conv_s1
+    def __init__(self, tiles: Callable[[], list[Tensor]], fpn: Callable[[], tuple[Tensor, Tensor, Tensor]]) -> None:
+        self._tiles, self._fpn = tiles, fpn
+
+    @cached_property
+    def tiles(self) -> list[Tensor]:
+        """N of [n_i, G*G, C], pixel-shuffled, before the projector."""
+        return self._tiles()
+
+    @cached_property
+    def fpn(self) -> tuple[Tensor, Tensor, Tensor]:
+        """[N, C, R/4, R/4], [N, C, R/8, R/8], [N, C, R/16, R/16], before conv_s0 and conv_s1."""
+        return self._fpn()
 
 
 def pixel_shuffle(features: Tensor, factor: float, version: str) -> Tensor:

@@ -1,0 +1,102 @@
+"""The components command, as a user calls it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from core.cli import main as dualloop
+from core.components import main
+
+
+def test_list_imports_no_torch() -> None:
+    code = "import sys; from core.components import main; main(['list']); print('torch' in sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "False"
+    assert "st_gumbel_topk" in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list", "--help"], ["explain", "--help"]])
+def test_help_imports_no_torch(arguments: list[str]) -> None:
+    code = (
+        f"import sys, atexit; atexit.register(lambda: print('torch' in sys.modules)); from core.components import main; main({arguments!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("usage: python -m core.components")
+    assert done.stdout.strip().endswith("False")
+
+
+def test_list_of_one_kind(capsys) -> None:
+    assert main(["list", "samplers"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["kind", "name", "distribution", "object"]
+    assert all(line.startswith("samplers") for line in lines[1:])
+
+
+def test_list_as_json(capsys) -> None:
+    assert main(["list", "gradient_ops", "--json"]) == 0
+    entries = json.loads(capsys.readouterr().out)
+    assert {"kind", "name", "distribution", "version", "target"} == set(entries[0])
+    assert "sum" in {entry["name"] for entry in entries}
+
+
+def test_unknown_kind_is_one_sentence_and_exit_2(capsys) -> None:
+    assert main(["list", "sampler"]) == 2
+    assert capsys.readouterr().err == "error: 'sampler' is no kind: did you mean 'samplers'?\n"
+
+
+EXPLAINED = '''
+from __future__ import annotations
+from typing import Literal, NotRequired, TypedDict
+from core.contracts import MaskLoss, Sampler
+
+class Losses(TypedDict):
+    mask: MaskLoss
+    extra: NotRequired[MaskLoss]
+
+class MyLoop:
+    """Does the thing.
+
+    At length.
+    """
+
+    needs = frozenset()
+
+    def __init__(self, *, sampler: Sampler, losses: Losses, mode: Literal["a", "b"] = "a", rate: float | None = None) -> None: ...
+    def counts(self, model, batch, noise): ...
+    def __call__(self, model, teacher, batch, noise): ...
+'''
+
+
+def test_explain_shows_signature_description_and_place(tmp_path, capsys) -> None:
+    (tmp_path / "mine.py").write_text(EXPLAINED)
+    assert dualloop(["components", "explain", f"loops/{tmp_path}/mine.py:MyLoop"]) == 0
+    shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    for line in (
+        "distribution local file",
+        f"file {tmp_path}/mine.py:10",
+        "sampler samplers component, required",
+        "mask losses component, required",
+        "extra losses component, optional",
+        "mode 'a' | 'b', default 'a'",
+        "rate float | null, default None",
+        "Does the thing.",
+        "At length.",
+    ):
+        assert line in shown
+
+
+def test_explain_of_a_name_in_several_kinds_asks_which(capsys) -> None:
+    assert main(["explain", "refcoco"]) == 2
+    assert "write datasets/refcoco or evaluators/refcoco" in capsys.readouterr().err
+    assert main(["explain", "no_such_thing_at_all"]) == 2
+    assert "no component 'no_such_thing_at_all'" in capsys.readouterr().err
+
+
+def test_dualloop_names_its_commands(capsys) -> None:
+    assert dualloop(["--help"]) == 0
+    assert "components" in capsys.readouterr().out
+    assert dualloop(["componets"]) == 2

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from core.contracts import BadSample, UserError
+from plugins.datasets._refs import load_refs
+from plugins.datasets.refcoco import Refcoco
+from plugins.datasets.shapes.described import python2_pickle
+
+
+@pytest.fixture
+def root(world: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(world / "ref_seg", tmp_path / "ref_seg"))
+
+
+def refs_of(root: Path) -> list[dict[str, Any]]:
+    return load_refs(root / "refcoco" / "refs(unc).p", "test")
+
+
+def write_refs(root: Path, refs: object) -> None:
+    (root / "refcoco" / "refs(unc).p").write_bytes(python2_pickle(refs))
+
+
+def edit_instances(root: Path, change: Any) -> None:
+    path = root / "refcoco" / "instances.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_every_sentence_is_an_item_and_raw_is_lower_cased(root: Path) -> None:
+    refs = [ref for ref in refs_of(root) if ref["split"] == "val"]
+    refs[0]["sentences"][0] |= {"raw": "2nd GREY One", "sent": "second gray one"}
+    write_refs(root, refs)
+    raw, sent = Refcoco(root=root, split="val"), Refcoco(root=root, split="val", text="sent")
+    assert len(raw) == sum(len(ref["sentences"]) for ref in refs)
+    assert (raw[0].caption, sent[0].caption) == ("2nd grey one", "second gray one")
+    assert raw[0].id == f"refcoco/unc/{refs[0]['ref_id']}/{refs[0]['sentences'][0]['sent_id']}"
+
+
+def test_several_polygons_and_a_crowd(root: Path) -> None:
+    refs = [ref for ref in refs_of(root) if ref["split"] == "val"][:2]
+    write_refs(root, refs)
+    side = 96
+
+    def change(content: dict[str, Any]) -> None:
+        for annotation in content["annotations"]:
+            if annotation["id"] == refs[0]["ann_id"]:
+                annotation["segmentation"] = [[0, 0, 50, 0, 50, 50, 0, 50], [40, 40, 90, 40, 90, 90, 40, 90]]
+            if annotation["id"] == refs[1]["ann_id"]:
+                annotation |= {"iscrowd": 1, "segmentation": {"size": [side, side], "counts": [side, 2 * side, side * (side - 3)]}}
+
+    edit_instances(root, change)
+    dataset = Refcoco(root=root, split="val")
+    assert dataset[0].mask.sum() == 50 * 50 * 2 - 10 * 10
+    crowd = dataset[len(dataset) - 1].mask
+    assert crowd[:, 1:3].all()
+    assert crowd.sum() == 2 * side
+
+
+def test_the_split_is_compared_whole(root: Path) -> None:
+    with pytest.raises(UserError, match="it has testA, train, val"):
+        Refcoco(root=root, split="test")
+    with pytest.raises(UserError, match="testB"):
+        Refcoco(root=root, split="testB")
+
+
+def test_blank_phrases_and_dangling_ids_are_bad_samples(root: Path) -> None:
+    refs = [ref for ref in refs_of(root) if ref["split"] == "val"][:3]
+    refs = [{**ref, "sentences": ref["sentences"][:1]} for ref in refs]
+    refs[0]["sentences"][0]["raw"] = "  "
+    refs[1]["ann_id"] = 99_999
+    refs[2]["image_id"] = 99_999
+    write_refs(root, refs)
+    dataset = Refcoco(root=root, split="val")
+    for index, reason in enumerate(("blank phrase", "not in instances.json", "not in instances.json")):
+        with pytest.raises(BadSample) as fault:
+            dataset[index]
+        assert fault.value.reason == reason
+
+
+def test_pictures_elsewhere_missing_or_damaged(root: Path) -> None:
+    usual = root / "refcoco" / "coco2014" / "train2014"
+    usual.rename(root / "elsewhere")
+    with pytest.raises(UserError, match="set images"):
+        Refcoco(root=root)
+    dataset = Refcoco(root=root, images=root / "elsewhere", split="val")
+    picture = root / "elsewhere" / dataset._pictures[dataset._items[0][1]][0]
+    assert dataset[0].image.shape == (96, 96, 3)
+    picture.write_bytes(picture.read_bytes()[:700])
+    with pytest.raises(BadSample, match="damaged picture"):
+        dataset[0]
+    picture.unlink()
+    with pytest.raises(BadSample, match="missing picture"):
+        dataset[0]
+
+
+def test_files_missing_or_damaged(root: Path) -> None:
+    folder = root / "refcoco"
+    with pytest.raises(UserError, match=r"refs\(google\)"):
+        Refcoco(root=root, split_by="google")
+    with pytest.raises(UserError, match=r"refcoco\+"):
+        Refcoco(root=root, dataset="refcoco+")
+    instances = (folder / "instances.json").read_text()
+    for content in (instances[:1000], "[]", '{"images": []}'):
+        (folder / "instances.json").write_text(content)
+        with pytest.raises(UserError, match=r"instances\.json"):
+            Refcoco(root=root)
+    (folder / "instances.json").unlink()
+    with pytest.raises(UserError, match=r"instances\.json"):
+        Refcoco(root=root)
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 4, 5])
+def test_every_protocol_reads_alike(tmp_path: Path, protocol: int) -> None:
+    value = [{"split": "val", "ref_id": 3, "area": 1.5, "sentences": [{"raw": "grün", "sent_id": 2**40}], "none": None, "ok": True}] * 2
+    (tmp_path / "r.p").write_bytes(pickle.dumps(value, protocol=protocol))
+    assert load_refs(tmp_path / "r.p", "test") == value
+
+
+def test_python_2_byte_strings(tmp_path: Path) -> None:
+    (tmp_path / "r.p").write_bytes(b"(lp0\n(dp1\nS'raw'\np2\nS'caf\\xc3\\xa9'\np3\nsa.")
+    assert load_refs(tmp_path / "r.p", "test") == [{"raw": "café"}]
+    (tmp_path / "r.p").write_bytes(b"(lp0\n(dp1\nS'raw'\np2\nS'caf\\xe9'\np3\nsa.")
+    assert load_refs(tmp_path / "r.p", "test") == [{"raw": "café"}]
+
+
+class Attack:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("attacked",)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pickle.dumps([Attack()], protocol=0),
+        pickle.dumps([Attack()], protocol=4),
+        pickle.dumps([np.int64(3)]),
+        pickle.dumps([{1, 2}]),
+        b"cos\nsystem\n(S'true'\ntR.",
+        b"(l",
+        b"",
+        b"I5\n.",
+        b"(lI5\na.",
+        b"0.",
+        b"\x80\x05\x96" + (2**62).to_bytes(8, "little") + b".",
+        b"(i" + b"os\nsystem\n.",
+        b"(lp0\n(dp1\nS'\\xff\\xfe",
+    ],
+)
+def test_a_pickle_that_is_more_than_plain_data_is_refused(tmp_path: Path, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.p").write_bytes(data)
+    with pytest.raises(UserError, match=r"r\.p"):
+        load_refs(tmp_path / "r.p", "test")
+    assert not (tmp_path / "attacked").exists()
+
+
+@pytest.mark.parametrize("data", [b"(lp4000000000\n.", b"]r\xff\xff\xff\xf0."])
+def test_an_absurd_memo_index_allocates_nothing(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "r.p").write_bytes(data)
+    tracemalloc.start()
+    assert load_refs(tmp_path / "r.p", "test") == []
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
+def test_refs_without_what_is_needed(root: Path) -> None:
+    write_refs(root, [{"split": "val"}])
+    with pytest.raises(UserError, match="lacks 'sentences'"):
+        Refcoco(root=root, split="val")

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from pycocotools import mask as coco
+
+from core.contracts import BadSample
+from plugins.datasets import _rle
+
+ANY_MASK = arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=40))
+
+
+def encoded(mask: np.ndarray) -> dict:
+    return coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+
+
+@given(ANY_MASK, st.booleans())
+def test_compressed_runs_decode_as_pycocotools_encodes_them(mask: np.ndarray, as_text: bool) -> None:
+    rle = encoded(mask)
+    if as_text:
+        rle["counts"] = rle["counts"].decode()
+    np.testing.assert_array_equal(_rle.decode(rle, "x"), mask)
+    assert _rle.area(rle, "x") == mask.sum()
+
+
+def test_long_runs_of_a_large_mask() -> None:
+    mask = np.zeros((1500, 2250), bool)
+    mask[200:1400, 300:2000] = True
+    mask[600:700, 500:900] = False
+    np.testing.assert_array_equal(_rle.decode(encoded(mask), "x"), mask)
+
+
+def test_uncompressed_runs_are_column_major_and_start_with_background() -> None:
+    expected = np.array([[0, 1], [1, 1], [1, 0]], bool)
+    np.testing.assert_array_equal(_rle.decode({"size": [3, 2], "counts": [1, 4, 1]}, "x"), expected)
+    np.testing.assert_array_equal(_rle.segmentation({"size": [3, 2], "counts": [1, 4, 1]}, 3, 2, "x"), expected)
+
+
+def test_empty_mask_of_sa_v() -> None:
+    rle = encoded(np.zeros((848, 480), bool))
+    assert _rle.area(rle, "x") == 0
+    assert not _rle.decode(rle, "x").any()
+
+
+@pytest.mark.parametrize(
+    "rle",
+    [
+        None,
+        [1, 2],
+        {"counts": [4]},
+        {"size": [2, 2]},
+        {"size": [2, 2], "counts": [3]},
+        {"size": [2, 2], "counts": [5]},
+        {"size": [2, 2], "counts": [6, -2]},
+        {"size": [2, 2], "counts": [4.0]},
+        {"size": [2, 2], "counts": []},
+        {"size": [2, 2], "counts": ""},
+        {"size": [2, 2], "counts": "é"},
+        {"size": [2, 2], "counts": "\x00\x01"},
+        {"size": [2, 2], "counts": b"\xff\xff"},
+        {"size": [2, 2], "counts": "ooooooooooooooooooooooooo0"},
+        {"size": [2, 2], "counts": "oo"},
+        {"size": [2, 2], "counts": "T" + 30 * "P" + "0"},
+        {"size": [2.0, 2], "counts": [4]},
+        {"size": [-2, -2], "counts": [4]},
+        {"size": [0, 2], "counts": [0]},
+        {"size": [2, 2, 1], "counts": [4]},
+    ],
+)
+def test_damaged_runs_are_bad_samples(rle: object) -> None:
+    with pytest.raises(BadSample, match="damaged mask"):
+        _rle.decode(rle, "x")
+
+
+@given(ANY_MASK, st.data())
+def test_a_cut_or_mistyped_string_never_gives_a_mask_of_another_size(mask: np.ndarray, data: st.DataObject) -> None:
+    rle = encoded(mask)
+    counts = bytearray(rle["counts"])
+    counts[data.draw(st.integers(0, len(counts) - 1))] = data.draw(st.integers(0, 255))
+    cut = bytes(counts[: data.draw(st.integers(1, len(counts)))])
+    try:
+        decoded = _rle.decode({"size": rle["size"], "counts": cut}, "x")
+    except BadSample:
+        return
+    assert decoded.shape == mask.shape
+
+
+def test_a_claimed_size_of_terabytes_allocates_nothing() -> None:
+    for size in ([1_000_000, 1_000_000], [10**30, 10**30]):
+        with pytest.raises(BadSample, match="mask too large"):
+            _rle.decode({"size": size, "counts": [size[0] * size[1]]}, "x")
+        with pytest.raises(BadSample, match="mask too large"):
+            _rle.segmentation([[0, 0, 1, 0, 1, 1]], *size, "x")
+
+
+def test_overlapping_polygons_are_joined_not_added() -> None:
+    left, right = [1.0, 1, 6, 1, 6, 6, 1, 6], [3.0, 3, 9, 3, 9, 9, 3, 9]
+    both = _rle.segmentation([left, right], 10, 12, "x")
+    np.testing.assert_array_equal(both, _rle.segmentation([left], 10, 12, "x") | _rle.segmentation([right], 10, 12, "x"))
+    assert both.dtype == bool
+    assert both.shape == (10, 12)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *([], None, 3, [[1, 2, 3, 4]], [[1, 2, 3, 4, 5]], ["abc"], [[[1, 2], [3, 4]]]),
+        *([[0, 0, 1e12, 0, 1e12, 1e12]], [[0, 0, float("nan"), 0, 1, 1]]),
+    ],
+)
+def test_polygons_that_are_none_are_bad_samples(value: object) -> None:
+    with pytest.raises(BadSample, match="damaged mask"):
+        _rle.segmentation(value, 10, 10, "x")
+
+
+def test_run_lengths_of_another_size_than_the_picture() -> None:
+    with pytest.raises(BadSample, match="differ in size"):
+        _rle.segmentation({"size": [2, 3], "counts": [6]}, 3, 2, "x")
