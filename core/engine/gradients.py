@@ -19,6 +19,7 @@ class Gradients:
         self.flat: dict[str, Tensor] = {  # group -> [numel] float32
             name: torch.zeros(sum(p.numel() for _, p in members), device=members[0][1].device) for name, members in groups.items()
         }
+        self.touched: set[nn.Parameter] = set()  # parameters that some backward pass reached
 
     def views(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
         """Each parameter with its part of the buffer, in its shape."""
@@ -30,13 +31,18 @@ class Gradients:
     @contextmanager
     def collecting(self) -> Iterator[None]:
         """Backward passes inside add to the buffers, from zero; afterwards no parameter holds a gradient."""
+        self.touched.clear()
+        hooks = []
         for buffer in self.flat.values():
             buffer.zero_()
         for parameter, view in self.views():
             parameter.grad = view
+            hooks.append(parameter.register_post_accumulate_grad_hook(self.touched.add))
         try:
             yield
         finally:
+            for hook in hooks:
+                hook.remove()
             for parameter, view in self.views():
                 if parameter.grad is not None and parameter.grad.data_ptr() != view.data_ptr():
                     raise RuntimeError("a backward pass replaced a gradient buffer instead of adding to it")

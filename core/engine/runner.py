@@ -24,7 +24,7 @@ from core.engine.sheet import picture_sheet
 from core.engine.strategy import make_strategy
 from core.engine.tracking import Trackers
 from core.engine.update import LoopSetup, Trainer
-from core.recipe import Recipe, build, local_files, resolved_yaml
+from core.recipe import Recipe, build, local_files, resolved_values, resolved_yaml
 from core.registry import Registry
 
 #: What may differ between a run and its resumption without making it another experiment.
@@ -87,7 +87,7 @@ def _run_folder(recipe: Recipe, registry: Registry, resume: Path | bool | None) 
         folder = resume if isinstance(resume, Path) else runs[-1] if runs else None
         if folder is None or not folder.is_dir():
             raise UserError(f"nothing to resume: no run folder {folder or parent / (name + '-*')}; run without --resume first")
-        _same_recipe(json.loads((folder / "recipe.json").read_text(encoding="utf-8")), recipe.values, folder)
+        _same_recipe(json.loads((folder / "recipe.json").read_text(encoding="utf-8")), resolved_values(recipe, registry), folder)
         found = checkpoint.list_checkpoints(folder / "checkpoints")
         return folder, found[-1][1] if found else None
     stamp, folder = time.strftime("%Y%m%d-%H%M%S"), parent
@@ -101,7 +101,7 @@ def _run_folder(recipe: Recipe, registry: Registry, resume: Path | bool | None) 
     for file in local_files(recipe):
         shutil.copyfile(file, folder / file.name)
     (folder / "recipe.yaml").write_text(resolved_yaml(recipe, registry, beside=True), encoding="utf-8")
-    (folder / "recipe.json").write_text(json.dumps(recipe.values, indent=2, default=str) + "\n", encoding="utf-8")
+    (folder / "recipe.json").write_text(json.dumps(resolved_values(recipe, registry), indent=2, default=str) + "\n", encoding="utf-8")
     return folder, None
 
 
@@ -143,12 +143,12 @@ def _build(recipe: Recipe, registry: Registry, folder: Path, last: Path | None) 
     if last is not None:
         state = checkpoint.load(last, groups, optimizer, teacher)
         start = state["update"]
-        rate.load_state_dict(state["rate"])
-        for parameters, lr in zip(optimizer.param_groups, rate.get_last_lr(), strict=True):
-            parameters["lr"] = lr
+        rate.load_state_dict(rate.state_dict() | {"last_epoch": state["updates_of_rate"], "_step_count": state["updates_of_rate"] + 1})
+        for parameters, base, factor in zip(optimizer.param_groups, rate.base_lrs, rate.lr_lambdas, strict=True):
+            parameters["lr"] = base * factor(rate.last_epoch)
         if hasattr(op, "load_state_dict"):
             op.load_state_dict(state["gradient_op"])
-    loops = {}
+    schedule, loops = build(recipe, ("schedule",), registry), {}
     for name, loop in values["loops"].items():
         tasks: dict[str, Loop] = {task: build(recipe, ("loops", name, "tasks", task), registry) for task in loop["tasks"]}
         sources = [
@@ -160,7 +160,7 @@ def _build(recipe: Recipe, registry: Registry, folder: Path, last: Path | None) 
         feed = Feed(
             plan,
             model.preparation,
-            range(start, train["updates"]),
+            [update for update in range(start, train["updates"]) if name in schedule.loops(update)],
             train["batch_size"],
             strategy.rank,
             strategy.world,
@@ -168,7 +168,6 @@ def _build(recipe: Recipe, registry: Registry, folder: Path, last: Path | None) 
             train["max_bad_fraction"],
         )
         loops[name] = LoopSetup(name, loop["weight"], tasks, feed)
-    schedule = build(recipe, ("schedule",), registry)
     trackers = {name: build(recipe, ("track", name), registry) for name in values["track"]}
     if not any(tracker["use"] == "jsonl" for tracker in values["track"].values()):
         trackers["jsonl"] = registry.get("trackers", "jsonl").object()  # always on
@@ -218,8 +217,7 @@ def _train(built: Run, progress: Progress) -> list[dict[str, float]]:
 
 def _save(built: Run, update: int) -> None:
     op = built.trainer.op
-    state = {"rate": built.trainer.rate.state_dict(), "gradient_op": op.state_dict() if hasattr(op, "state_dict") else None}
-    state["rate"] = {key: value for key, value in state["rate"].items() if not key.startswith("_") and key != "lr_lambdas"}
+    state = {"updates_of_rate": built.trainer.rate.last_epoch, "gradient_op": op.state_dict() if hasattr(op, "state_dict") else None}
     folder = built.folder / "checkpoints"
     folder.mkdir(exist_ok=True)
     keep = built.recipe.values["checkpoint"]["keep"]

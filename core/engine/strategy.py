@@ -54,8 +54,10 @@ class Single:
         Where the norm is not finite nothing is changed.
         """
         combine(gradients, weights)
+        touched = set().union(*(gradient.touched for gradient in gradients))
         for parameter, view in gradients[0].views():
-            parameter.grad = view
+            # one that no loss reached is left alone, as in plain training: a zero gradient would still decay its weight
+            parameter.grad = view if parameter in touched else None
         norm = nn.utils.clip_grad_norm_([p for members in self.groups.values() for _, p in members], self.clip_norm)
         if math.isfinite(norm):
             self.optimizer.step()

@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
-from core.contracts import LossTerm, MaskLoss, Model, Noise, RegionBatch, Segmentation, TokenLoss, Wording
+from core.contracts import LossTerm, MaskLoss, Model, Noise, RegionBatch, Segmentation, TokenLoss, Tokens, Wording
 
 
 class SegmentationLosses(TypedDict):
@@ -15,6 +15,19 @@ class SegmentationLosses(TypedDict):
 
     mask: MaskLoss
     answer: TokenLoss
+
+
+class PhraseLosses(TypedDict):
+    """``mask``: predicted against true mask."""
+
+    mask: MaskLoss
+
+
+def guide_embedding(model: Model, phrase: Tokens, scale: float) -> Tensor:
+    """[B, D2] language prompt made of a phrase's words alone: the scaled mean of their embeddings."""
+    real = phrase.mask[..., None].float()  # [B, T, 1]
+    mean = (model.embed(phrase.ids) * real).sum(1) / real.sum(1).clamp_min(1)  # [B, D]
+    return model.seg_embedding(scale * mean)
 
 
 def segmentation_counts(model: Model, batch: RegionBatch, noise: Noise) -> dict[str, int]:

@@ -5,21 +5,31 @@ from __future__ import annotations
 from torch.nn import functional as F
 
 from core.contracts import LossTerm, LossTerms, Model, Noise, RegionBatch, Segmentation, Teacher
-from plugins.loops._segmentation import SegmentationLosses, answer_term, iou_metric, mask_term, positive, segmentation_counts, text_of
+from plugins.loops._segmentation import (
+    SegmentationLosses,
+    answer_term,
+    guide_embedding,
+    iou_metric,
+    mask_term,
+    positive,
+    segmentation_counts,
+    text_of,
+)
 
 
 class ReferringFromScratch:
     """Warm-up of the [SEG] path; never needed with pretrained weights.
 
-    For ``warmup_updates`` the mask decoder is fed ``text_hidden_fcs(scale * mean of the phrase's token embeddings)`` while
-    the language model's own [SEG] embedding is pulled towards it (weight 1, afterwards ``pull``); then the model's own
-    embedding drives the decoder. Without it, cIoU of a small model stays at chance for more than a thousand updates.
+    Until update ``warmup_updates`` the mask decoder is fed ``text_hidden_fcs(scale * mean of the phrase's token embeddings)``
+    (which ``phrase_to_mask`` has taught it) while the language model's own [SEG] embedding is pulled towards it (weight 1,
+    afterwards ``pull``); then the model's own embedding drives the decoder. Without it, cIoU of a small model stays at
+    chance for more than a thousand updates.
     """
 
     needs = frozenset({"caption"})
 
     def __init__(
-        self, *, losses: SegmentationLosses, warmup_updates: int, caption_length: int = 64, scale: float = 6.0, pull: float = 0.1
+        self, *, losses: SegmentationLosses, warmup_updates: int, caption_length: int = 64, scale: float = 20.0, pull: float = 0.1
     ) -> None:
         positive(caption_length=caption_length, scale=scale)
         self.losses, self.caption_length = losses, caption_length
@@ -31,12 +41,9 @@ class ReferringFromScratch:
     def __call__(self, model: Model, teacher: Teacher | None, batch: RegionBatch, noise: Noise) -> LossTerms:
         vision = model.encode(batch)
         phrase = model.phrases(text_of(batch), self.caption_length)  # [B, T]
-        words = model.embed(phrase.ids)  # [B, T, D]
         wording = model.wording(batch.ids, noise)
-        result = model.segment(vision, batch.view1, words, phrase.mask, wording)
-        real = phrase.mask[..., None].float()
-        mean = (words * real).sum(1) / real.sum(1).clamp_min(1)  # [B, D]
-        guide = model.seg_embedding(self.scale * mean)  # [B, D2]
+        result = model.segment(vision, batch.view1, model.embed(phrase.ids), phrase.mask, wording)
+        guide = guide_embedding(model, phrase, self.scale)  # [B, D2]
         warming = noise.update < self.warmup_updates
         pull = F.mse_loss(result.seg_embedding, guide.detach(), reduction="none").mean(1).sum()
         if warming:

@@ -173,7 +173,11 @@ def published_config(sizes: Sizes, vocabulary: int, eos: int, template: str) -> 
 
 @torch.no_grad()
 def new_network(config: dict[str, Any], init_range: float, seed: int) -> Network:
-    """A network with fresh weights: transformers' own initialisation, position embeddings N(0, 0.1)."""
+    """A network with fresh weights: transformers' own initialisation, position embeddings N(0, 0.1), SAM2 by fan-in.
+
+    At these widths SAM2's usual 0.02 does not learn: after 150 updates of a decoder that is told colour and shape, mean
+    IoU was 0.10 with it and 0.66 with 0.7 / sqrt(fan-in) (0.21 with 0.5, 0.39 with 1.0).
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = Network(parse_config(config))
@@ -182,6 +186,10 @@ def new_network(config: dict[str, Any], init_range: float, seed: int) -> Network
         backbone = network.sam2.vision_encoder.backbone
         for parameter in (backbone.pos_embed, backbone.pos_embed_window):
             nn.init.normal_(parameter, std=0.1)
+        for module in network.sam2.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+                fan_in = module.weight.shape[0] if isinstance(module, nn.ConvTranspose2d) else module.weight[0].numel()
+                nn.init.normal_(module.weight, std=0.7 * fan_in**-0.5)
         for part in (network.projector, network.text_hidden_fcs):
             for module in part.modules():
                 if isinstance(module, nn.Linear):

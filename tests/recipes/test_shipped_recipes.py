@@ -1,0 +1,33 @@
+"""Every shipped recipe, found by glob, passes its check and names only what is registered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from core.recipe import check, components_used, load
+from core.registry import Registry
+from core.run import main
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("**/*.yaml"))
+
+
+def test_there_are_recipes() -> None:
+    assert {"shapes_base.yaml", "dual_loop_tiny.yaml", "dual_loop_8gpu.yaml"} <= {recipe.name for recipe in RECIPES}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
+def test_shipped_recipe_passes_its_check(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = load(path)
+    assert [str(fault) for fault in check(recipe, Registry())] == []
+    assert len(components_used(recipe, Registry())) > 10
+    assert main([str(path), "--check"]) == 0
+    assert "recipe OK" in capsys.readouterr().out
+
+
+def test_the_big_recipe_reports_its_placeholders(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(next(path for path in RECIPES if path.name == "dual_loop_8gpu.yaml")), "--check"]) == 0
+    printed = capsys.readouterr()
+    assert "model.checkpoint: /path/to/Sa2VA-4B does not exist" in printed.err
+    assert "256 = 16 x 2 accumulated x 8 processes" in printed.out
