@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -62,7 +63,7 @@ def load(path: Path, groups: Groups, optimizer: torch.optim.Optimizer, teacher: 
         trained = load_file(path / "trained.safetensors")
         stored = load_file(path / "optimizer.safetensors")
         shadow = load_file(path / "teacher.safetensors") if teacher is not None else {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{path}: not a complete checkpoint ({error}); resume from another one") from None
     load_trained(trained, groups, path)
     for group, members in groups.items():

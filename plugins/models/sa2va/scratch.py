@@ -190,9 +190,9 @@ def new_network(config: dict[str, Any], init_range: float, seed: int) -> Network
             if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
                 fan_in = module.weight.shape[0] if isinstance(module, nn.ConvTranspose2d) else module.weight[0].numel()
                 nn.init.normal_(module.weight, std=0.7 * fan_in**-0.5)
-        for part in (network.projector, network.text_hidden_fcs):
+        for part, gain in ((network.projector, None), (network.text_hidden_fcs, 2**0.5)):
             for module in part.modules():
                 if isinstance(module, nn.Linear):
-                    nn.init.normal_(module.weight, std=init_range)
+                    nn.init.normal_(module.weight, std=gain * module.in_features**-0.5 if gain else init_range)
                     nn.init.zeros_(module.bias)
     return network
