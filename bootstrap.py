@@ -15,6 +15,7 @@ import sys
 import venv
 from pathlib import Path
 
+NEEDED = (3, 11)
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
@@ -43,7 +44,7 @@ def setup() -> None:
 
 
 def main(arguments: list[str]) -> int:
-    if sys.version_info < (3, 11):
+    if sys.version_info[:2] < NEEDED:
         print(f"dualloop needs Python 3.11 or newer; this is {sys.version.split()[0]}", file=sys.stderr)
         return 2
     what, *rest = arguments or ["help"]

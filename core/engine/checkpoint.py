@@ -32,7 +32,13 @@ def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
 
 
 def save(
-    folder: Path, update: int, groups: Groups, optimizer: torch.optim.Optimizer, teacher: Teacher | None, state: Mapping[str, Any], keep: int
+    folder: Path,
+    update: int,
+    groups: Groups,
+    optimizer: torch.optim.Optimizer,
+    teacher: Teacher | None,
+    state: Mapping[str, Any],
+    keep: int,
 ) -> Path:
     """Writes the checkpoint after ``update`` updates and removes all but the newest ``keep``; returns its folder."""
     target = folder / f"update-{update:06d}"

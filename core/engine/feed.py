@@ -63,7 +63,9 @@ class _Drawing(Dataset[MicroBatch]):
             except BadSample as bad:
                 micro.bad.append((source.path, bad.reason, bad.sample))
                 last, index = bad, self.plan.replacement(slot, attempt)
-        raise UserError(f"{source.path}: {MAX_ATTEMPTS} draws in a row were bad, the last one {last}; check the data set's folder and options")
+        raise UserError(
+            f"{source.path}: {MAX_ATTEMPTS} draws in a row were bad, the last one {last}; check the data set's folder and options"
+        )
 
 
 class _Requests(Sampler[_Request]):

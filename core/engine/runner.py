@@ -75,7 +75,8 @@ def _check_launch(launch: Mapping[str, Any]) -> None:
     found = torch.cuda.device_count() if launch["device"] == "cuda" else None
     if found is not None and found < launch["processes"]:
         raise UserError(
-            f"launch asks for {launch['processes']} GPUs, {found} found; launch.strategy=single launch.processes=1 launch.device=cpu runs it here"
+            f"launch asks for {launch['processes']} GPUs, {found} found; "
+            "launch.strategy=single launch.processes=1 launch.device=cpu runs it here"
         )
 
 
@@ -172,9 +173,7 @@ def _build(recipe: Recipe, registry: Registry, folder: Path, last: Path | None) 
     if not any(tracker["use"] == "jsonl" for tracker in values["track"].values()):
         trackers["jsonl"] = registry.get("trackers", "jsonl").object()  # always on
     evaluators = {name: build(recipe, ("evaluate", name), registry) for name in values["evaluate"]}
-    trainer = Trainer(
-        model, loops, teacher, op, schedule, strategy, rate, seed, launch["device"], train["precision"], folder
-    )
+    trainer = Trainer(model, loops, teacher, op, schedule, strategy, rate, seed, launch["device"], train["precision"], folder)
     return Run(recipe, folder, model, teacher, trainer, evaluators, Trackers(trackers), optimizer, start)
 
 
@@ -224,13 +223,15 @@ def _save(built: Run, update: int) -> None:
     checkpoint.save(folder, update, built.trainer.strategy.groups, built.optimizer, built.teacher, state, keep)
 
 
-def _finish(built: Run, before: Mapping[str, Evaluation], after: Mapping[str, Evaluation], history: list[dict[str, float]]) -> dict[str, Any]:
+def _finish(
+    built: Run, before: Mapping[str, Evaluation], after: Mapping[str, Evaluation], history: list[dict[str, float]]
+) -> dict[str, Any]:
     """Pictures, result files and the export; returns the summary shown to the user."""
     _sheet(built, built.recipe.values["train"]["updates"], "after", after)
     summary: dict[str, Any] = {}
     window = max(1, len(history) // 10)
     for name in sorted({key for values in history for key in values}):
-        if name.endswith("/loss") or "/cosine/" in name and name.count("/") == 2 or name.endswith("/topk_mass"):
+        if name.endswith("/loss") or ("/cosine/" in name and name.count("/") == 2) or name.endswith("/topk_mass"):
             series = [values[name] for values in history if name in values]
             first, last = (sum(part) / len(part) for part in (series[:window], series[-window:]))
             summary[name] = f"{first:.4f} -> {last:.4f}  (means of the first and last {window} updates of this session)"

@@ -69,5 +69,7 @@ class Single:
 def make_strategy(name: str, groups: Groups, optimizer: torch.optim.Optimizer, clip_norm: float, **options: Any) -> Single:
     """The strategy a recipe's ``launch.strategy`` names."""
     if name != "single":
-        raise UserError(f"launch.strategy={name} is not available yet; launch.strategy=single launch.processes=1 launch.device=cpu runs it here")
+        raise UserError(
+            f"launch.strategy={name} is not available yet; launch.strategy=single launch.processes=1 launch.device=cpu runs it here"
+        )
     return Single(groups, optimizer, clip_norm)

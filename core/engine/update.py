@@ -10,12 +10,11 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from core.contracts import Gram, GradientOp, Loop, LossTerms, Model, Schedule, Teacher, UserError
-from core.engine.feed import Feed, MicroBatch
+from core.contracts import GradientOp, Gram, Loop, LossTerms, Model, Schedule, Teacher, UserError
+from core.engine.feed import Feed
 from core.engine.gradients import Gradients
 from core.engine.noise import RunNoise, derived_seed
 from core.engine.strategy import Single
@@ -50,7 +49,8 @@ class Trainer:
 
     def update(self, number: int) -> dict[str, float]:
         """Runs update ``number`` (from 0) and returns what is to be logged. Raises ``UserError`` for NaN or Inf."""
-        started, values = time.perf_counter(), {}
+        started = time.perf_counter()
+        values: dict[str, float] = {}
         gradients: dict[str, Gradients] = {}
         for name in self.schedule.loops(number):
             gradients[name] = self._gradient(self.loops[name], number, values)
@@ -67,11 +67,11 @@ class Trainer:
         self.rate.step()
         if self.teacher is not None:
             self.teacher.update()
-        return values | surgery(gram, weights) | {
-            "optimizer/grad_norm": norm,
-            "optimizer/lr": self.rate.get_last_lr()[0],
-            "time/update_s": time.perf_counter() - started,
-        }
+        values |= surgery(gram, weights)
+        values["optimizer/grad_norm"] = norm
+        values["optimizer/lr"] = float(self.rate.get_last_lr()[0])
+        values["time/update_s"] = time.perf_counter() - started
+        return values
 
     def _gradient(self, loop: LoopSetup, number: int, values: dict[str, float]) -> Gradients:
         """The averaged, accumulated gradient of one loop; losses and metrics are added to ``values``."""
@@ -90,7 +90,7 @@ class Trainer:
                 for task, batch in micro.parts:
                     with torch.autocast(self.device, torch.bfloat16) if self.precision == "bf16" else nullcontext():
                         terms = loop.tasks[task](self.model, self.teacher, batch.to(self.device), noise)
-                    loss = sum(term.weight * term.total / totals[name] for name, term in terms.terms.items() if totals[name])
+                    loss = torch.stack([term.weight * term.total / max(totals[name], 1) for name, term in terms.terms.items()]).sum()
                     self._finite(float(loss.detach()), f"the loss of update {number}, {loop.name}/{task}", micro.ids)
                     self.strategy.backward(loss)
                     add_sums(sums, f"{loop.name}/{task}", terms)

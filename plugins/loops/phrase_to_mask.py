@@ -11,7 +11,7 @@ class PhraseToMask:
 
     needs = frozenset({"caption"})
 
-    def __init__(self, *, losses: PhraseLosses, caption_length: int = 64, scale: float = 20.0) -> None:
+    def __init__(self, *, losses: PhraseLosses, caption_length: int = 64, scale: float = 6.0) -> None:
         positive(caption_length=caption_length, scale=scale)
         self.losses, self.caption_length, self.scale = losses, caption_length, scale
 

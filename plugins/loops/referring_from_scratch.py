@@ -29,7 +29,7 @@ class ReferringFromScratch:
     needs = frozenset({"caption"})
 
     def __init__(
-        self, *, losses: SegmentationLosses, warmup_updates: int, caption_length: int = 64, scale: float = 20.0, pull: float = 0.1
+        self, *, losses: SegmentationLosses, warmup_updates: int, caption_length: int = 64, scale: float = 6.0, pull: float = 0.1
     ) -> None:
         positive(caption_length=caption_length, scale=scale)
         self.losses, self.caption_length = losses, caption_length

@@ -120,11 +120,15 @@ def test_workers_change_nothing() -> None:
     assert alone.bad == helped.bad
 
 
+def run_through(stream: Feed, updates: int) -> None:
+    for _ in range(updates):
+        stream.update()
+
+
 def test_too_many_bad_samples_stop_the_run_with_the_reasons() -> None:
     stream = feed(Numbers(400, frozenset(range(40))))
     with pytest.raises(UserError, match=r"loops\.loop\.tasks\.t\.data\.s: \d+ of \d+ samples are bad \(\d+ x unreadable\)"):
-        for _ in range(40):
-            stream.update()
+        run_through(stream, 40)
 
 
 def test_a_source_without_a_usable_sample_stops_the_run() -> None:

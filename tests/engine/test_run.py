@@ -194,7 +194,14 @@ def test_a_run_leaves_what_a_reader_needs(tiny: Make) -> None:
     for name in ("recipe.yaml", "metrics.jsonl", "result.md", "pictures_before.png", "pictures_after.png", "export/model.safetensors"):
         assert (folder / name).stat().st_size > 0, name
     line = logged(folder)[-1]
-    for name in ("loop1/loss", "loop2/loss", "loop1/referring/mask", "loop2/cycle/caption", "surgery/cosine/loop1_loop2", "optimizer/grad_norm"):
+    for name in (
+        "loop1/loss",
+        "loop2/loss",
+        "loop1/referring/mask",
+        "loop2/cycle/caption",
+        "surgery/cosine/loop1_loop2",
+        "optimizer/grad_norm",
+    ):
         assert name in line, name
 
 

@@ -12,7 +12,9 @@ def test_each_update_belongs_to_one_stage() -> None:
     assert [schedule.loops(update) for update in range(5)] == [["words"], ["words"], ["a", "b"], ["b"], ["b"]]
 
 
-@pytest.mark.parametrize("stages", [[], [Stage(["a"], 2)], [Stage(["a"]), Stage(["b"])], [Stage(["a"], 3), Stage(["b"], 2), Stage(["c"])], [Stage([])]])
+@pytest.mark.parametrize(
+    "stages", [[], [Stage(["a"], 2)], [Stage(["a"]), Stage(["b"])], [Stage(["a"], 3), Stage(["b"], 2), Stage(["c"])], [Stage([])]]
+)
 def test_impossible_stages_are_refused(stages: list[Stage]) -> None:
     with pytest.raises(ValueError, match="stages: "):
         Stages(stages=stages)

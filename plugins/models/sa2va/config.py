@@ -46,7 +46,13 @@ _SAM2_HIERA_L: dict[str, Any] = {
     },
     "mask_decoder": {"mlp_dim": 2048, "iou_head_hidden_dim": 256},
 }
-_TOP_DEFAULTS: dict[str, Any] = {"select_layer": -1, "downsample_ratio": 0.5, "ps_version": "v1", "template": None, "force_image_size": None}
+_TOP_DEFAULTS: dict[str, Any] = {
+    "select_layer": -1,
+    "downsample_ratio": 0.5,
+    "ps_version": "v1",
+    "template": None,
+    "force_image_size": None,
+}
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,11 @@ class Sa2vaConfig:
     template: str  # name of the turn format
     pixel_shuffle: str  # "v1" or "v2"
     downsample: float
+
+    @property
+    def mask_width(self) -> int:
+        """Width of the mask decoder, which the [SEG] embedding has too."""
+        return (self.published.get("sam2_config") or _SAM2_HIERA_L)["hidden_size"]
 
     @property
     def mask_size(self) -> int:
@@ -122,7 +133,9 @@ def parse_config(published: dict[str, Any], where: str = "config") -> Sa2vaConfi
 
 
 def _llm(diff: dict[str, Any]) -> Qwen2Config:
-    names = {name for name in diff if name not in ("_attn_implementation_autoset", "architectures", "torch_dtype", "auto_map", "model_type")}
+    names = {
+        name for name in diff if name not in ("_attn_implementation_autoset", "architectures", "torch_dtype", "auto_map", "model_type")
+    }
     values = {name: diff[name] for name in names}
     if "rope_theta" in values:  # flat in a published config
         values["rope_parameters"] = {"rope_type": "default", "rope_theta": values.pop("rope_theta")}

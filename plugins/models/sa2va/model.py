@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
-from transformers import Qwen2TokenizerFast
+from transformers import Qwen2Tokenizer
 from transformers.initialization import no_init_weights
 
 from core.contracts import Noise, Prediction, RegionBatch, Segmentation, Tokens, UserError, Wording
@@ -44,7 +44,7 @@ class Lora:
     """Low-rank adapters on all linear layers of the language model but its head (Hu et al. 2021)."""
 
     r: int = 128
-    alpha: float = 256.0
+    alpha: int = 256
     dropout: float = 0.05
 
 
@@ -73,7 +73,7 @@ def load(
     load_into(network, checkpoint)
     if config.llm.tie_word_embeddings:
         network.llm.tie_weights()
-    return Sa2va(network, Qwen2TokenizerFast.from_pretrained(checkpoint), checkpoint, lora, train, max_tiles)
+    return Sa2va(network, Qwen2Tokenizer.from_pretrained(checkpoint), checkpoint, lora, train, max_tiles)
 
 
 class Sa2va(nn.Module):
@@ -82,7 +82,7 @@ class Sa2va(nn.Module):
     def __init__(
         self,
         network: Network,
-        tokenizer: Qwen2TokenizerFast,
+        tokenizer: Qwen2Tokenizer,
         base: Path | None,
         lora: Lora | None,
         train: list[Group] | None,
@@ -153,7 +153,7 @@ class Sa2va(nn.Module):
         return [self._text(ids[mask].tolist()) for ids, mask in zip(tokens.ids, tokens.mask, strict=True)]
 
     def _text(self, ids: list[int]) -> str:
-        text = self.tokenizer.decode(ids, skip_special_tokens=False)
+        text = str(self.tokenizer.decode(ids, skip_special_tokens=False))
         return text.split(self.turn.end)[0].replace(self.tokenizer.eos_token or self.turn.end, "").strip()
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -204,7 +204,7 @@ class Sa2va(nn.Module):
     def _describe_prompts(self, vision: Vision, view: Tensor, cells: Tensor, gate: Tensor | None = None) -> list[Tensor]:
         sequences = []
         for row, image in enumerate(self._image_tokens(vision, view)):
-            last = image[-self.network.config.grid**2 :]  # the thumbnail or the only tile [G*G, D]
+            last = image[-(self.network.config.grid**2) :]  # the thumbnail or the only tile [G*G, D]
             chosen = cells[row].flatten()  # [G*G]
             region = last[chosen] if gate is None else last[chosen] * gate[row].flatten()[chosen, None].to(last.dtype)
             count = int(chosen.sum())
@@ -241,7 +241,9 @@ class Sa2va(nn.Module):
             answers.append(self._ids(prompts.ANSWERS[answer] + self.turn.end))
         return Wording(before, after, self._rows(answers))
 
-    def _segment_prompts(self, vision: Vision, view: Tensor, text: list[Tensor], before: Sequence[str], after: Sequence[str]) -> list[Tensor]:
+    def _segment_prompts(
+        self, vision: Vision, view: Tensor, text: list[Tensor], before: Sequence[str], after: Sequence[str]
+    ) -> list[Tensor]:
         sequences = []
         for row, image in enumerate(self._image_tokens(vision, view)):
             left, right = prompts.segment_turn(self.turn, len(image), before[row], after[row])
@@ -272,7 +274,7 @@ class Sa2va(nn.Module):
         if ids[-1] == self.tokenizer.eos_token_id or ids[-len(self._end_ids) :] == self._end_ids:
             return True
         # the end may have merged with the text before it: then only the text tells
-        return self.turn.end in self.tokenizer.decode(ids[-len(self._end_ids) - 2 :]).replace("\n", "")
+        return self.turn.end in str(self.tokenizer.decode(ids[-len(self._end_ids) - 2 :])).replace("\n", "")
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -334,14 +336,11 @@ class Sa2va(nn.Module):
             raise UserError("this model was not loaded from a folder; there is no base to take tokenizer and frozen tensors from")
         merged = merged_tensors(self.network)
         trained = {name.split(".lora_")[0].removesuffix(".base_layer") for group in self._trainable.values() for name, _ in group}
-        tensors: Callable[[str], Tensor] = merged.__getitem__
-
-        def exported():
-            for key, tensor in stored_tensors(self.base):
-                changed = is_trained(key, trained)
-                yield key, published_tensor(key, tensors).to(tensor.dtype) if changed else tensor
-
-        write_folder(folder, exported(), self.network.config.published, self.base)
+        tensors = (
+            (key, published_tensor(key, merged.__getitem__).to(tensor.dtype) if is_trained(key, trained) else tensor)
+            for key, tensor in stored_tensors(self.base)
+        )
+        write_folder(folder, tensors, self.network.config.published, self.base)
 
 
 def group_of(name: str) -> Group:

@@ -51,7 +51,7 @@ class Network(nn.Module):
         self.vision: InternVLVisionModel = AutoModel.from_config(config.vision, attn_implementation="sdpa")
         self.projector = InternVLMultiModalProjector(config.projector())
         self.llm: Qwen2ForCausalLM = AutoModelForCausalLM.from_config(config.llm, attn_implementation="sdpa")
-        width, mask_width = config.llm.hidden_size, config.sam2.mask_decoder_config.hidden_size
+        width, mask_width = config.llm.hidden_size, config.mask_width
         self.text_hidden_fcs = nn.Sequential(nn.Linear(width, width), nn.ReLU(inplace=True), nn.Linear(width, mask_width), nn.Dropout(0.0))
         self.sam2: Sam2Model = AutoModel.from_config(config.sam2, attn_implementation="sdpa")
 

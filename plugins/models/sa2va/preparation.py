@@ -116,7 +116,9 @@ class Sa2vaPreparation:
         mask2 = region.mask2 if region.mask2 is not None else region.mask
         for image, mask in ((region.image, region.mask), (region.image2 if second else region.image, mask2)):
             if image is None or image.shape[:2] != mask.shape:
-                raise BadSample("mask and picture sizes differ", region.id, f"mask {mask.shape}, picture {np.shape(image)}")
+                raise BadSample(
+                    "mask and picture sizes differ", region.id, f"mask {mask.shape}, picture {None if image is None else image.shape}"
+                )
         mask1, small2 = small_mask(region.mask, self.sam_size // 4), small_mask(mask2, self.sam_size // 4)
         if not mask1.any() or not small2.any():
             raise BadSample("mask is empty at the model's size", region.id, f"{int(region.mask.sum())} pixels in the picture")

@@ -16,7 +16,7 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers, trainers
 from tokenizers import decoders as token_decoders
 from torch import nn
-from transformers import Qwen2TokenizerFast
+from transformers import Qwen2Tokenizer
 
 from core.contracts import UserError
 from plugins.models.sa2va import prompts
@@ -26,16 +26,46 @@ from plugins.models.sa2va.keys import published_names
 from plugins.models.sa2va.model import Group, Sa2va, load
 from plugins.models.sa2va.network import Network
 
-_QWEN = (
-    "<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> <|box_start|> <|box_end|> <|quad_start|> "
-    "<|quad_end|> <|vision_start|> <|vision_end|> <|vision_pad|> <|image_pad|> <|video_pad|> <tool_call> </tool_call> "
-    "<|fim_prefix|> <|fim_middle|> <|fim_suffix|> <|fim_pad|> <|repo_name|> <|file_sep|> <img> </img> <IMG_CONTEXT> <quad> "
-    "</quad> <ref> </ref> <box> </box> [SEG] <p> </p> <vp> </vp>"
-).split()
+_QWEN = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|object_ref_start|>",
+    "<|object_ref_end|>",
+    "<|box_start|>",
+    "<|box_end|>",
+    "<|quad_start|>",
+    "<|quad_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+    "<tool_call>",
+    "</tool_call>",
+    "<|fim_prefix|>",
+    "<|fim_middle|>",
+    "<|fim_suffix|>",
+    "<|fim_pad|>",
+    "<|repo_name|>",
+    "<|file_sep|>",
+    "<img>",
+    "</img>",
+    "<IMG_CONTEXT>",
+    "<quad>",
+    "</quad>",
+    "<ref>",
+    "</ref>",
+    "<box>",
+    "</box>",
+    "[SEG]",
+    "<p>",
+    "</p>",
+    "<vp>",
+    "</vp>",
+]
 # Qwen2's own pre-tokenizer (transformers, Qwen2 tokenizer)
-_QWEN_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+_QWEN_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 @dataclass(frozen=True)
@@ -59,7 +89,14 @@ class Sizes:
 
 
 def scratch(
-    *, folder: Path, corpus: Path, train: list[Group], sizes: Sizes | None = None, template: str = "qwen_chat", seed: int = 0, vocabulary: int = 448
+    *,
+    folder: Path,
+    corpus: Path,
+    train: list[Group],
+    sizes: Sizes | None = None,
+    template: str = "qwen_chat",
+    seed: int = 0,
+    vocabulary: int = 448,
 ) -> Sa2va:
     """Writes a new model to ``folder`` (or takes the one that an equal call wrote there) and loads it for training.
 
@@ -74,11 +111,13 @@ def scratch(
         if not marker.is_file() or json.loads(marker.read_text(encoding="utf-8")) != settings:
             raise UserError(f"{folder}: exists and was not written with these settings; remove it or choose another model.folder")
     else:
-        _write(folder, settings, sizes, template, seed, train_tokenizer(corpus.read_text(encoding="utf-8").splitlines(), vocabulary, template))
+        _write(
+            folder, settings, sizes, template, seed, train_tokenizer(corpus.read_text(encoding="utf-8").splitlines(), vocabulary, template)
+        )
     return load(checkpoint=folder, train=train, max_tiles=1)
 
 
-def _write(folder: Path, settings: dict[str, Any], sizes: Sizes, template: str, seed: int, tokenizer: Qwen2TokenizerFast) -> None:
+def _write(folder: Path, settings: dict[str, Any], sizes: Sizes, template: str, seed: int, tokenizer: Qwen2Tokenizer) -> None:
     config = published_config(sizes, len(tokenizer), tokenizer.eos_token_id, template)
     network = new_network(config, sizes.init_range, seed)
     natives = native_tensors(network)
@@ -91,7 +130,7 @@ def _write(folder: Path, settings: dict[str, Any], sizes: Sizes, template: str, 
     shutil.rmtree(parts)
 
 
-def train_tokenizer(lines: list[str], vocabulary: int, template: str) -> Qwen2TokenizerFast:
+def train_tokenizer(lines: list[str], vocabulary: int, template: str) -> Qwen2Tokenizer:
     """Byte-level BPE over ``lines`` and the prompt texts, ``vocabulary`` ordinary tokens at most, then the special ones."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -100,10 +139,17 @@ def train_tokenizer(lines: list[str], vocabulary: int, template: str) -> Qwen2To
     tokenizer.decoder = token_decoders.ByteLevel()
     trainer = trainers.BpeTrainer(vocab_size=vocabulary, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False)
     turn = prompts.turn_format(template)
-    frame = [turn.before, turn.between, prompts.region_text([]), prompts.DESCRIBE, *prompts.ANSWERS, *(b + " the" + a for b, a in prompts.SEGMENT)]
+    frame = [
+        turn.before,
+        turn.between,
+        prompts.region_text([]),
+        prompts.DESCRIBE,
+        *prompts.ANSWERS,
+        *(b + " the" + a for b, a in prompts.SEGMENT),
+    ]
     tokenizer.train_from_iterator([*lines, *frame * 50], trainer)
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in _QWEN])
-    return Qwen2TokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", unk_token=None)
+    return Qwen2Tokenizer(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
 
 
 def published_config(sizes: Sizes, vocabulary: int, eos: int, template: str) -> dict[str, Any]:
@@ -183,6 +229,8 @@ def new_network(config: dict[str, Any], init_range: float, seed: int) -> Network
         network = Network(parse_config(config))
         for parameter in (network.vision.embeddings.position_embeddings, network.vision.embeddings.cls_token):
             nn.init.normal_(parameter, std=0.1)
+        # words are what the decoder is taught with first: larger than the rest, or its lesson starts late
+        nn.init.normal_(network.llm.model.embed_tokens.weight, std=0.3)
         backbone = network.sam2.vision_encoder.backbone
         for parameter in (backbone.pos_embed, backbone.pos_embed_window):
             nn.init.normal_(parameter, std=0.1)
