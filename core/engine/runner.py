@@ -30,6 +30,9 @@ from core.registry import Registry
 #: What may differ between a run and its resumption without making it another experiment.
 FREE_ON_RESUME = ("track", "checkpoint", "output", "launch", "evaluate", "train.workers", "train.evaluate", "train.max_bad_fraction")
 
+#: Of the probability that the sampler's k tokens hold: at 0.91 its gradient has cosine 0.98 to the exact one, at 0.31 only 0.43.
+LOW_TOPK_MASS = 0.8
+
 
 @dataclass
 class Run:
@@ -63,11 +66,11 @@ def run(recipe: Recipe, registry: Registry, resume: Path | bool | None = None, q
         history = _train(built, progress)
         after = evaluate_all(built.model, built.evaluators, progress) if evaluate else {}
         summary = _finish(built, before, after, history)
-    if not quiet or after:
-        before_after_table(before, after, console) if after else None
-        for name, value in summary.items():
-            console.print(f"{name:<32} {value}", highlight=False)
-    console.print(f"finished: {folder}", highlight=False, soft_wrap=True)
+    if after:
+        before_after_table(before, after, console)
+    for name, value in summary.items():
+        console.print(f"{name}: {value}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"finished: {folder}", highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
@@ -229,12 +232,10 @@ def _finish(
     """Pictures, result files and the export; returns the summary shown to the user."""
     _sheet(built, built.recipe.values["train"]["updates"], "after", after)
     summary: dict[str, Any] = {}
-    window = max(1, len(history) // 10)
-    for name in sorted({key for values in history for key in values}):
-        if name.endswith("/loss") or ("/cosine/" in name and name.count("/") == 2) or name.endswith("/topk_mass"):
-            series = [values[name] for values in history if name in values]
-            first, last = (sum(part) / len(part) for part in (series[:window], series[-window:]))
-            summary[name] = f"{first:.4f} -> {last:.4f}  (means of the first and last {window} updates of this session)"
+    for name, (first, last) in ends(history).items():
+        summary[name] = f"{first:.4f} -> {last:.4f}"
+        if name.endswith("/topk_mass") and last < LOW_TOPK_MASS:
+            summary[name] += f"; below {LOW_TOPK_MASS}: the sampler's gradient leaves much out, raise its k"
     if bad := bad_summary({name: loop.feed for name, loop in built.trainer.loops.items()}):
         summary["bad samples"] = ", ".join(f"{count} x {what}" for what, count in bad.items())
     if built.recipe.values["checkpoint"]["export"]:
@@ -245,3 +246,14 @@ def _finish(
     write_result(built.folder, before, after, summary)
     built.trackers.finish(metric_values(after))
     return summary
+
+
+def ends(history: list[dict[str, float]]) -> dict[str, tuple[float, float]]:
+    """Of each loop's loss, the gradients' cosine and ``topk_mass``: the mean over the first and the last tenth of the updates."""
+    window, found = max(1, len(history) // 10), {}
+    for name in sorted({key for values in history for key in values}):
+        if name.endswith(("/loss", "/topk_mass")) or (name.startswith("surgery/cosine/") and name.count("/") == 2):
+            series = [values[name] for values in history if name in values]
+            first, last = series[:window], series[-window:]
+            found[name] = (sum(first) / len(first), sum(last) / len(last))
+    return found

@@ -226,3 +226,11 @@ def test_real_photographs_train_with_finite_losses(tiny: Make, samples: Path) ->
     lines = logged(folder)
     assert len(lines) == 4
     assert all(torch.isfinite(torch.tensor(line["loop1/loss"] + line["loop2/loss"])) for line in lines)
+
+
+def test_the_readmes_own_component_runs(tiny: Make, tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(readme.split("```python\n")[1].split("```")[0])
+    folder = go(tiny(f"gradient={{use: '{plugin}:Half', anchor: loop1}}", "train.updates=1"))
+    assert logged(folder)[0]["surgery/weight/loop2"] == 0.25
