@@ -33,6 +33,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; the last checkpoint stands, --resume goes on from it", file=sys.stderr)
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:

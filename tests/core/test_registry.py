@@ -39,7 +39,7 @@ def install(tmp_path, monkeypatch):
 
 
 def test_built_in_names_are_those_of_the_snapshot() -> None:
-    names = [f"{e.kind}/{e.name}" for e in Registry().list() if e.distribution == "dualloop"]
+    names = sorted(f"{e.kind}/{e.name}" for e in Registry().list() if e.distribution == "dualloop")
     assert names == SNAPSHOT.read_text().split(), (
         "the registered names changed: reinstall with pip install -e . if pyproject.toml is newer, or update registered_names.txt"
     )

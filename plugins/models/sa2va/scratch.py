@@ -70,12 +70,12 @@ _QWEN_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of a small model; the defaults have about 1.5 million parameters."""
+    """Sizes of a small model; the defaults have about 1.6 million parameters."""
 
     tile: int = 128
     patch: int = 8
-    vision_width: int = 96
-    vision_layers: int = 3
+    vision_width: int = 64
+    vision_layers: int = 2
     llm_width: int = 128
     llm_layers: int = 3
     sam_size: int = 128
