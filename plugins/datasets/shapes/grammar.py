@@ -63,13 +63,13 @@ def caption(words: Words) -> str:
 
 
 def expressions(index: int, things: Sequence[Words], rng: np.random.Generator) -> list[str]:
-    """The full phrase of thing ``index`` and, where there is one, a shortest phrase that fits it alone."""
+    """The full phrase of thing ``index`` and, where there is one, a shortest phrase with colour and shape that fits it alone."""
     others = [one for i, one in enumerate(things) if i != index]
-    for count in (0, 1, 2):
+    for count in (0, 1):
         enough = [
             said
-            for some in combinations(("size", "colour", "position"), count)
-            if not any(things[index].fits(other, said := ("shape", *some)) for other in others)
+            for some in combinations(("size", "position"), count)
+            if not any(things[index].fits(other, said := ("colour", "shape", *some)) for other in others)
         ]
         if enough:
             short = phrase(things[index], enough[int(rng.integers(len(enough)))])

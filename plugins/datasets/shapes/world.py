@@ -55,7 +55,7 @@ def write_world(
     """
     if pictures < 1 or seed < 0 or not 64 <= size <= 4096:
         raise ValueError(f"pictures must be at least 1, seed at least 0 and size 64 to 4096, not {pictures}, {seed} and {size}.")
-    settings = {"version": 1, "pictures": pictures, "seed": seed, "size": size}
+    settings = {"version": 2, "pictures": pictures, "seed": seed, "size": size}
     if _already(out, settings):
         progress(f"{out}: already there")
         return
