@@ -7,6 +7,8 @@ import json
 import random
 import struct
 import zlib
+from array import array
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +21,18 @@ from core.contracts import BadSample, UserError
 MAX_PIXELS = 100_000_000
 
 
-def spread(count: int, max_samples: int | None, seed: int = 0) -> list[int]:
+def spread(count: int, max_samples: int | None, seed: int = 0) -> Sequence[int]:
     """Increasing indices out of ``range(count)``: one drawn from each of ``max_samples`` equal stretches.
 
-    The same arguments give the same indices on every machine. Raises ``ValueError`` for ``max_samples`` below 1.
+    A range or a packed array, no list: it is held for as long as the data set. The same arguments give the same indices on
+    every machine. Raises ``ValueError`` for ``max_samples`` below 1.
     """
     if max_samples is not None and max_samples < 1:
         raise ValueError(f"max_samples must be at least 1 or left out, not {max_samples}.")
     if max_samples is None or max_samples >= count:
-        return list(range(count))
+        return range(count)
     draw = random.Random(seed)
-    return [draw.randrange(i * count // max_samples, (i + 1) * count // max_samples) for i in range(max_samples)]
+    return array("q", (draw.randrange(i * count // max_samples, (i + 1) * count // max_samples) for i in range(max_samples)))
 
 
 def existing_folder(root: Path, source: str, holds: str) -> Path:
@@ -60,7 +63,8 @@ def read_picture(source: Path | bytes, sample: str) -> np.ndarray:
 
     Raises ``BadSample`` for a missing, damaged or over-large picture.
     """
-    return np.array(_open(source, sample, "picture").convert("RGB"))  # [H, W, 3]
+    picture = _open(source, sample, "picture")
+    return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))  # [H, W, 3]
 
 
 def read_mask_file(path: Path, sample: str) -> Image.Image:

@@ -1,9 +1,10 @@
-"""The Describe Anything Dataset: described regions of six splits, in WebDataset tars.
+"""The Describe Anything Dataset: described regions of seven splits, in WebDataset tars.
 
 Layout: ``{root}/{SPLIT}/annotations.json`` and ``{root}/{SPLIT}/images/{00000000..}.tar``. ``annotations.json`` maps a
 key to a region or a list of regions; a region has ``caption``, ``mask_rle``, ``image`` and ``tar_file``. In SAV one
-region spans several frames ``{key}.{t}.jpg`` and ``mask_rle`` is a list, one mask for each. The tars' ``.pickle``
-members are never opened: all they hold is in ``annotations.json``. Known from third-party readers of the real data.
+region spans several frames ``{key}.{t}.jpg`` and ``mask_rle`` is a list, one mask for each. Of ``annotations.json`` only
+the places of the regions are kept. The tars' ``.pickle`` members are never opened: all they hold is in
+``annotations.json``. Known from third-party readers of the real data.
 """
 
 from __future__ import annotations
@@ -12,11 +13,15 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+import numpy as np
+
 from core.contracts import BadSample, Region, UserError
-from plugins.datasets import _rle, _tar
-from plugins.datasets._index import existing_folder, read_json, read_picture, spread
+from plugins.datasets import _json, _rle, _tar
+from plugins.datasets._cache import cached, pack, stamp_of
+from plugins.datasets._index import existing_file, existing_folder, read_picture, spread
 
 _FRAME = re.compile(r"(.+)\.(\d{1,9})\.jpe?g")  # key . number . jpg
+_COCO_ID = re.compile(r"(?:.*\D)?(\d{1,12})")  # also COCO_train2014_000000000139
 _TAGS = re.compile(r"\s*<(?:image|video)>\s*")
 
 
@@ -30,7 +35,7 @@ class Dam:
         self,
         *,
         root: Path,
-        split: Literal["SAV", "COCOStuff", "LVIS", "Mapillary", "OpenImages", "PACO"],
+        split: Literal["SAV", "COCOStuff", "LVIS", "Mapillary", "OpenImages", "PACO", "SAM"],
         max_samples: int | None = None,
     ) -> None:
         """``max_samples`` regions spread over the sorted keys. Raises ``UserError`` where there is none."""
@@ -38,24 +43,23 @@ class Dam:
         root = existing_folder(root, f"dam.{split.lower()}", f"{split}/annotations.json")
         unpacked = (root, root / root.name, root / "describe-anything-dataset")  # copies often hold the folder twice
         self.folder = next((one / split for one in unpacked if (one / split).is_dir()), root / split)
-        annotations = read_json(self.folder / "annotations.json", f"dam.{split.lower()}")
-        if not isinstance(annotations, dict):
-            raise UserError(f"dam.{split.lower()}: {self.folder / 'annotations.json'} is no mapping of keys to regions; fetch it again.")
-        rows = [
-            (key, place, region)
-            for key in sorted(annotations)
-            for place, region in enumerate(annotations[key] if isinstance(annotations[key], list) else [annotations[key]])
-        ]
-        if not rows:
-            raise UserError(f"dam.{split.lower()}: {self.folder / 'annotations.json'} describes no region; check root.")
-        self._rows: list[tuple[str, int, Any]] = [rows[i] for i in spread(len(rows), max_samples)]
+        source = f"dam.{split.lower()}"
+        self._file = existing_file(self.folder / "annotations.json", source)
+        self._index = cached(source, {"file": self._file.resolve()}, stamp_of([self._file]), lambda _: _build(self._file, source))
+        count = len(self._index["rows"])
+        if not count:
+            raise UserError(f"{source}: {self._file} describes no region; check root.")
+        self._chosen = spread(count, max_samples)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._chosen)
 
     def __getitem__(self, index: int) -> Region:
-        key, place, region = self._rows[index]
+        row = self._chosen[index]
+        key_number, place, length = (int(value) for value in self._index["rows"][row])
+        key = self._index.text("key", key_number)
         sample = f"{self.split.lower()}/{key}/{place}"
+        region = _json.read_value(self._file, int(self._index["begin"][row]), length, sample)
         if not isinstance(region, dict) or "mask_rle" not in region:
             raise BadSample("damaged annotation", sample, "no region with a mask_rle")
         caption = region.get("caption")
@@ -76,10 +80,17 @@ class Dam:
 
     def images(self) -> list[list[int]]:
         """Indices grouped by picture, in order."""
-        groups: dict[str, list[int]] = {}
-        for index, (key, _, _) in enumerate(self._rows):
+        groups: dict[int, list[int]] = {}
+        for index, key in enumerate(self._index["rows"][np.asarray(self._chosen), 0].tolist()):
             groups.setdefault(key, []).append(index)
         return list(groups.values())
+
+    def coco_images(self) -> set[int]:
+        """COCO ids of the pictures used, in the splits made of COCO pictures."""
+        if self.split not in ("COCOStuff", "LVIS", "PACO"):
+            return set()
+        keys = (self._index.text("key", int(row)) for row in np.unique(self._index["rows"][np.asarray(self._chosen), 0]))
+        return {int(match[1]) for key in keys if (match := _COCO_ID.fullmatch(key))}
 
     def _member(self, key: str, region: dict[str, Any], frame: int, frames: int, sample: str) -> tuple[Path, str]:
         """The tar and the member that hold the picture. Only the tar that the annotation names is looked into."""
@@ -90,7 +101,7 @@ class Dam:
             members = _tar.members(tar, sample)
             names = _frame_names(members, key, region, frame, frames) if self.split == "SAV" else _picture_names(key, region)
             for name in names:
-                if name in members:
+                if members.find(name) is not None:
                     return tar, name
         raise BadSample("missing member", sample, f"{region.get('image')} in {tar_file or images}")
 
@@ -105,19 +116,35 @@ def _picture_names(key: str, region: dict[str, Any]) -> list[str]:
     return [*names, *(f"{number}.jpg" for number in numbers), *(f"{number:012d}.jpg" for number in numbers)]
 
 
-def _frame_names(members: dict[str, tuple[int, int]], key: str, region: dict[str, Any], frame: int, frames: int) -> list[str]:
+def _frame_names(members: _tar.Members, key: str, region: dict[str, Any], frame: int, frames: int) -> list[str]:
     """Names of frame number ``frame``. Frames are ordered by number: as text, 10 would come before 2."""
     image = region.get("image")
     listed = [name for name in image if isinstance(name, str)] if isinstance(image, list) else []
     stems = [image.removesuffix(".jpg")] if isinstance(image, str) else []
     keys = [key, *stems, f"{region.get('video_id')}_{region.get('ann_id')}", str(region.get("video_id"))]
-    found = [match for name in [*listed, *members] if (match := _FRAME.fullmatch(PurePosixPath(name).name))]
-    for wanted in [*dict.fromkeys(keys), *(match[1] for match in found[: len(listed)])]:
-        numbered = {int(match[2]): match[0] for match in found if match[1] == wanted}
+    of_list = [match for name in listed if (match := _FRAME.fullmatch(PurePosixPath(name).name))]
+    for wanted in dict.fromkeys([*keys, *(match[1] for match in of_list)]):
+        found = [match for name in members.beginning(f"{wanted}.") if (match := _FRAME.fullmatch(name)) and match[1] == wanted]
+        numbered = {int(match[2]): match[0] for match in found}
         if numbered:
             by_rank = [numbered[number] for number in sorted(numbered)]
             return [by_rank[frame]] if len(by_rank) == frames else [numbered[frame]] if frame in numbered else []
     return [f"{key}.jpg", *stems]
+
+
+def _build(path: Path, source: str) -> dict[str, np.ndarray]:
+    """Keys in order and, for each region, [n, 3] int32 key, place and length, and [n] int64 where its JSON begins."""
+    text = _json.read_text(path, source)
+    places: dict[str, list[tuple[int, int]]] = {}  # (begin, end); of a key given twice the last counts
+    try:
+        for key, begin, end in _json.members(text):
+            places[key] = [(first, last) for _, first, last in _json.elements(text, begin)] if text[begin] == "[" else [(begin, end)]
+    except (ValueError, RecursionError) as fault:
+        raise UserError(f"{source}: {path} is damaged or no mapping of keys to regions ({fault}); fetch it again.") from fault
+    keys = sorted(places)
+    rows = [(number, place, end - begin) for number, key in enumerate(keys) for place, (begin, end) in enumerate(places[key])]
+    begins = [begin for key in keys for begin, _ in places[key]]
+    return pack("key", keys) | {"rows": np.array(rows, np.int32).reshape(-1, 3), "begin": np.array(begins, np.int64)}
 
 
 def sav(*, root: Path, max_samples: int | None = None) -> Dam:
@@ -148,3 +175,8 @@ def openimages(*, root: Path, max_samples: int | None = None) -> Dam:
 def paco(*, root: Path, max_samples: int | None = None) -> Dam:
     """Described parts and objects of PACO."""
     return Dam(root=root, split="PACO", max_samples=max_samples)
+
+
+def sam(*, root: Path, max_samples: int | None = None) -> Dam:
+    """Described regions of SA-1B."""
+    return Dam(root=root, split="SAM", max_samples=max_samples)

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from core.contracts import BadSample, Region, UserError
+from plugins.datasets._cache import cached, line_starts, stamp_of
 from plugins.datasets._index import existing_file, existing_folder, read_mask_file, read_picture, spread
 
 _LABEL_FILES = (
@@ -38,34 +39,32 @@ class OpenImages:
         caption: Literal["none", "class_name"] = "none",
         max_samples: int | None = None,
     ) -> None:
-        """Reads the CSV once and keeps the byte offsets of ``max_samples`` rows spread over it. Raises ``UserError``."""
+        """The byte offsets of the CSV's rows are indexed once; ``max_samples`` of them are taken, spread over it. Raises ``UserError``."""
         if caption not in ("none", "class_name"):
             raise ValueError(f"caption must be none or class_name, not {caption}.")
         self.root = existing_folder(root, "openimages", "the segmentation CSV, images/ and masks/")
         self.split = split
         self._table = existing_file(self.root / f"{split}-annotations-object-segmentation.csv", "openimages")
-        offsets = []
         with self._table.open("rb") as file:
             header = file.readline()
-            self._columns = next(csv.reader([header.decode("utf-8-sig")]), [])
-            offset = len(header)
-            for line in file:
-                if line.strip():
-                    offsets.append(offset)
-                offset += len(line)
+        self._columns = next(csv.reader([header.decode("utf-8-sig", "replace")]), [])
         absent = [name for name in _COLUMNS if name not in self._columns]
         if absent:
             raise UserError(f"openimages: {self._table} has no column {absent[0]} in its first line; fetch the file again.")
-        if not offsets:
+        options = {"table": self._table.resolve()}
+        begin = len(header)
+        self._index = cached("openimages", options, stamp_of([self._table]), lambda _: {"offsets": line_starts(self._table, begin)})
+        count = len(self._index["offsets"])
+        if not count:
             raise UserError(f"openimages: {self._table} lists no mask; check split.")
-        self._offsets = np.array(offsets, dtype=np.int64)[spread(len(offsets), max_samples)]  # [n]
+        self._chosen = spread(count, max_samples)
         self._names = _class_names(self.root) if caption == "class_name" else None
 
     def __len__(self) -> int:
-        return len(self._offsets)
+        return len(self._chosen)
 
     def __getitem__(self, index: int) -> Region:
-        offset = int(self._offsets[index])
+        offset = int(self._index["offsets"][self._chosen[index]])
         with self._table.open("rb") as file:
             file.seek(offset)
             line = file.readline().decode("utf-8", "replace")
@@ -104,5 +103,8 @@ def _class_names(root: Path) -> dict[str, str]:
     path = next((root / name for name in _LABEL_FILES if (root / name).is_file()), None)
     if path is None:
         raise UserError(f"openimages: {root} has no {_LABEL_FILES[0]}, which caption: class_name needs; fetch it or set caption: none.")
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        return {row[0]: row[1] for row in csv.reader(file) if len(row) >= 2 and row[0].startswith(("/m/", "/g/"))}
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return {row[0]: row[1] for row in csv.reader(file) if len(row) >= 2 and row[0].startswith(("/m/", "/g/"))}
+    except (UnicodeDecodeError, csv.Error) as fault:
+        raise UserError(f"openimages: {path} cannot be read as a CSV of class names ({fault}); fetch it again.") from fault

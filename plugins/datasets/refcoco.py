@@ -91,6 +91,10 @@ class Refcoco:
             groups.setdefault(item[1], []).append(index)
         return list(groups.values())
 
+    def coco_images(self) -> set[int]:
+        """COCO ids of the pictures used."""
+        return {item[1] for item in self._items}
+
 
 def _picture_folder(root: Path, dataset: str, images: Path | None) -> Path:
     if images is not None:

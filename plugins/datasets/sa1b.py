@@ -6,8 +6,10 @@ Format: segment-anything's README, "Dataset". The index is made from the JSON fi
 from __future__ import annotations
 
 import json
-import os
 import random
+from array import array
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import numpy as np
 
 from core.contracts import BadSample, Region, UserError
 from plugins.datasets import _rle
+from plugins.datasets._cache import cached, listing, over_files, pack, stamp_of
 from plugins.datasets._index import existing_folder, read_picture, spread
 
 
@@ -27,30 +30,30 @@ class Sa1b:
         if min_area < 0:
             raise ValueError(f"min_area must not be negative, not {min_area}.")
         self.root = existing_folder(root, "sa1b", "sa_*.jpg and sa_*.json")
-        found = sorted(
-            os.path.relpath(os.path.join(folder, name), self.root).replace(os.sep, "/")
-            for folder, _, names in os.walk(self.root)
-            for name in names
-            if name.startswith("sa_") and name.endswith(".json")
-        )
-        self._files = [found[i] for i in spread(len(found), max_samples)]
-        positions = [self._positions(name, min_area) for name in self._files]
-        if max_samples is not None and len(self._files) == max_samples:
-            draw = random.Random(0)
-            positions = [[draw.choice(of_file)] if of_file else [] for of_file in positions]
-        rows = [(file, position) for file, of_file in enumerate(positions) for position in of_file]
-        if not rows:
+        found = listing(self.root, "sa_", ".json")
+        chosen = spread(len(found), max_samples)
+        one_each = max_samples is not None and len(chosen) == max_samples
+        files = [found[i] for i in chosen]
+        options = {"root": self.root.resolve(), "min_area": min_area, "one_each": one_each}
+
+        def build(folder: Path) -> dict[str, np.ndarray]:
+            return pack("name", files) | {"rows": over_files("sa1b", partial(_positions, self.root, min_area), files, folder, 1)}
+
+        self._index = cached("sa1b", options, stamp_of(self.root / name for name in files), build)
+        rows = self._index["rows"]  # [n, 2] int32: file, position in it
+        if not len(rows):
             raise UserError(f"sa1b: no sa_*.json under {self.root} has a mask of at least {min_area} pixels; check root and min_area.")
-        self._rows = np.array([rows[i] for i in spread(len(rows), max_samples)], dtype=np.int32)  # [n, 2]: file, position in it
+        self._chosen: Sequence[int] = _one_of_each(rows[:, 0]) if one_each else spread(len(rows), max_samples)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._chosen)
 
     def __getitem__(self, index: int) -> Region:
-        file, position = (int(value) for value in self._rows[index])
-        name = self._files[file].removesuffix(".json")
+        file, position = (int(value) for value in self._index["rows"][self._chosen[index]])
+        json_name = self._index.text("name", file)
+        name = json_name.removesuffix(".json")
         try:
-            annotation = _annotations(self.root / self._files[file])[position]
+            annotation = _annotations(self.root / json_name)[position]
             sample = f"{name}/{annotation['id']}"
             rle, area = annotation["segmentation"], annotation["area"]
         except (OSError, ValueError, RecursionError, KeyError, IndexError, TypeError) as fault:
@@ -65,13 +68,6 @@ class Sa1b:
             raise BadSample("mask and picture differ in size", sample, f"{mask.shape} and {image.shape[:2]}")
         return Region(id=sample, image=image, mask=mask)
 
-    def _positions(self, name: str, min_area: int) -> list[int]:
-        """Places of the usable annotations of a file; a damaged file keeps one place, so that it is met and counted."""
-        try:
-            return [i for i, annotation in enumerate(_annotations(self.root / name)) if annotation["area"] >= min_area]
-        except (OSError, ValueError, RecursionError, KeyError, TypeError):
-            return [0]
-
     def _picture(self, name: str) -> Path:
         beside = self.root / f"{name}.jpg"
         apart = beside.parent.parent / "img" / beside.name
@@ -80,3 +76,21 @@ class Sa1b:
 
 def _annotations(path: Path) -> list[dict[str, Any]]:
     return json.loads(path.read_bytes())["annotations"]
+
+
+def _positions(root: Path, min_area: int, names: tuple[str, ...]) -> np.ndarray:
+    """[m, 2] int32 file and place of the usable annotations; a damaged file keeps one place, so that it is met and counted."""
+    rows = []
+    for file, name in enumerate(names):
+        try:
+            rows += [(file, i) for i, annotation in enumerate(_annotations(root / name)) if annotation["area"] >= min_area]
+        except (OSError, ValueError, RecursionError, KeyError, TypeError):
+            rows.append((file, 0))
+    return np.array(rows, np.int32).reshape(-1, 2)
+
+
+def _one_of_each(files: np.ndarray) -> Sequence[int]:
+    """One drawn row of each file; ``files`` [n] increases."""
+    _, first, counts = np.unique(files, return_index=True, return_counts=True)
+    draw = random.Random(0)
+    return array("q", (int(begin) + draw.randrange(int(count)) for begin, count in zip(first, counts, strict=True)))

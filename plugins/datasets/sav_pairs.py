@@ -6,7 +6,6 @@ and channels-first are accepted. The npz holds no video id, so pairs of one vide
 
 from __future__ import annotations
 
-import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from core.contracts import BadSample, Region, UserError
+from plugins.datasets._cache import listing, pack
 from plugins.datasets._index import MAX_PIXELS, existing_folder, spread
 
 _KEYS = ("frame1", "mask1", "frame2", "mask2")
@@ -29,21 +29,19 @@ class SavPairs:
             raise ValueError(f"channel_order must be bgr or rgb, not {channel_order}.")
         self.root = existing_folder(root, "sav.pairs", "masklet_data_*.npz")
         self._reverse = channel_order == "bgr"
-        found = sorted(
-            os.path.relpath(os.path.join(folder, name), self.root).replace(os.sep, "/")
-            for folder, _, names in os.walk(self.root)
-            for name in names
-            if name.startswith("masklet_data_") and name.endswith(".npz")
-        )
+        found = listing(self.root, "masklet_data_", ".npz")
         if not found:
             raise UserError(f"sav.pairs: there is no masklet_data_*.npz under {self.root}; check root.")
-        self._names = [found[i] for i in spread(len(found), max_samples)]
+        # packed: as Python texts the names of a whole export would be copied into every worker
+        packed = pack("name", (found[i] for i in spread(len(found), max_samples)))
+        self._letters, self._ends = packed["name"], packed["name.ends"]
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._ends)
 
     def __getitem__(self, index: int) -> Region:
-        name = self._names[index]
+        begin = int(self._ends[index - 1]) if index else 0
+        name = self._letters[begin : self._ends[index]].tobytes().decode("utf-8", "surrogatepass")
         arrays = _load(self.root / name, name)
         image, image2 = (self._image(arrays[key], key, name) for key in ("frame1", "frame2"))  # [H, W, 3]
         mask = _mask(arrays["mask1"], image.shape[:2], "mask1", name)  # [H, W]

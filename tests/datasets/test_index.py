@@ -18,7 +18,7 @@ def test_a_spread_sample_is_not_the_head() -> None:
 
 
 def test_the_whole_index_where_it_is_small() -> None:
-    assert spread(3, None) == spread(3, 3) == spread(3, 50) == [0, 1, 2]
+    assert [*spread(3, None)] == [*spread(3, 3)] == [*spread(3, 50)] == [0, 1, 2]
     with pytest.raises(ValueError, match="max_samples"):
         spread(3, 0)
 

@@ -216,7 +216,7 @@ def test_phrases_fit_one_thing_only() -> None:
     right = Words.at("large", "red", "circle", 0.8, 0.5)
     rng = np.random.default_rng(0)
     assert expressions(0, [left, right], rng)[0] == "large red circle on the left"
-    assert expressions(0, [left, right], rng)[1].removeprefix("the ") == "circle on the left"
+    assert expressions(0, [left, right], rng)[1].removeprefix("the ") == "red circle on the left"
     assert ambiguous([left, Words.at("large", "red", "circle", 0.3, 0.2)])
     assert not ambiguous([left, right])
     assert Words.at("large", "red", "circle", 0.3, 0.3).position == ""  # neither left nor top is plainly meant

@@ -1,0 +1,164 @@
+"""One loader worker's work on the same SA-1B files, ours and the plain way: python benchmarks/data.py
+
+ours    decode, two 8-bit resizes of one view, uint8 pictures, masks at a quarter of the SAM2 side, equal pictures sent once
+plain   decode, to float32, two float resizes of each of two views (448 and 1024) with the same filter, two float masks at
+        1024, both views sent
+
+Each runs in one loader worker on one thread; samples are counted where they leave its queue, and bytes are those of the
+batch's arrays. The second view equals the first, as in all sources but SA-V. ``--memory N``
+prepares N samples of small pictures and reports by how much the process's own memory grows over the last nine tenths.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from core.contracts import Region
+from plugins.datasets.sa1b import Sa1b
+from plugins.datasets.shapes.writers import rle
+from plugins.models.sa2va.preparation import MEAN, STD, Sa2vaPreparation, normalize, sam_picture
+
+TILE, SAM = 448, 1024
+
+
+def write_pictures(root: Path, count: int, height: int, width: int, masks: int = 4) -> None:
+    """Pictures with detail at several scales and elliptic masks, in SA-1B's layout."""
+    root.mkdir(parents=True)
+    rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
+    for number in range(count):
+        draw = np.random.default_rng(number)
+        picture = np.zeros((height, width, 3), np.float32)
+        for side in (8, 64, 256):
+            noise = Image.fromarray(draw.integers(0, 256, (side, side, 3), dtype=np.uint8))
+            picture += np.asarray(noise.resize((width, height), Image.Resampling.BICUBIC), np.float32) / 3
+        Image.fromarray(picture.astype(np.uint8)).save(root / f"sa_{number}.jpg", quality=92)
+        annotations = []
+        for one in range(masks):
+            y, x, size = (draw.uniform(low, high) * side for low, high, side in ((0.2, 0.8, height), (0.2, 0.8, width), (0.1, 0.2, height)))
+            mask = (rows - y) ** 2 + (columns - x) ** 2 < size**2  # [H, W]
+            annotations.append({"id": one, "segmentation": rle(mask), "area": int(mask.sum())})
+        (root / f"sa_{number}.json").write_text(json.dumps({"annotations": annotations}))
+
+
+def plain(regions: Sequence[Region]) -> dict[str, Tensor]:
+    """The plain way's batch."""
+    mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
+    batch: dict[str, list[Tensor]] = {}
+    for region in regions:
+        for view in (1, 2):
+            image = torch.from_numpy(region.image).permute(2, 0, 1).float() / 255  # [3, H, W]
+            for side in (TILE, SAM):
+                resized = F.interpolate(image[None], (side, side), mode="bicubic", antialias=True)[0].clamp(0, 1)
+                batch.setdefault(f"image{view}_{side}", []).append((resized - mean) / std)
+            mask = torch.from_numpy(region.mask)[None, None].float()
+            batch.setdefault(f"mask{view}", []).append(F.interpolate(mask, (SAM, SAM), mode="nearest")[0])
+    return {name: torch.stack(values) for name, values in batch.items()}
+
+
+def ours(regions: Sequence[Region]) -> dict[str, Any]:
+    """The engine's batch."""
+    prepare = Sa2vaPreparation(tile=TILE, sam_size=SAM, grid=16, max_tiles=1)
+    return vars(prepare.collate([prepare(region) for region in regions]))
+
+
+def weight(batch: dict[str, Any]) -> int:
+    """Bytes of a batch's tensors."""
+    return sum(value.numel() * value.element_size() for value in batch.values() if isinstance(value, Tensor))
+
+
+class Batches(Dataset[dict[str, Any]]):
+    """The work of a worker: batch after batch of the same samples."""
+
+    def __init__(self, source: Sa1b, make: Callable[[Sequence[Region]], dict[str, Any]], batch: int, count: int) -> None:
+        self.source, self.make, self.count = source, make, count
+        self.chosen = [int(i) for i in np.linspace(0, len(source) - 1, batch)]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.make([self.source[i] for i in self.chosen])
+
+
+def measure(dataset: Sa1b, batch: int, turns: int) -> dict[str, dict[str, float]]:
+    """Samples a second out of one worker's queue and bytes a sample of both ways, over ``turns`` batches."""
+    ways: dict[str, Callable[[Sequence[Region]], dict[str, Any]]] = {"plain": plain, "ours": ours}
+    found = {way: {"samples/s": 0.0, "MB/sample": 0.0} for way in ways}
+    for way, make in ways.items():
+        loader = iter(DataLoader(Batches(dataset, make, batch, turns + 2), batch_size=None, num_workers=1, prefetch_factor=1))
+        made, begun = next(loader), time.perf_counter()
+        for _ in range(turns):
+            made = next(loader)
+        found[way]["samples/s"] = turns * batch / (time.perf_counter() - begun)
+        found[way]["MB/sample"] = weight(made) / batch / 1e6
+    return found
+
+
+def difference(dataset: Sa1b) -> float:
+    """The largest difference of a pixel between both ways, in steps of 8 bits: rounding at each of two passes."""
+    region = dataset[0]
+    a = plain([region])[f"image1_{SAM}"]
+    return float((a - normalize(ours([region])["sam_pictures"], torch.float32)).abs().max()) * max(STD) * 255
+
+
+def equal_pixels(region: Region) -> bool:
+    """Whether uint8, sent and normalised on arrival, is exactly the float tensor that would have been sent."""
+    small = sam_picture(region.image, SAM)  # [3, R, R] uint8
+    resized = np.asarray(Image.fromarray(region.image).resize((SAM, SAM), Image.Resampling.BICUBIC))
+    pixels = torch.from_numpy(resized.copy()).permute(2, 0, 1).float() / 255  # [3, R, R]
+    sent = (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+    return torch.equal(normalize(torch.from_numpy(small)[None], torch.float32)[0], sent)
+
+
+def growth(dataset: Sa1b, count: int) -> tuple[int, int]:
+    """Own memory in bytes after a tenth of ``count`` prepared samples, and after all."""
+    prepare = Sa2vaPreparation(tile=64, sam_size=64, grid=4, max_tiles=1)
+    sizes = []
+    for number in range(count):
+        prepare(dataset[number % len(dataset)])
+        if number + 1 in (count // 10, count):
+            status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+            sizes.append(1024 * int(status["RssAnon"].split()[0]))
+    return sizes[0], sizes[-1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Compare the data path with the plain way.")
+    parser.add_argument("--pictures", type=int, default=8)
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--memory", type=int, default=2000, metavar="N")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)  # as in a worker
+    with tempfile.TemporaryDirectory() as folder:
+        print(f"batches of {arguments.pictures}, one worker, one thread, mean of {arguments.turns}\n")
+        print(f"{'pictures':<14}{'':<12}{'plain':>10}{'ours':>10}{'ratio':>10}")
+        for height, width in ((1500, 2250), (480, 640)):
+            root = Path(folder) / f"{height}x{width}"
+            write_pictures(root, arguments.pictures, height, width)
+            dataset = Sa1b(root=root, max_samples=arguments.pictures)
+            found = measure(dataset, arguments.pictures, arguments.turns)
+            for name in ("samples/s", "MB/sample"):
+                a, b = found["plain"][name], found["ours"][name]
+                print(f"{root.name:<14}{name:<12}{a:>10.2f}{b:>10.2f}{b / a if name == 'samples/s' else a / b:>9.1f}x", flush=True)
+        print(f"\npixels equal after normalisation: {'yes' if equal_pixels(dataset[0]) else 'NO'}")
+        print(f"largest difference to the plain way's pixels: {difference(dataset):.2f} of 255")
+        write_pictures(Path(folder) / "small", 50, 96, 128)
+        first, last = (size / 2**20 for size in growth(Sa1b(root=Path(folder) / "small"), arguments.memory))
+        print(f"own memory after {arguments.memory // 10:,} samples {first:.1f} MiB, after {arguments.memory:,} {last:.1f} MiB")
+
+
+if __name__ == "__main__":
+    main()

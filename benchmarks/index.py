@@ -1,0 +1,127 @@
+"""Opening large data sets: python benchmarks/index.py [--regions 1000000] [--folder FOLDER]
+
+Writes three sources with so many regions each (SA-1B's JSON files, a Describe Anything annotations.json, an Open Images CSV;
+no pictures, masks of a few runs), then opens each in fresh processes: first without an index, then with it. Reported are
+seconds, the index's bytes a region, and by how much opening and walking through all rows raises the process's own memory
+(mapped pages, which all processes share, apart). The first build of 10,000 JSON files takes about a minute on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from core.contracts import BadSample, Dataset
+from plugins.datasets import dam
+from plugins.datasets._cache import cache_folder
+from plugins.datasets.openimages import OpenImages
+from plugins.datasets.sa1b import Sa1b
+
+OF_A_PICTURE = 100  # regions, as in SA-1B
+
+
+def write_sa1b(root: Path, regions: int) -> None:
+    rle = {"size": [1500, 2250], "counts": "XYZ0o0000O2N1O1N3NhQ5"}
+    for number in range(-(-regions // OF_A_PICTURE)):
+        folder = root / f"sa_{number // 1000:06d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        few = range(min(OF_A_PICTURE, regions - number * OF_A_PICTURE))
+        annotations = [{"id": 1000 * number + i, "area": 100 + i, "bbox": [0.0, 0.0, 9.0, 9.0], "segmentation": rle} for i in few]
+        (folder / f"sa_{number}.json").write_text(json.dumps({"image": {"image_id": number}, "annotations": annotations}))
+
+
+def write_dam(root: Path, regions: int) -> None:
+    (root / "SAM").mkdir(parents=True)
+    caption = "A thing with a long description that says how it looks and what it is made of, in some fifty words or more."
+    with (root / "SAM" / "annotations.json").open("w") as file:
+        for number in range(regions):
+            key, image = f"sa_{number // 3}", f"sa_{number // 3}.jpg"
+            region = {"image": image, "tar_file": "00000000.tar", "caption": caption, "mask_rle": {"size": [9, 9], "counts": "XYZ"}}
+            first, last = number % 3 == 0, number % 3 == 2 or number + 1 == regions
+            opening = ("{" if number == 0 else ", ") + json.dumps(key) + ": [" if first else ", "
+            file.write(opening + json.dumps(region) + ("]" if last else ""))
+        file.write("}")
+
+
+def write_openimages(root: Path, regions: int) -> None:
+    root.mkdir(parents=True)
+    with (root / "train-annotations-object-segmentation.csv").open("w") as file:
+        file.write("MaskPath,ImageID,LabelName,BoxID,BoxXMin,BoxXMax,BoxYMin,BoxYMax,PredictedIoU,Clicks\n")
+        for number in range(regions):
+            file.write(f"{number:016x}_m0pg52_{number:08x}.png,{number:016x},/m/0pg52,{number:08x},0.1,0.5,0.2,0.7,0.9,0.1 0.2 1\n")
+
+
+SOURCES: dict[str, tuple[Callable[[Path, int], None], Callable[..., Any]]] = {
+    "sa1b": (write_sa1b, Sa1b),
+    "dam": (write_dam, dam.sam),
+    "openimages": (write_openimages, OpenImages),
+}
+
+
+def _own_memory() -> int:
+    """Bytes of this process that it shares with no other and that are no file's pages."""
+    fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    return 1024 * int(fields["RssAnon"].split()[0])
+
+
+def _opened(name: str, root: Path) -> tuple[float, int, int]:
+    """(seconds, bytes of own memory, regions) of opening a source and looking at rows from all over it."""
+    before, begun = _own_memory(), time.perf_counter()
+    dataset: Dataset = SOURCES[name][1](root=root)
+    seconds = time.perf_counter() - begun
+    for index in range(0, len(dataset), max(1, len(dataset) // 100)):
+        try:
+            dataset[index]
+        except BadSample:  # there are no pictures
+            continue
+    return seconds, _own_memory() - before, len(dataset)
+
+
+def measure(name: str, root: Path, regions: int) -> dict[str, float]:
+    """Writes a source below ``root`` and opens it twice, each time in a process of its own."""
+    write, _ = SOURCES[name]
+    write(root, regions)
+    kept = {path: path.stat().st_mtime_ns for path in cache_folder().glob("*.index")} if cache_folder().is_dir() else {}
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
+        first, _, _ = pool.submit(_opened, name, root).result()
+        again, memory, count = pool.submit(_opened, name, root).result()
+    new = [path for path in cache_folder().glob("*.index") if path not in kept]
+    return {
+        "regions": count,
+        "build_s": first,
+        "open_s": again,
+        "index_bytes_per_region": sum(path.stat().st_size for path in new) / count,
+        "own_bytes_per_region": max(0, memory) / count,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Build, open and weigh the indices of large data sets.")
+    parser.add_argument("--regions", type=int, default=1_000_000)
+    parser.add_argument("--folder", type=Path, help="where the sources are written and removed again (default: a temporary folder)")
+    parser.add_argument("--source", choices=SOURCES, action="append", help="only this one")
+    arguments = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(dir=arguments.folder))
+    os.environ["DUALLOOP_CACHE"] = str(folder / "cache")
+    try:
+        print(f"{'source':<12}{'regions':>12}{'build s':>10}{'open s':>10}{'index B/region':>16}{'own B/region':>14}")
+        for name in arguments.source or SOURCES:
+            found = measure(name, folder / name, arguments.regions)
+            seconds = f"{found['build_s']:>10.1f}{found['open_s']:>10.2f}"
+            weight = f"{found['index_bytes_per_region']:>16.1f}{found['own_bytes_per_region']:>14.1f}"
+            print(f"{name:<12}{found['regions']:>12,.0f}{seconds}{weight}", flush=True)
+    finally:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()

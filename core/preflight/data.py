@@ -1,0 +1,181 @@
+"""The recipe's data: every source is opened and sampled as the run would do it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.contracts import BadSample, Dataset, Picture, UserError
+from core.engine.sheet import picture_sheet
+from core.preflight.finding import Facts, Finding
+from core.recipe import Recipe, build, components_used, path_text
+from core.registry import Registry
+
+SHOWN = 8  # pictures of a sheet
+OFTEN_CUT = 0.05  # share of captions longer than caption_length that is worth a warning
+
+
+@dataclass
+class Drawn:
+    """One data set of the recipe."""
+
+    path: tuple[str | int, ...]
+    dataset: Dataset
+    needs: frozenset[str] = frozenset()
+    caption_length: int | None = None
+
+    @property
+    def trains(self) -> bool:
+        return self.path[0] == "loops"
+
+
+@dataclass
+class _Tally:
+    """What was seen of one source."""
+
+    drawn: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    detail: str = ""
+    shares: list[float] = field(default_factory=list)  # of the picture that the mask covers
+    areas: list[int] = field(default_factory=list)  # pixels of the masks
+    lengths: list[int] = field(default_factory=list)  # tokens of the captions
+    pictures: list[Picture] = field(default_factory=list)
+
+
+def sources(recipe: Recipe, registry: Registry) -> tuple[list[Drawn], list[Finding]]:
+    """Opens each data set of the loops and evaluators."""
+    opened, findings = [], []
+    used = dict(components_used(recipe, registry))
+    for path, component in used.items():
+        if component.entry.kind != "datasets":
+            continue
+        begun = time.perf_counter()
+        try:
+            dataset: Dataset = build(recipe, path, registry)
+            count = len(dataset)
+        except UserError as fault:
+            findings.append(Finding("fail", path_text(path), str(fault)))
+            continue
+        parent = used.get(path[: -2 if path[0] == "loops" else -1])
+        needs = getattr(parent.object, "needs", frozenset()) if parent is not None and path[0] == "loops" else frozenset({"caption"})
+        length = None
+        if parent is not None:
+            defaults = {parameter.name: parameter.default for parameter in parent.parameters}
+            length = _at(recipe.values, path[: -2 if path[0] == "loops" else -1]).get("caption_length", defaults.get("caption_length"))
+        opened.append(Drawn(path, dataset, needs, length if isinstance(length, int) else None))
+        seconds = time.perf_counter() - begun
+        findings.append(Finding("pass" if count else "fail", path_text(path), f"{count:,} regions, opened in {seconds:.1f} s"))
+    return opened, findings
+
+
+def draw(
+    recipe: Recipe, registry: Registry, drawn: list[Drawn], facts: Facts, samples: int, seconds: float, out: Path
+) -> Iterator[Finding]:
+    """Samples each source, counts bad ones and writes a sheet of pictures."""
+    limit = recipe.values["train"]["max_bad_fraction"]
+    for place, source in enumerate(drawn):
+        begun = time.monotonic()
+        tally = _sample(source, facts, samples, begun + seconds / (len(drawn) - place))
+        seconds = max(1.0, seconds - (time.monotonic() - begun))
+        name = path_text(source.path)
+        yield _bad(name, tally, limit)
+        if tally.areas:
+            low, middle, high = np.quantile(tally.shares, [0.05, 0.5, 0.95])
+            text = f"masks cover {middle:.1%} of the picture (5 % under {low:.2%}, 5 % over {high:.0%}), the smallest {min(tally.areas)} px"
+            yield Finding("pass", name, text)
+        if tally.lengths and source.caption_length:
+            cut = sum(length > source.caption_length for length in tally.lengths) / len(tally.lengths)
+            text = f"captions take {np.median(tally.lengths):.0f} tokens, at most {max(tally.lengths)}"
+            yield Finding("warn" if cut > OFTEN_CUT else "pass", name, f"{text}; {cut:.1%} are cut at {source.caption_length}")
+        if tally.pictures:
+            picture_sheet(tally.pictures, out / f"{name}.png", title=name)
+
+
+def _bad(name: str, tally: _Tally, limit: float) -> Finding:
+    bad = sum(tally.reasons.values())
+    if not tally.drawn:
+        return Finding("warn", name, "no sample could be drawn in the time given: raise --seconds")
+    if not bad:
+        return Finding("pass", name, f"{tally.drawn} samples drawn, none bad")
+    reasons = ", ".join(f"{count} x {reason}" for reason, count in tally.reasons.most_common())
+    share = bad / tally.drawn
+    text = f"{bad} of {tally.drawn} samples drawn are bad ({share:.1%}, allowed {limit:.1%}): {reasons}; the first: {tally.detail}"
+    return Finding("fail" if share > limit else "warn", name, text)
+
+
+def _sample(source: Drawn, facts: Facts, samples: int, deadline: float) -> _Tally:
+    count = len(source.dataset)
+    chosen = sorted({int(i) for i in np.random.default_rng(0).permutation(count)[:samples]}) if count <= 10**6 else None
+    if chosen is None:  # a permutation of everything would take memory
+        chosen = sorted({int(i) for i in np.random.default_rng(0).integers(count, size=samples)})
+    shown = set(chosen[:: max(1, len(chosen) // SHOWN)][:SHOWN])
+    tally = _Tally()
+
+    def one(index: int) -> tuple[str, str] | tuple[int, float, int | None, Picture | None] | None:
+        if time.monotonic() > deadline:
+            return None
+        try:
+            region = source.dataset[index]
+            if source.trains and "preparation" in facts:
+                facts["preparation"](region, source.needs)
+            elif "caption" in source.needs and not (region.caption or "").strip():
+                raise BadSample("blank caption", region.id)
+        except BadSample as bad:
+            return bad.reason, str(bad)
+        pixels = int(region.mask.sum())
+        length = facts["tokens"](region.caption) if region.caption and "tokens" in facts else None
+        picture = Picture(region.id, region.image, region.mask, text=region.caption or "") if index in shown else None
+        return pixels, pixels / region.mask.size, length, picture
+
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:  # decoding and resizing hold no lock
+        results = list(pool.map(one, np.random.default_rng(1).permutation(chosen).tolist()))
+    for result in results:
+        if result is None:
+            continue
+        tally.drawn += 1
+        if len(result) == 2:
+            tally.reasons[result[0]] += 1
+            tally.detail = tally.detail or result[1]
+            continue
+        pixels, share, length, picture = result
+        tally.areas.append(pixels)
+        tally.shares.append(share)
+        if length is not None:
+            tally.lengths.append(length)
+        if picture is not None:
+            tally.pictures.append(picture)
+    return tally
+
+
+def leaks(drawn: list[Drawn]) -> Iterator[Finding]:
+    """COCO pictures that are both trained on and evaluated on, from the data sets' ``coco_images() -> set of ids``."""
+    known: list[tuple[Drawn, set[int]]] = []
+    for source in drawn:
+        images = getattr(source.dataset, "coco_images", None)
+        if callable(images) and (ids := images()):
+            known.append((source, ids))
+    for test, wanted in known:
+        if test.trains:
+            continue
+        name, clean = path_text(test.path), True
+        for source, ids in known:
+            if source.trains and (common := ids & wanted):
+                clean = False
+                text = f"{len(common):,} of its {len(wanted):,} COCO pictures are also in {path_text(source.path)}, such as {min(common)}"
+                yield Finding("fail" if len(common) == len(wanted) else "warn", name, text)
+        if clean:
+            yield Finding("pass", name, f"none of its {len(wanted):,} COCO pictures is trained on")
+
+
+def _at(values: Any, path: tuple[str | int, ...]) -> dict[str, Any]:
+    for key in path:
+        values = values[key]
+    return values

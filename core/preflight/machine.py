@@ -1,0 +1,122 @@
+"""Paths, the model's sizes, devices, memory and disk."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from core.contracts import UserError
+from core.preflight.data import Drawn
+from core.preflight.finding import Facts, Finding, size
+from core.recipe import Recipe, build, components_used, path_report
+from core.registry import Registry
+
+
+def paths(recipe: Recipe, registry: Registry) -> Iterator[Finding]:
+    """Whether each path of the recipe is there and can be read, and the output folder written."""
+    for key, path, found, origin in path_report(recipe, registry):
+        if not found:
+            yield Finding("fail", key, f"{path} does not exist (given at {origin})")
+        elif not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
+            yield Finding("fail", key, f"{path} cannot be read by this user")
+        else:
+            yield Finding("pass", key, f"{path} found")
+    parent = _existing(Path(recipe.values["output"]))
+    if not os.access(parent, os.W_OK | os.X_OK):
+        yield Finding("fail", "output", f"{parent} cannot be written by this user")
+
+
+def model_facts(recipe: Recipe, registry: Registry) -> tuple[Facts, Finding]:
+    """What the model's component tells of itself: its attribute ``facts``, or the function ``facts`` of a module of that name
+    beside its own, called with the model's keys of the recipe."""
+    used = dict(components_used(recipe, registry))[("model",)]
+    function = getattr(used.object, "facts", None)
+    if function is None:
+        try:
+            function = importlib.import_module(f"{used.object.__module__.rpartition('.')[0]}.facts").facts
+        except (ImportError, AttributeError, ValueError):
+            return {}, Finding("warn", "model", f"{used.entry.name} tells nothing of itself: sizes and caption lengths are unknown")
+    keys = [key for key in recipe.values["model"] if key != "use"]
+    if {parameter.name for parameter in used.parameters if parameter.required} & {"checkpoint"} == set():
+        return {}, Finding("warn", "model", f"{used.entry.name} starts from no checkpoint: sizes and caption lengths are unknown")
+    try:
+        facts = dict(function(**{key: build(recipe, ("model", key), registry) for key in keys}))
+    except (UserError, OSError, ValueError, KeyError, TypeError) as fault:
+        return {}, Finding("fail", "model", str(fault))
+    trained = ", ".join(f"{group} {count:,}" for group, count in facts["trained"].items())
+    return facts, Finding("pass", "model", f"{facts['parameters']:,} parameters; trained: {trained}")
+
+
+def epochs(recipe: Recipe, drawn: list[Drawn]) -> Iterator[Finding]:
+    """Updates in an epoch of each loop, and how many epochs the run makes."""
+    train, launch = recipe.values["train"], recipe.values["launch"]
+    batch = train["batch_size"] * train["accumulate"] * launch["processes"]
+    for loop in recipe.values["loops"]:
+        regions = sum(len(one.dataset) for one in drawn if one.path[:2] == ("loops", loop))
+        if regions:
+            text = f"{regions:,} regions / {batch} = {regions / batch:,.1f} updates an epoch; the run makes {train['updates']:,}"
+            yield Finding("pass", f"loops.{loop}", f"{text}: {train['updates'] * batch / regions:.2f} epochs if it takes part in each")
+
+
+def devices(recipe: Recipe) -> Iterator[Finding]:
+    """What the recipe asks of the machine and what there is."""
+    launch, precision = recipe.values["launch"], recipe.values["train"]["precision"]
+    if launch["device"] == "cuda":
+        found = torch.cuda.device_count()
+        status = "pass" if found >= launch["processes"] else "fail"
+        yield Finding(status, "launch", f"{launch['processes']} GPUs asked for, {found} found")
+        if found and precision == "bf16" and not torch.cuda.is_bf16_supported():
+            yield Finding("warn", "train.precision", "this GPU computes bf16 in software only")
+    else:
+        yield Finding("pass", "launch", f"{launch['processes']} process{'es' if launch['processes'] > 1 else ''} on the CPU")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = launch["processes"] * (recipe.values["train"]["workers"] or 1)
+    yield Finding("warn" if wanted > cores else "pass", "train.workers", f"{wanted} processes prepare samples on {cores} cores")
+
+
+def sizes(recipe: Recipe, facts: Facts) -> Iterator[Finding]:
+    """Memory of each process and disk for checkpoints, from the numbers of parameters."""
+    free = shutil.disk_usage(_existing(Path(recipe.values["output"]))).free
+    if not facts:
+        yield Finding("warn", "checkpoint", f"{size(free)} free in {recipe.values['output']}; the model's size is unknown")
+        return
+    trained, total = sum(facts["trained"].values()), facts["parameters"]
+    teacher = 4 * trained if recipe.values.get("teacher") else 0
+    keep, export = recipe.values["checkpoint"]["keep"], recipe.values["checkpoint"]["export"]
+    one = 12 * trained + teacher  # float32 weights and Adam's two moments
+    disk = (keep + 1) * one + (total * facts["frozen_bytes"] if export else 0)  # one more while the newest is written
+    text = f"{keep} + 1 checkpoints of {size(one)}{' and the export' if export else ''}: {size(disk)} of {size(free)} free"
+    yield Finding("fail" if disk > free else "warn" if 2 * disk > free else "pass", "checkpoint", text)
+
+    launch, train, loops = recipe.values["launch"], recipe.values["train"], recipe.values["loops"]
+    sharded = launch["processes"] if launch["strategy"] == "deepspeed" and launch["zero_stage"] >= 1 else 1
+    parts = {
+        "weights": (total - trained) * facts["frozen_bytes"] + 4 * trained,
+        "gradients": 4 * trained * len(loops),
+        "optimizer": 8 * trained / sharded,
+        "teacher": teacher,
+    }
+    longest = max((task.get("caption_length") or 64 for loop in loops.values() for task in loop["tasks"].values()), default=64)
+    precision = 1 if train["precision"] == "bf16" else 2
+    parts["activations of two forwards"] = 2 * precision * facts["activations"](train["batch_size"], longest)
+    needed = sum(parts.values())
+    text = f"about {size(needed)} a process, roughly: " + ", ".join(f"{name} {size(value)}" for name, value in parts.items() if value)
+    there = None
+    if launch["device"] == "cuda" and torch.cuda.is_available():
+        there = torch.cuda.get_device_properties(0).total_memory
+    elif launch["device"] == "cpu" and hasattr(os, "sysconf"):
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // launch["processes"]
+    if there is not None:
+        text += f"; {size(there)} there"
+    yield Finding("warn" if there is not None and needed > there else "pass", "memory", text)
+
+
+def _existing(path: Path) -> Path:
+    """The folder itself or the nearest one above it that is there."""
+    path = path.absolute()
+    return next(folder for folder in (path, *path.parents) if folder.exists())

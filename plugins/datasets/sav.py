@@ -1,0 +1,121 @@
+"""SA-V as it is published: ``{video}.mp4`` with ``{video}_manual.json`` or ``{video}_auto.json``.
+
+Format: sam2's ``sav_dataset/README.md``. ``masklet[k][object]`` is the object's run-length mask on annotated frame k,
+which is video frame 4k: videos have 24 frames a second, annotations 6. Objects overlap; an absent one has an empty mask
+or None. Numbers in the file may be floats. ``masklet_first_appeared_frame`` and the like count annotated frames and are
+not used: visibility is read off the masks.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from core.contracts import BadSample, Region, UserError
+from plugins.datasets import _rle, _video
+from plugins.datasets._cache import cached, listing, over_files, pack, stamp_of
+from plugins.datasets._index import existing_folder, spread
+
+_VIDEO_RATE = 24  # frames a second, of all SA-V videos
+
+
+class Sav:
+    """Two visible frames of one object; ids are ``{json path without suffix}/{object}/{first annotated frame}``."""
+
+    def __init__(
+        self,
+        *,
+        root: Path,
+        annotations: Literal["manual", "auto", "both"] = "manual",
+        distance: int = 6,
+        pairs: int = 1,
+        max_samples: int | None = None,
+    ) -> None:
+        """``distance`` of the two frames in annotated frames (6 a second); 0 gives one frame only. ``pairs``: at most
+        so many pairs of an object, spread over the times at which both frames show it. Raises ``UserError``."""
+        if annotations not in ("manual", "auto", "both"):
+            raise ValueError(f"annotations must be manual, auto or both, not {annotations}.")
+        if distance < 0 or pairs < 1:
+            raise ValueError(f"distance must not be negative and pairs at least 1, not {distance} and {pairs}.")
+        self.root, self.distance = existing_folder(root, "sav", "*.mp4 and *_manual.json"), distance
+        kinds = ("manual", "auto") if annotations == "both" else (annotations,)
+        names = sorted(name for kind in kinds for name in listing(self.root, "", f"_{kind}.json"))
+        options = {"root": self.root.resolve(), "annotations": annotations, "distance": distance, "pairs": pairs}
+
+        def build(folder: Path) -> dict[str, np.ndarray]:
+            rows = over_files("sav", partial(_pairs, self.root, distance, pairs), names, folder, 2)
+            return pack("name", names) | {"rows": rows}
+
+        self._index = cached("sav", options, stamp_of(self.root / name for name in names), build)
+        count = len(self._index["rows"])  # [n, 3]: file, object, annotated frame
+        if not count:
+            raise UserError(f"sav: no *_{annotations}.json under {self.root} shows an object on two frames {distance} apart; check root.")
+        self._chosen = spread(count, max_samples)
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def __getitem__(self, index: int) -> Region:
+        file, thing, first = (int(value) for value in self._index["rows"][self._chosen[index]])
+        name = self._index.text("name", file)
+        sample = f"{name.removesuffix('.json')}/{thing}/{first}"
+        content = _content(self.root / name, sample)
+        step = round(_VIDEO_RATE / float(content.get("fps", 6)))
+        try:
+            count = int(content["video_frame_count"])
+            cells = [content["masklet"][k][thing] for k in dict.fromkeys([first, first + self.distance])]
+        except (KeyError, IndexError, TypeError, ValueError) as fault:
+            raise BadSample("damaged annotation", sample, str(fault)) from fault
+        if len(content["masklet"]) != math.ceil(count / step):
+            raise BadSample("masks and video differ in length", sample, f"{len(content['masklet'])} and {count} / {step}")
+        masks = [_rle.decode(cell, sample) for cell in cells]  # [H, W] each
+        if not all(mask.any() for mask in masks):
+            raise BadSample("empty mask", sample)
+        stem, _, _ = name.removesuffix(".json").rpartition("_")
+        wanted = [k * step for k in dict.fromkeys([first, first + self.distance])]
+        images = _video.frames(self.root / f"{stem}.mp4", wanted, sample)  # [H, W, 3] each
+        if any(image.shape[:2] != mask.shape for image, mask in zip(images, masks, strict=True)):
+            raise BadSample("mask and picture differ in size", sample, f"{masks[0].shape} and {images[0].shape[:2]}")
+        if len(images) == 1:
+            return Region(id=sample, image=images[0], mask=masks[0])
+        return Region(id=sample, image=images[0], mask=masks[0], image2=images[1], mask2=masks[1])
+
+
+def _content(path: Path, sample: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as fault:
+        raise BadSample("damaged annotation", sample, str(fault)) from fault
+    if not isinstance(content, dict) or not isinstance(content.get("masklet"), list) or not isinstance(content.get("fps", 6), int | float):
+        raise BadSample("damaged annotation", sample, "no masklet")
+    return content
+
+
+def _pairs(root: Path, distance: int, most: int, names: tuple[str, ...]) -> np.ndarray:
+    """[m, 3] int32: file, object, annotated frame. A damaged file or mask keeps a place, so that it is met and counted."""
+    rows = []
+    for file, name in enumerate(names):
+        try:
+            masklet = _content(root / name, name)["masklet"]
+            visible = np.array([[_visible(cell) for cell in frame] for frame in masklet])  # [frames, objects]
+        except (BadSample, TypeError, ValueError):
+            rows.append((file, 0, 0))
+            continue
+        for thing in range(visible.shape[1] if visible.ndim == 2 else 0):
+            seen = np.flatnonzero(visible[: max(0, len(visible) - distance), thing] & visible[distance:, thing])
+            rows += [(file, thing, int(seen[i])) for i in spread(len(seen), most, seed=thing)]
+    return np.array(rows, np.int32).reshape(-1, 3)
+
+
+def _visible(cell: Any) -> bool:
+    if cell is None:
+        return False
+    try:
+        return _rle.area(cell, "") > 0
+    except BadSample:
+        return True

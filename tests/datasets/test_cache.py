@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import index as benchmark
+from plugins.datasets import _cache
+from plugins.datasets._cache import Index, cached, line_starts, over_files, pack, stamp_of
+from plugins.datasets._json import elements, members
+from plugins.datasets.sa1b import Sa1b
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DUALLOOP_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize("name", benchmark.SOURCES)
+def test_many_regions_open_fast_and_weigh_little(name: str, tmp_path: Path) -> None:
+    """The short form of ``benchmarks/index.py``, where the same is measured with a million."""
+    found = benchmark.measure(name, tmp_path / name, 20_000)
+    assert found["regions"] == 20_000
+    assert found["open_s"] < 0.5
+    assert found["index_bytes_per_region"] <= 100
+    assert found["own_bytes_per_region"] <= 100 + 2**21 / 20_000  # what imports and buffers take does not grow with the regions
+
+
+def test_arrays_and_texts_come_back(tmp_path: Path) -> None:
+    arrays = {"a": np.arange(6, dtype=np.int32).reshape(3, 2), "none": np.empty((0, 2), np.int64), **pack("t", ["", "é", "x\udcff"])}
+    index = cached("x", {}, "s", lambda _: arrays)
+    again = pickle.loads(pickle.dumps(index))
+    for one in (index, again):
+        np.testing.assert_array_equal(one["a"], arrays["a"])
+        assert one["none"].shape == (0, 2)
+        assert [one.text("t", row) for row in range(3)] == ["", "é", "x\udcff"]
+        assert isinstance(one["a"], np.memmap)
+    assert len(pickle.dumps(index)) < 500
+
+
+def test_an_index_is_made_once_for_what_it_was_made_from(tmp_path: Path, folder: Path) -> None:
+    made: list[str] = []
+
+    def build(_: Path) -> dict[str, np.ndarray]:
+        made.append("x")
+        return {"a": np.arange(3)}
+
+    source = tmp_path / "file"
+    source.write_text("one")
+    for _ in range(2):
+        cached("x", {"k": 1}, stamp_of([source]), build)
+    assert len(made) == 1
+    cached("x", {"k": 2}, stamp_of([source]), build)
+    assert len(made) == 2
+    source.write_text("other")
+    cached("x", {"k": 1}, stamp_of([source]), build)
+    assert len(made) == 3
+    os.utime(source, ns=(0, 0))
+    cached("x", {"k": 1}, stamp_of([source]), build)
+    assert len(made) == 4
+    for path in folder.glob("*.index"):
+        path.write_bytes(path.read_bytes()[:-1])
+        with pytest.raises(ValueError, match="is cut"):
+            Index(path)
+    cached("x", {"k": 1}, stamp_of([source]), build)
+    assert len(made) == 5
+
+
+def _rows(names: tuple[str, ...]) -> np.ndarray:
+    return np.array([(i, int(name)) for i, name in enumerate(names) for _ in range(2)], np.int32)
+
+
+def _rows_or_stop(names: tuple[str, ...]) -> np.ndarray:
+    if "11" in names:
+        raise KeyboardInterrupt
+    return _rows(names)
+
+
+def test_an_interrupted_build_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_cache, "_CHUNK", 5)
+    names = [str(number) for number in range(13)]
+    with pytest.raises(KeyboardInterrupt):
+        over_files("x", _rows_or_stop, names, tmp_path / "part", 1)
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "part").glob("*.npy")}
+    assert len(kept) == 2
+    rows = over_files("x", _rows, names, tmp_path / "part", 1)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    np.testing.assert_array_equal(rows, [(i, i) for i in range(13) for _ in range(2)])
+
+
+def test_processes_give_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_cache, "_CHUNK", 2)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    names = [str(number) for number in range(13)]
+    rows = over_files("x", _rows, names, tmp_path / "part", 1)
+    np.testing.assert_array_equal(rows, [(i, i) for i in range(13) for _ in range(2)])
+
+
+def test_a_new_or_changed_file_is_seen(world: Path, tmp_path: Path) -> None:
+    root = tmp_path / "sa1b"
+    root.mkdir()
+    for path in sorted((world / "sa1b").glob("*.json"))[:3]:
+        (root / path.name).write_bytes(path.read_bytes())
+    count = len(Sa1b(root=root))
+    first = next(root.glob("*.json"))
+    content = json.loads(first.read_text())
+    first.write_text(json.dumps(content | {"annotations": content["annotations"] * 2}))
+    assert len(Sa1b(root=root)) == count + len(content["annotations"])
+    first.unlink()
+    assert len(Sa1b(root=root)) == count - len(content["annotations"])
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n\r\n", "\n  \n\n"])
+def test_starts_of_lines(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "file"
+    lines = ["header", "a", "", "   ", "longer than sixteen characters", "b"]
+    path.write_bytes(("\n".join(lines) + end).encode())
+    data = path.read_bytes()
+    assert [data[start:].split(b"\n")[0].strip() for start in line_starts(path, 7)] == [b"a", b"longer than sixteen characters", b"b"]
+
+
+def test_places_in_json_are_those_of_the_values() -> None:
+    value = {"é": [1, {"a": "]"}], "b": [], "c": {"x": [2]}, "d": "}"}
+    for indent in (None, 2):
+        data = json.dumps(value, ensure_ascii=False, indent=indent).encode()
+        text = data.decode("latin1")
+        found = {key: json.loads(data[begin:end]) for key, begin, end in members(text)}
+        assert found == value
+        places = {key: begin for key, begin, _ in members(text)}
+        assert [json.loads(data[begin:end]) for _, begin, end in elements(text, places["é"])] == value["é"]
+        assert list(elements(text, places["b"])) == []
+    for damaged in ("", "{", '{"a" 1}', '{"a": 1', '{"a": 1,}', "{1: 2}", "[]"):
+        with pytest.raises(ValueError, match=r".+"):
+            list(members(damaged))

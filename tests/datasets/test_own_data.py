@@ -1,0 +1,165 @@
+"""``coco_regions`` and ``folder_regions``."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from core.contracts import BadSample, UserError
+from plugins.datasets.coco_regions import CocoRegions
+from plugins.datasets.folder_regions import FolderRegions
+
+
+def square(at: int) -> list[list[int]]:
+    return [[at, at, at + 4, at, at + 4, at + 4, at, at + 4]]
+
+
+def coco(root: Path, annotations: list[dict[str, Any]], **more: Any) -> Path:
+    (root / "pictures").mkdir(exist_ok=True)
+    for name, grey in (("a.png", 50), ("b é.png", 200)):
+        Image.new("RGB", (20, 10), (grey, grey, grey)).save(root / "pictures" / name)
+    images = [{"id": 7, "file_name": "a.png", "height": 10, "width": 20}, {"id": 9, "file_name": "b é.png", "height": 10, "width": 20}]
+    categories = [{"id": 1, "name": "cup"}, {"id": 90, "name": "crème brûlée"}]
+    content = {"info": {"x": [1, {"images": []}]}, "annotations": annotations, "images": images, "categories": categories} | more
+    (root / "file.json").write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+    return root / "file.json"
+
+
+def annotation(number: int, image: int = 7, **more: Any) -> dict[str, Any]:
+    return {"id": number, "image_id": image, "category_id": 90, "segmentation": square(2), "area": 16.0, "iscrowd": 0} | more
+
+
+def test_texts_each_give_a_region(tmp_path: Path) -> None:
+    file = coco(tmp_path, [annotation(1), annotation(2, 9, caption=" une tasse é "), annotation(3, phrases=["left", "it"])])
+    dataset = CocoRegions(annotations=file, images=tmp_path / "pictures")
+    regions = [dataset[i] for i in range(len(dataset))]
+    assert [(region.id, region.caption) for region in regions] == [("1/0", None), ("2/0", "une tasse é"), ("3/0", "left"), ("3/1", "it")]
+    assert [int(region.image[0, 0, 0]) for region in regions] == [50, 200, 50, 50]
+    assert regions[0].mask[2:6, 2:6].all()
+    assert dataset.images() == [[0, 2, 3], [1]]
+    assert dataset.coco_images() == {7, 9}
+
+
+def test_category_names_crowds_and_no_text(tmp_path: Path) -> None:
+    crowd = annotation(4, iscrowd=1, segmentation={"size": [10, 20], "counts": [0, 50, 150]}, area=50)
+    file = coco(tmp_path, [annotation(1, caption="x"), crowd])
+    options: dict[str, Any] = {"annotations": file, "images": tmp_path / "pictures"}
+    assert CocoRegions(**options, text="category")[0].caption == "crème brûlée"
+    assert CocoRegions(**options, text="none")[0].caption is None
+    assert len(CocoRegions(**options)) == 1
+    assert CocoRegions(**options, crowds=True)[1].mask.sum() == 50
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"image_id": 8}, "not in images"),
+        ({"caption": " "}, "blank caption"),
+        ({"segmentation": []}, "damaged mask"),
+        ({"segmentation": {"size": [10, 20], "counts": [200]}, "area": 0}, "empty mask"),
+        ({"segmentation": {"size": [10, 20], "counts": [0, 50, 150]}, "area": 90}, "damaged mask"),
+        ({"segmentation": {"size": [20, 10], "counts": [0, 50, 150]}, "area": 50}, "mask and picture differ in size"),
+    ],
+)
+def test_unusable_annotations(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
+    dataset = CocoRegions(annotations=coco(tmp_path, [annotation(5, **change)]), images=tmp_path / "pictures")
+    with pytest.raises(BadSample) as fault:
+        dataset[0]
+    assert fault.value.reason == reason
+
+
+def test_files_that_are_no_coco_file(tmp_path: Path) -> None:
+    file = coco(tmp_path, [annotation(1)])
+    good = file.read_text(encoding="utf-8")
+    for bad in ("", "[]", "{", '{"images": []}', '{"images": [], "annotations": [1]}', "[" * 10**5, good[:-40], '{"images": [],}'):
+        file.write_text(bad, encoding="utf-8")
+        with pytest.raises(UserError, match=r"file\.json"):
+            CocoRegions(annotations=file, images=tmp_path / "pictures")
+    coco(tmp_path, [])
+    with pytest.raises(UserError, match="no annotation to use"):
+        CocoRegions(annotations=file, images=tmp_path / "pictures")
+
+
+def test_a_picture_outside_its_folder_is_refused(tmp_path: Path) -> None:
+    images = [{"id": 7, "file_name": "../pictures/a.png", "height": 10, "width": 20}]
+    dataset = CocoRegions(annotations=coco(tmp_path, [annotation(1)], images=images), images=tmp_path / "pictures")
+    with pytest.raises(BadSample, match="outside the folder"):
+        dataset[0]
+
+
+def test_a_changed_file_is_indexed_anew(tmp_path: Path) -> None:
+    file = coco(tmp_path, [annotation(1)])
+    assert len(CocoRegions(annotations=file, images=tmp_path / "pictures")) == 1
+    coco(tmp_path, [annotation(1), annotation(2)])
+    assert len(CocoRegions(annotations=file, images=tmp_path / "pictures")) == 2
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("a", "b"):
+        Image.new("RGB", (8, 6), (90, 90, 90)).save(tmp_path / f"{name}.jpg")
+    mask = np.zeros((6, 8), np.uint8)
+    mask[2:4, 3:5] = 1
+    Image.fromarray(mask).save(tmp_path / "m.png")
+    return tmp_path
+
+
+def lines(folder: Path, *rows: Any) -> None:
+    (folder / "regions.jsonl").write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows) + "\n")
+
+
+def test_lines_of_a_folder(folder: Path) -> None:
+    second = {"image": "b.jpg", "mask": "m.png", "image2": "a.jpg", "mask2": "m.png", "id": "pair"}
+    lines(folder, {"image": "a.jpg", "mask": "m.png", "caption": " tasse é "}, "", second)
+    dataset = FolderRegions(root=folder)
+    assert len(dataset) == 2
+    assert (dataset[0].id, dataset[0].caption, int(dataset[0].mask.sum())) == ("a.jpg#0", "tasse é", 4)
+    assert dataset[1].id == "pair"
+    assert dataset[1].image2 is not None
+    assert dataset[1].caption is None
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("{", "damaged line"),
+        ("[" * 10**5, "damaged line"),
+        ([1], "damaged line"),
+        ({"mask": "m.png"}, "damaged line"),
+        ({"image": "/etc/passwd", "mask": "m.png"}, "damaged line"),
+        ({"image": "../a.jpg", "mask": "m.png"}, "damaged line"),
+        ({"image": "a.jpg", "mask": "m.png", "caption": ""}, "blank caption"),
+        ({"image": "a.jpg", "mask": "absent.png"}, "missing mask"),
+        ({"image": "a.jpg", "mask": "small.png"}, "mask and picture differ in size"),
+        ({"image": "a.jpg", "mask": "empty.png"}, "empty mask"),
+    ],
+)
+def test_unusable_lines(folder: Path, row: Any, reason: str) -> None:
+    Image.new("L", (4, 4), 1).save(folder / "small.png")
+    Image.new("L", (8, 6), 0).save(folder / "empty.png")
+    lines(folder, row)
+    with pytest.raises(BadSample) as fault:
+        FolderRegions(root=folder)[0]
+    assert fault.value.reason == reason
+
+
+def test_an_empty_or_missing_file(folder: Path) -> None:
+    with pytest.raises(UserError, match="missing"):
+        FolderRegions(root=folder)
+    lines(folder)
+    with pytest.raises(UserError, match="is empty"):
+        FolderRegions(root=folder)
+
+
+def test_an_index_that_cannot_be_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines(folder, {"image": "a.jpg", "mask": "m.png"})
+    (folder / "file").touch()
+    monkeypatch.setitem(os.environ, "DUALLOOP_CACHE", str(folder / "file"))
+    with pytest.raises(UserError, match="DUALLOOP_CACHE"):
+        FolderRegions(root=folder)
