@@ -5,7 +5,12 @@ from __future__ import annotations
 import importlib
 import sys
 
-COMMANDS = {"run": "check a recipe and run it", "components": "list and explain the installed components"}
+COMMANDS = {
+    "run": "check a recipe and run it",
+    "check": "look at everything a run will need, before it",
+    "convert": "write a run's checkpoint as a published folder",
+    "components": "list, explain, write and check components",
+}
 
 
 def main(argv: list[str] | None = None) -> int:

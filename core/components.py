@@ -1,6 +1,7 @@
 """``python -m core.components``: what is installed, and what each component takes.
 
-``list`` reads metadata only; ``explain`` imports the one module it explains.
+``list`` reads metadata only; ``explain`` imports the one module it explains; ``doctor`` imports all. ``new`` writes a
+package of one's own.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from core.contracts import KINDS, UserError
+from core.doctor import examine
 from core.registry import AmbiguousName, Component, Registry, UnknownName, is_local
+from core.scaffold import SINGULAR, write
 from core.signature import OMITTED, Parameter, record_fields, type_name
 
 
@@ -25,6 +29,10 @@ def main(argv: list[str] | None = None) -> int:
         registry = Registry()
         if arguments.command == "list":
             _list(registry, arguments.kind, arguments.json)
+        elif arguments.command == "new":
+            _new(arguments.kind, arguments.name, arguments.into)
+        elif arguments.command == "doctor":
+            return _doctor(registry)
         else:
             print(explain(find(registry, arguments.name)))
     except UserError as error:
@@ -41,7 +49,27 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("--json", action="store_true", help="print a JSON array of objects instead of a table")
     explaining = commands.add_parser("explain", help="parameters, types, defaults, description and file of one component")
     explaining.add_argument("name", metavar="NAME", help="a name, or KIND/NAME where several kinds share it, or KIND/./file.py:Object")
+    new = commands.add_parser("new", help="write an installable package with a component of a kind, its test, README and CI file")
+    new.add_argument("kind", metavar="KIND", help="e.g. gradient_op; one of: " + ", ".join(SINGULAR.values()))
+    new.add_argument("name", metavar="NAME", help="e.g. my-surgery; recipes then write use: my_surgery")
+    new.add_argument("--into", type=Path, default=Path(), metavar="FOLDER", help="where the package's folder is made; default: here")
+    commands.add_parser("doctor", help="load everything; list broken plugins, stale installs and name clashes with their remedies")
     return parser
+
+
+def _new(kind: str, name: str, into: Path) -> None:
+    folder = write(kind, name, into)
+    print(f"wrote {folder}; now:\n  cd {folder}\n  pip install -e .\n  pytest\n  python -m core.components doctor")
+
+
+def _doctor(registry: Registry) -> int:
+    """Prints the findings; 1 where something is broken."""
+    findings = examine(registry)
+    for finding in findings:
+        print(finding)
+    broken = sum(finding.broken for finding in findings)
+    print(f"{len(registry.list())} components, {broken} faults, {len(findings) - broken} name clashes")
+    return 1 if broken else 0
 
 
 def _list(registry: Registry, kind: str | None, as_json: bool) -> None:

@@ -16,6 +16,12 @@ ROOT = Path(__file__).parents[1]
 torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _index_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Indices of test data go with the tests' folders."""
+    os.environ["DUALLOOP_CACHE"] = str(tmp_path_factory.mktemp("indices"))
+
+
 @pytest.fixture(scope="session")
 def samples() -> Path:
     """The folder of sample files in the real formats, which do not belong to the project."""

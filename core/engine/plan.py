@@ -53,10 +53,10 @@ class Plan:
         if empty := [source.path for source, length in zip(sources, self.lengths, strict=True) if not length]:
             raise UserError(f"{', '.join(empty)}: no sample at all; check root and split")
         place = np.concatenate([np.arange(n) / n for n in self.lengths])  # [N], where in the epoch each sample stands
-        source = np.repeat(np.arange(len(self.lengths)), self.lengths)  # [N]
-        rank = np.concatenate([np.arange(n) for n in self.lengths])  # [N]
+        source = np.repeat(np.arange(len(self.lengths), dtype=np.int16), self.lengths)  # [N]
+        rank = np.concatenate([np.arange(n, dtype=np.int32) for n in self.lengths])  # [N]
         order = np.lexsort((source, place))
-        self._source, self._rank = source[order].astype(np.int32), rank[order].astype(np.int64)
+        self._source, self._rank = source[order], rank[order]  # 6 bytes a sample are kept
         self._shuffled = lru_cache(maxsize=2 * len(self.lengths))(self._shuffle)
 
     def __len__(self) -> int:
@@ -68,7 +68,11 @@ class Plan:
         groups = self._groups[source]
         if groups is None:
             return generator.permutation(self.lengths[source])
-        return np.concatenate([groups[i] for i in generator.permutation(len(groups))])
+        members, begins = groups
+        order = generator.permutation(len(begins) - 1)
+        lengths = np.diff(begins)[order]  # [g]
+        shift = begins[:-1][order] - np.concatenate([[0], np.cumsum(lengths)[:-1]])  # [g], from a place here to one in members
+        return members[np.repeat(shift, lengths) + np.arange(len(members))]
 
     def slots(self, update: int) -> list[Slot]:
         """The global batch of an update, in a fixed order."""
@@ -85,7 +89,11 @@ class Plan:
         return int(np.random.default_rng(seed).integers(self.lengths[slot.source]))
 
 
-def _picture_groups(dataset: Dataset) -> list[list[int]] | None:
-    """What the data set's ``images()`` gives, if it has it."""
+def _picture_groups(dataset: Dataset) -> tuple[np.ndarray, np.ndarray] | None:
+    """What the data set's ``images()`` gives, if it has it, packed: indices [n] int64 and where each group begins [g + 1]."""
     images = getattr(dataset, "images", None)
-    return images() if callable(images) else None
+    if not callable(images):
+        return None
+    groups = [group for group in images() if group]
+    members = np.fromiter((index for group in groups for index in group), np.int64)  # [n]
+    return members, np.concatenate([[0], np.cumsum([len(group) for group in groups], dtype=np.int64)]).astype(np.int64)

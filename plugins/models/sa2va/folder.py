@@ -17,16 +17,20 @@ from torch import Tensor
 
 from core.contracts import UserError
 from plugins.models.sa2va.keys import is_memory, place
+from plugins.models.sa2va.memory import memory_shapes
 from plugins.models.sa2va.network import Network
 
 _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".pth", ".pt")
 
 
 def shards(folder: Path) -> list[Path]:
-    """The safetensors files of a folder, as its index lists them."""
+    """The safetensors files of a folder, as its index lists them. Raises ``UserError`` where one is missing."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{index}: not an index of safetensors files ({error}); copy it again") from None
         files = [folder / Path(name).name for name in names]
     else:
         files = sorted(folder.glob("*.safetensors"))
@@ -50,14 +54,18 @@ def stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
 @torch.no_grad()
 def load_into(network: Network, folder: Path) -> None:
     """Fills ``network`` from a folder. Raises ``UserError`` listing keys that are missing, unexpected or of another shape."""
-    targets = native_tensors(network)
+    targets, memory = native_tensors(network), memory_shapes(network.config.published)
     filled: set[str] = set()
+    seen: set[str] = set()
     unexpected, misshapen = [], []
     for key, tensor in stored_tensors(folder):
+        seen.add(key)
+        if key in memory and tuple(tensor.shape) != memory[key]:
+            misshapen.append(f"{key} {tuple(tensor.shape)} where {memory[key]} is expected")
         where = place(key)
         natives = [] if where is None else [name for name in where.natives if name in targets]
         if where is None or len(natives) != len(where.natives):
-            if not is_memory(key):
+            if not is_memory(key) or (memory and key not in memory):
                 unexpected.append(key)
             continue
         parts = tensor.chunk(len(natives)) if where.kind == "split" else [tensor] * len(natives)
@@ -70,7 +78,7 @@ def load_into(network: Network, folder: Path) -> None:
             filled.add(f"{name}[{where.row}]" if where.kind == "row" else name)
     rows = {f"sam2.prompt_encoder.point_embed.weight[{row}]" for row in range(4)}
     tied = {"llm.lm_head.weight"} if network.config.llm.tie_word_embeddings else set()
-    missing = sorted((set(targets) - {"sam2.prompt_encoder.point_embed.weight"} | rows) - filled - tied)
+    missing = sorted((set(targets) - {"sam2.prompt_encoder.point_embed.weight"} | rows) - filled - tied) + sorted(memory.keys() - seen)
     problems = {"missing": missing, "unexpected": sorted(unexpected), "of another shape": misshapen}
     if found := [f"{len(keys)} {what}: {', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''}" for what, keys in problems.items() if keys]:
         raise UserError(f"{folder}: weights do not fit config.json; " + "; ".join(found))

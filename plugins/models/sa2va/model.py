@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -23,7 +23,10 @@ from plugins.models.sa2va.folder import load_into, native_tensors, published_ten
 from plugins.models.sa2va.generation import Generated, greedy
 from plugins.models.sa2va.keys import place
 from plugins.models.sa2va.network import Network, Vision
-from plugins.models.sa2va.preparation import Sa2vaPreparation, sam_picture, tiles_of
+from plugins.models.sa2va.preparation import Sa2vaPreparation, grid_cells, sam_picture, tiles_of
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 Group = Literal["projector", "text_hidden_fcs", "lora", "sam2_decoder", "vision_model", "language_model", "embeddings", "sam2_encoder"]
 PUBLISHED_GROUPS: tuple[Group, ...] = ("projector", "text_hidden_fcs", "lora", "sam2_decoder")
@@ -55,12 +58,15 @@ def load(
     train: list[Group] | None = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
     max_tiles: int = 12,
+    sam_constants: Literal["exact", "bfloat16"] = "exact",
 ) -> Sa2va:
     """Loads a folder in the published layout.
 
     ``train`` names the trained groups (default: the four of the method, without ``lora`` if there are no adapters);
     ``dtype`` is that of frozen weights, trained ones are float32. ``max_tiles`` bounds the tiles of a picture in training
-    and inference; published checkpoints use 12. Raises ``UserError`` for a folder that is no complete Sa2VA checkpoint.
+    and inference; published checkpoints use 12. ``sam_constants: bfloat16`` rounds the mean and std of SAM2's pictures as
+    upstream's inference does, which flips up to 0.3 % of a mask's pixels; its training does not.
+    Raises ``UserError`` for a folder that is no complete Sa2VA checkpoint.
     """
     if not checkpoint.is_dir():
         raise UserError(f"{checkpoint}: no such checkpoint folder; give the folder that holds config.json and *.safetensors")
@@ -71,6 +77,8 @@ def load(
     for parameter in network.parameters():  # not .to(): float32 buffers such as rotary frequencies keep their precision
         parameter.data = parameter.data.to(frozen)
     load_into(network, checkpoint)
+    if sam_constants == "bfloat16":
+        network.sam_constants = torch.bfloat16
     if config.llm.tie_word_embeddings:
         network.llm.tie_weights()
     return Sa2va(network, Qwen2Tokenizer.from_pretrained(checkpoint), checkpoint, lora, train, max_tiles)
@@ -93,8 +101,7 @@ class Sa2va(nn.Module):
         config = network.config
         self.turn = prompts.turn_format(config.template)
         self.preparation = Sa2vaPreparation(config.tile, config.sam_size, config.grid, max_tiles)
-        if lora is not None:
-            _add_lora(network, lora)
+        self.adapters = _add_lora(network, lora) if lora is not None else None
         self._choose_trained(train if train is not None else [g for g in PUBLISHED_GROUPS if g != "lora" or lora is not None])
         self.seg_token = self._one_token(prompts.SEG)
         self.image_token = self._one_token(prompts.IMAGE_TOKEN)
@@ -183,6 +190,12 @@ class Sa2va(nn.Module):
                 return self.network.sam_features(pictures)
 
         return Vision(tile_features, sam_features)
+
+    def look(self, image: np.ndarray) -> Vision:
+        """Features of one picture [H, W, 3] uint8."""
+        tiles = torch.from_numpy(tiles_of(image, self.preparation.tile, self.preparation.max_tiles)).to(self.device)
+        picture = torch.from_numpy(sam_picture(image, self.preparation.sam_size))[None].to(self.device)
+        return self._vision(tiles, [len(tiles)], picture)
 
     def _image_tokens(self, vision: Vision, view: Tensor) -> list[Tensor]:
         """Projected tokens of each row's picture, B of [n_i * G*G, D]; each picture goes through the projector once."""
@@ -299,9 +312,7 @@ class Sa2va(nn.Module):
 
     @torch.no_grad()
     def predict(self, image: np.ndarray, phrases: Sequence[str], max_new_tokens: int) -> list[Prediction]:
-        tiles = torch.from_numpy(tiles_of(image, self.preparation.tile, self.preparation.max_tiles)).to(self.device)
-        picture = torch.from_numpy(sam_picture(image, self.preparation.sam_size))[None].to(self.device)
-        vision = self._vision(tiles, [len(tiles)], picture)
+        vision = self.look(image)
         view = torch.zeros(len(phrases), dtype=torch.long, device=self.device)
         before, after = prompts.SEGMENT[0]
         text = [self.embed(torch.tensor(self._ids(" " + phrase.strip()), device=self.device)) for phrase in phrases]
@@ -316,6 +327,33 @@ class Sa2va(nn.Module):
             for row, mask in zip(with_seg, self.network.final_mask(logits, *image.shape[:2]), strict=True):
                 masks[row] = mask.cpu().numpy()
         return [Prediction(self._text(ids), mask) for ids, mask in zip(generated.ids, masks, strict=True)]
+
+    @torch.no_grad()
+    def ask(
+        self, image: np.ndarray, question: str, regions: np.ndarray | None = None, max_new_tokens: int = 512, newlines: int = 1
+    ) -> tuple[str, list[np.ndarray]]:
+        """Answers a free question about a picture [H, W, 3] uint8, with a mask [H, W] bool for each [SEG] of the answer.
+
+        ``regions`` [n, H, W] bool are listed in the prompt as region1, region2, ...; ``newlines`` stand between the list and
+        the question: 1 as checkpoints were trained, 2 as upstream's inference writes.
+        """
+        vision = self.look(image)
+        [features] = self._image_tokens(vision, torch.zeros(1, dtype=torch.long, device=self.device))  # [n * G*G, D]
+        grid = self.preparation.grid
+        cells = None if regions is None else [torch.from_numpy(grid_cells(region, grid)).flatten().to(self.device) for region in regions]
+        counts = None if cells is None else [int(cell.sum()) for cell in cells]
+        text = prompts.question_turn(self.turn, len(features), question, counts, newlines)
+        prompt = self._sequence(text, torch.cat([features, *(features[-(grid**2) :][cell] for cell in cells or [])]))
+        with self._evaluating():
+            generated = greedy(self.network, [prompt], max_new_tokens, self._ended)
+        [ids] = generated.ids
+        read = [generated.state(0, place) for place, token in enumerate(ids[:-1]) if token == self.seg_token]
+        states = [state for state in read if state is not None]
+        if not states:
+            return self._text(ids), []
+        view = torch.zeros(len(states), dtype=torch.long, device=self.device)
+        logits = self.masks(vision, view, self.seg_embedding(torch.stack(states)))
+        return self._text(ids), list(self.network.final_mask(logits, *image.shape[:2]).cpu().numpy())
 
     def _first_seg(self, generated: Generated) -> tuple[list[int], list[Tensor]]:
         rows, states = [], []
@@ -342,6 +380,27 @@ class Sa2va(nn.Module):
         )
         write_folder(folder, tensors, self.network.config.published, self.base)
 
+    def changes(self, folder: Path) -> list[dict[str, Any]]:
+        """How an export differs from the base, one row for each group; see ``export.changes``."""
+        from plugins.models.sa2va import export
+
+        if self.base is None:
+            raise UserError("this model was not loaded from a folder; there is no base to compare with")
+        adapted = {name.split(".lora_")[0] for name, _ in self._trainable.get("lora", [])}
+        return export.changes(self.base, folder, adapted)
+
+    def verify(self, folder: Path) -> dict[str, float]:
+        """How far an export, reloaded, computes something else than this model; see ``export.verify``."""
+        from plugins.models.sa2va import export
+
+        return export.verify(self, folder)
+
+    def save_adapter(self, folder: Path) -> None:
+        """Writes the adapters alone in PEFT's layout."""
+        from plugins.models.sa2va import export
+
+        export.save_adapter(self, folder)
+
 
 def group_of(name: str) -> Group:
     """The parameter group of a name in ``Network``."""
@@ -366,9 +425,10 @@ def merged_tensors(network: Network) -> dict[str, Tensor]:
     return tensors
 
 
-def _add_lora(network: Network, lora: Lora) -> None:
+def _add_lora(network: Network, lora: Lora) -> LoraConfig:
     from peft import LoraConfig, inject_adapter_in_model  # slow to import, so only where it is used
 
     linear = {name.rsplit(".", 1)[-1] for name, module in network.llm.named_modules() if isinstance(module, nn.Linear)} - {"lm_head"}
     config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=sorted(linear), bias="none")
     inject_adapter_in_model(config, network.llm)
+    return config

@@ -48,6 +48,7 @@ class Network(nn.Module):
     def __init__(self, config: Sa2vaConfig) -> None:
         super().__init__()
         self.config = config
+        self.sam_constants = torch.float32  # precision of the mean and std of the mask decoder's pictures
         self.vision: InternVLVisionModel = AutoModel.from_config(config.vision, attn_implementation="sdpa")
         self.projector = InternVLMultiModalProjector(config.projector())
         self.llm: Qwen2ForCausalLM = AutoModelForCausalLM.from_config(config.llm, attn_implementation="sdpa")
@@ -64,7 +65,7 @@ class Network(nn.Module):
 
     def sam_features(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[N, 3, R, R] uint8 -> the three levels of the feature pyramid, before the mask decoder's own convolutions."""
-        pixels = normalize(pictures, self.sam2.no_memory_embedding.dtype)
+        pixels = normalize(pictures, self.sam2.no_memory_embedding.dtype, self.sam_constants)
         fine, middle, coarse = self.sam2.vision_encoder(pixels).fpn_hidden_states
         return fine, middle, coarse
 

@@ -56,10 +56,10 @@ def sam_picture(image: np.ndarray, size: int) -> np.ndarray:
     return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
 
 
-def normalize(pictures: Tensor, dtype: torch.dtype) -> Tensor:
-    """[n, 3, S, S] uint8 -> the same in ``dtype``, computed in float32."""
-    mean = torch.tensor(MEAN, device=pictures.device)[:, None, None]
-    std = torch.tensor(STD, device=pictures.device)[:, None, None]
+def normalize(pictures: Tensor, dtype: torch.dtype, constants: torch.dtype = torch.float32) -> Tensor:
+    """[n, 3, S, S] uint8 -> the same in ``dtype``, computed in float32 with mean and std rounded to ``constants``."""
+    mean = torch.tensor(MEAN, device=pictures.device).to(constants).float()[:, None, None]
+    std = torch.tensor(STD, device=pictures.device).to(constants).float()[:, None, None]
     return ((pictures.float() / 255 - mean) / std).to(dtype)
 
 

@@ -65,3 +65,13 @@ def segment_turn(turn: TurnFormat, image_tokens: int, before: str, after: str) -
     """The prompt for segmentation, cut where the phrase (with its leading space) goes."""
     image = IMAGE_START + IMAGE_TOKEN * image_tokens + IMAGE_END + "\n"
     return turn.before + image + before, after + turn.between
+
+
+def question_turn(turn: TurnFormat, image_tokens: int, question: str, cells: list[int] | None, newlines: int) -> str:
+    """The whole prompt of a free question, with regions of ``cells[i]`` grid cells or (None) without a region list.
+
+    ``newlines`` stand between the region list and the question: 1 as in training, 2 as upstream's inference writes.
+    """
+    image = IMAGE_START + IMAGE_TOKEN * image_tokens + IMAGE_END
+    between = "\n" if cells is None else region_text(cells) + "\n" * (newlines - 1)
+    return turn.before + image + between + question + turn.between

@@ -1,0 +1,150 @@
+"""Writes a package of one's own with one component: installable, typed, with its test, README and CI file."""
+
+from __future__ import annotations
+
+import keyword
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+
+from core.contracts import KINDS, UserError
+from core.scaffold_bodies import BODIES
+
+SINGULAR = {kind: "loss" if kind == "losses" else kind.removesuffix("s") for kind in KINDS}
+
+PYPROJECT = """\
+[build-system]
+requires = ["setuptools>=69"]
+build-backend = "setuptools.build_meta"
+
+[project]
+name = "$distribution"
+version = "0.1.0"
+description = "$article $singular for dualloop."
+readme = "README.md"
+requires-python = ">=3.11"
+dependencies = ["dualloop", "torch"$extra]
+
+[project.optional-dependencies]
+dev = ["pytest", "ruff", "mypy"]
+
+# The line that makes the component known. Left: the name in recipes; right: module and object.
+[project.entry-points."dualloop.$kind"]
+"$name" = "$module:$object"
+
+[tool.setuptools]
+packages = ["$module"]
+[tool.setuptools.package-data]
+$module = ["py.typed"]
+
+[tool.ruff]
+line-length = 140
+target-version = "py311"
+[tool.ruff.lint]
+select = ["E", "F", "I", "UP", "B"]
+[tool.ruff.lint.isort]
+known-first-party = ["$module"]
+known-third-party = ["core"]
+
+[tool.mypy]
+packages = ["$module"]
+ignore_missing_imports = true
+
+[tool.pytest.ini_options]
+testpaths = ["tests"]
+"""
+
+README = """\
+# $distribution
+
+$article $singular for [dualloop](https://pypi.org/project/dualloop/), found by the name `$name`.
+
+```bash
+pip install -e ".[dev]"
+python -m core.components explain $kind/$name   # what it takes
+pytest                                          # the contract kit of its kind
+```
+
+Use it in a recipe:
+
+```yaml
+$usage
+```
+
+It starts as a minimal body that works: replace it in `$module/__init__.py`. The parameters of the constructor are the keys of
+the recipe; give each a type. What the component must do is in `core/contracts.py` of dualloop, and the tests check it.
+"""
+
+WORKFLOW = """\
+name: test
+on: [push, pull_request]
+jobs:
+  test:
+    runs-on: ubuntu-latest
+    steps:
+      - uses: actions/checkout@v4
+      - uses: actions/setup-python@v5
+        with: {python-version: "3.11"}
+      - run: pip install -e ".[dev]"
+      - run: ruff check .
+      - run: mypy
+      - run: pytest
+      - run: python -m core.components doctor
+"""
+
+
+@dataclass(frozen=True)
+class Body:
+    """What differs from kind to kind: the component, its test, the recipe lines that use it, further dependencies."""
+
+    code: str
+    test: str
+    usage: str
+    extra: str = ""
+
+
+def kind_named(text: str) -> str:
+    """The kind of ``gradient_ops`` or ``gradient_op``. Raises ``UserError``."""
+    found = next((kind for kind in KINDS if text in (kind, SINGULAR[kind])), None)
+    if found is None:
+        raise UserError(f"{text!r} is no kind: there are {', '.join(SINGULAR.values())}")
+    return found
+
+
+def write(kind: str, name: str, into: Path) -> Path:
+    """Writes the package into the new folder ``into/NAME`` and returns it. Raises ``UserError`` for a bad name or a used folder."""
+    kind, module = kind_named(kind), re.sub(r"[-. ]+", "_", name).lower()
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", module) or keyword.iskeyword(module):
+        raise UserError(f"{name!r} cannot be a package's name: write letters, digits and dashes, with a letter first")
+    if module in sys.stdlib_module_names or module in ("core", "plugins", "tests", "torch", "numpy"):
+        raise UserError(f"{name!r} would hide the module {module} that others import: choose another name")
+    folder = into / module.replace("_", "-")
+    if folder.exists():
+        raise UserError(f"{folder} exists already: choose another name or another --into")
+    singular = SINGULAR[kind].replace("_", " ")
+    words = {
+        "kind": kind,
+        "name": module,
+        "module": module,
+        "object": "".join(part.capitalize() for part in module.split("_")),
+        "distribution": folder.name,
+        "singular": singular,
+        "article": "An" if singular[0] in "aeiou" else "A",
+    }
+    body = Body(*(Template(text).substitute(words) for text in BODIES[kind]))
+    words |= {"usage": body.usage.strip(), "extra": body.extra}
+    files = {
+        "pyproject.toml": Template(PYPROJECT).substitute(words),
+        "README.md": Template(README).substitute(words),
+        ".github/workflows/test.yml": WORKFLOW,
+        ".gitignore": "__pycache__/\n*.egg-info/\nbuild/\ndist/\n",
+        f"{module}/__init__.py": body.code.lstrip(),
+        f"{module}/py.typed": "",
+        f"tests/test_{module}.py": body.test.lstrip(),
+    }
+    for path, text in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text, encoding="utf-8")
+    return folder

@@ -1,0 +1,151 @@
+"""The contract kit of gradient ops: what an op must do, and what it may declare of itself."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, Protocol, cast
+
+import pytest
+import torch
+from torch import Tensor
+
+from core.contracts import GradientOp, Gram
+
+
+class _Stateful(Protocol):
+    def state_dict(self) -> Mapping[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+class GradientOpKit:
+    """Give ``make``: an op for the loops ``loop1``, ``loop2`` and ``loop3``, any of which may be absent from an update.
+
+    orthogonal_to: the part that the update adds to this loop's scaled gradient is orthogonal to it.
+    conflict_free: with two loops, the update has no negative inner product with either loop's gradient.
+    sum_without_conflict: where no two gradients conflict, the update is the plain weighted sum.
+    scope: ``global``: all parameter groups get equal weights; ``group``: a group's weights depend on that group alone.
+    """
+
+    orthogonal_to: str | None = None
+    conflict_free = False
+    sum_without_conflict = False
+    scope: Literal["global", "group"] | None = None
+
+    def make(self) -> GradientOp:
+        raise NotImplementedError
+
+    def test_gives_a_finite_float64_weight_for_each_group_and_loop(self) -> None:
+        op = self.make()
+        assert isinstance(op, GradientOp)
+        for _, gram in problems():
+            weights = op.weights(gram)
+            assert weights.shape == (len(gram.groups), len(gram.loops))
+            assert weights.dtype == torch.float64
+            assert weights.isfinite().all()
+
+    @pytest.mark.parametrize("which", ["all", "first", "second"])
+    def test_zero_gradients_give_finite_weights(self, which: str) -> None:
+        vectors = torch.randn(2, 2, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        vectors[:, {"all": slice(None), "first": slice(0, 1), "second": slice(1, 2)}[which]] = 0
+        assert self.make().weights(gram_of(vectors)).isfinite().all()
+
+    @pytest.mark.parametrize("loop", ["loop1", "loop2"])
+    def test_one_loop_alone_is_plain_training(self, loop: str) -> None:
+        vectors = torch.randn(3, 1, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        weights = self.make().weights(Gram((loop,), ("a", "b", "c"), vectors @ vectors.mT, torch.tensor([0.7], dtype=torch.float64)))
+        torch.testing.assert_close(weights, torch.full((3, 1), 0.7, dtype=torch.float64))
+
+    def test_the_gram_matrix_is_not_changed(self) -> None:
+        for _, gram in problems():
+            values, scales = gram.values.clone(), gram.scales.clone()
+            self.make().weights(gram)
+            assert torch.equal(gram.values, values)
+            assert torch.equal(gram.scales, scales)
+
+    def test_all_ranks_agree_whatever_their_global_random_state(self) -> None:
+        """Each rank has an op of its own: equal Gram matrices must give equal bits, or the weights drift apart."""
+        ops = [self.make(), self.make()]
+        for _, gram in problems():
+            seen = []
+            for rank, op in enumerate(ops):
+                torch.manual_seed(rank)
+                random.seed(rank)
+                seen.append(op.weights(copy.deepcopy(gram)))
+            assert torch.equal(*seen), "two ranks disagree: draw nothing from a global generator"
+
+    def test_state_survives_a_checkpoint_or_there_is_none(self) -> None:
+        """With ``state_dict`` a resumed op goes on as if never stopped; without it ``weights`` is a pure function."""
+        op, *grams = self.make(), *(gram for _, gram in problems())
+        if not hasattr(op, "state_dict"):
+            for gram in grams:
+                assert torch.equal(op.weights(gram), op.weights(gram)), "it keeps state: add state_dict and load_state_dict"
+            return
+        half = len(grams) // 2
+        for gram in grams[:half]:
+            op.weights(gram)
+        resumed = self.make()
+        cast(_Stateful, resumed).load_state_dict(copy.deepcopy(dict(cast(_Stateful, op).state_dict())))
+        for gram in grams[half:]:
+            assert torch.equal(op.weights(gram), resumed.weights(gram)), "the resumed op differs"
+
+    def test_declared_orthogonality(self) -> None:
+        if self.orthogonal_to is None:
+            pytest.skip("orthogonal_to is not declared")
+        for vectors, gram in problems():
+            if self.orthogonal_to in gram.loops:
+                anchor = gram.loops.index(self.orthogonal_to)
+                added = self.make().weights(gram)  # [P, n]
+                added[:, anchor] -= gram.scales[anchor]
+                parts = torch.einsum("pn,pnd->pd", added, vectors)  # [P, d], what the update adds to the anchor
+                inner = (parts * vectors[:, anchor]).sum(1)  # [P]
+                size = parts.norm(dim=1) * vectors[:, anchor].norm(dim=1) + 1e-12
+                inner, size = (inner, size) if self.scope == "group" else (inner.sum(0), size.sum(0))
+                assert (inner.abs() <= 1e-9 * size + 1e-9).all(), "the added part is not orthogonal to the anchor"
+
+    def test_declared_freedom_from_conflict(self) -> None:
+        if not self.conflict_free:
+            pytest.skip("conflict_free is not declared")
+        for vectors, gram in problems():
+            if len(gram.loops) == 2:
+                inner = torch.einsum("pn,pnd,pmd->pm", self.make().weights(gram), vectors, vectors)  # [P, n], <update, g_m>
+                inner = inner if self.scope == "group" else inner.sum(0)
+                assert (inner >= -1e-9 * (1 + gram.values.abs().max())).all(), "the update hurts one of the loops"
+
+    def test_declared_sum_without_conflict(self) -> None:
+        if not self.sum_without_conflict:
+            pytest.skip("sum_without_conflict is not declared")
+        for vectors, gram in problems():
+            positive = vectors.abs()
+            friendly = Gram(gram.loops, gram.groups, positive @ positive.mT, gram.scales)
+            torch.testing.assert_close(self.make().weights(friendly), gram.scales.repeat(len(gram.groups), 1))
+
+    def test_declared_scope(self) -> None:
+        for vectors, gram in problems():
+            weights = self.make().weights(gram)
+            if self.scope == "global":
+                assert torch.equal(weights, weights[:1].expand_as(weights))
+            if self.scope == "group":
+                other = vectors.clone()
+                other[1:] *= -2
+                changed = self.make().weights(Gram(gram.loops, gram.groups, other @ other.mT, gram.scales))
+                assert torch.equal(changed[0], weights[0]), "the first group's weights changed with another group"
+
+
+def gram_of(vectors: Tensor, scales: Tensor | None = None) -> Gram:
+    """The Gram matrix of explicit gradients [P, n, d]."""
+    P, n, _ = vectors.shape
+    scales = torch.ones(n, dtype=torch.float64) if scales is None else scales
+    return Gram(tuple(f"loop{i + 1}" for i in range(n)), tuple(f"group{p}" for p in range(P)), vectors @ vectors.mT, scales)
+
+
+def problems() -> Iterator[tuple[Tensor, Gram]]:
+    """Explicit gradients [P, n, d] with their Gram matrix: agreeing, conflicting and unrelated loops of 2 or 3."""
+    draw = torch.Generator().manual_seed(0)
+    for n in (2, 3, 2, 3):
+        for lean in (-1.5, -0.3, 0.0, 0.8):
+            vectors = torch.randn(3, n, 7, dtype=torch.float64, generator=draw)
+            vectors[:, 1:] += lean * vectors[:, :1]
+            yield vectors, gram_of(vectors, torch.rand(n, dtype=torch.float64, generator=draw) + 0.1)

@@ -1,0 +1,38 @@
+"""The contract kit of schedules."""
+
+from __future__ import annotations
+
+import pickle
+
+from core.contracts import Schedule
+
+
+class ScheduleKit:
+    """Give ``make``; ``names``, where known, are all loops that it may ask for. The first ``updates`` updates are checked."""
+
+    names: frozenset[str] | None = None
+    updates = 300
+
+    def make(self) -> Schedule:
+        raise NotImplementedError
+
+    def test_every_update_has_a_loop_and_none_twice(self) -> None:
+        schedule = self.make()
+        assert isinstance(schedule, Schedule)
+        for update in range(self.updates):
+            loops = list(schedule.loops(update))
+            assert loops, f"no loop takes part in update {update}"
+            assert all(isinstance(name, str) for name in loops)
+            assert len(set(loops)) == len(loops), f"a loop comes twice in update {update}"
+            assert self.names is None or set(loops) <= self.names
+
+    def test_is_a_function_of_the_update_alone(self) -> None:
+        """A resumed run asks for update 100 first, and each rank has a schedule of its own."""
+        first, second = self.make(), self.make()
+        forward = [list(first.loops(update)) for update in range(self.updates)]
+        backward = [list(second.loops(update)) for update in reversed(range(self.updates))]
+        assert forward == backward[::-1]
+
+    def test_can_be_pickled(self) -> None:
+        schedule = self.make()
+        assert list(pickle.loads(pickle.dumps(schedule)).loops(7)) == list(schedule.loops(7))

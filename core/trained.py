@@ -1,0 +1,94 @@
+"""What a run trained, laid over its base: the model of a checkpoint, and the same with some groups put back to the base's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from core.contracts import Model, UserError
+from core.engine import checkpoint
+from core.recipe import build, load
+from core.registry import Registry
+
+#: The ablation of the method: base weights, and of these groups the trained ones.
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "full": ("projector", "text_hidden_fcs", "lora", "sam2_decoder"),
+    "lora": ("lora",),
+    "sam2_decoder+text_hidden_fcs": ("sam2_decoder", "text_hidden_fcs"),
+    "lora+sam2_decoder+text_hidden_fcs": ("lora", "sam2_decoder", "text_hidden_fcs"),
+    "projector": ("projector",),
+}
+
+
+@dataclass
+class Trained:
+    """A model with both values of each trained parameter at hand."""
+
+    model: Model
+    base: Mapping[str, Tensor]  # group/name -> the value before training
+    values: Mapping[str, Tensor]  # group/name -> the trained value
+    source: Path  # the checkpoint's folder or the training file
+    recipe: Path | None = None
+
+    @torch.no_grad()
+    def use(self, variant: str) -> None:
+        """Trained values in the groups of ``variant`` (groups joined by ``+``, or ``full``: all), the base's in the others."""
+        groups = self.model.trainable()
+        wanted = set(groups) if variant == "full" else set(variant.split("+"))
+        if unknown := sorted(wanted - set(groups)):
+            raise UserError(f"--groups {variant}: {', '.join(unknown)} was not trained here; there are {', '.join(groups)}")
+        for group, members in groups.items():
+            source = self.values if group in wanted else self.base
+            for name, parameter in members:
+                parameter.copy_(source[f"{group}/{name}"])
+
+
+def is_run(path: Path) -> bool:
+    """Whether it is a run's folder or one of its checkpoints."""
+    return (path / "trained.safetensors").is_file() or (path / "recipe.json").is_file()
+
+
+def open_run(path: Path, registry: Registry) -> Trained:
+    """The model of a run folder (its newest checkpoint) or of one checkpoint in it. Raises ``UserError``."""
+    if not path.is_dir():
+        raise UserError(f"{path}: not found; name a run folder or one of its checkpoints")
+    if (path / "trained.safetensors").is_file():
+        folder, run = path, path.resolve().parent.parent
+    else:
+        found = checkpoint.list_checkpoints(path / "checkpoints")
+        if not found:
+            raise UserError(f"{path}: holds no checkpoint; name a run folder or a folder like runs/NAME/checkpoints/update-000250")
+        folder, run = found[-1][1], path
+    file = run / "recipe.yaml"
+    if not file.is_file():
+        raise UserError(f"{file}: not found; a checkpoint is read together with its run's recipe")
+    model: Model = build(load(file), ("model",), registry)
+    try:
+        values = load_file(folder / "trained.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder}: not a complete checkpoint ({error})") from None
+    groups = model.trainable()
+    base = {f"{group}/{name}": p.detach().clone() for group, members in groups.items() for name, p in members}
+    checkpoint.load_trained(values, groups, folder)
+    return Trained(model, base, values, folder, file)
+
+
+def open_legacy(file: Path, base: Path, alpha: int | None, registry: Registry) -> Trained:
+    """The model of a training file ``.pth`` and the published folder it started from."""
+    given = {} if alpha is None else {"lora_alpha": alpha}
+    model: Model = registry.get("models", "sa2va.legacy").create(file=file, checkpoint=base, **given)
+    start = registry.get("models", "sa2va").create(checkpoint=base)
+    before = {name: p for members in start.trainable().values() for name, p in members}
+    values, originals = {}, {}
+    for group, members in model.trainable().items():
+        for name, p in members:
+            values[f"{group}/{name}"] = p.detach().clone()
+            # an adapter's base value is no change at all: B = 0
+            originals[f"{group}/{name}"] = before[name].detach() if name in before else torch.zeros_like(p)
+    return Trained(model, originals, values, file)

@@ -1,0 +1,13 @@
+from __future__ import annotations
+
+from core.testing import GradientOpKit
+
+from damped_conflict import DampedConflict
+
+
+class TestDampedConflict(GradientOpKit):
+    sum_without_conflict = True  # what the op declares of itself is checked
+    scope = "global"
+
+    def make(self) -> DampedConflict:
+        return DampedConflict(anchor="loop1")

@@ -1,0 +1,129 @@
+"""``sa2va.legacy``: a training file ``.pth`` of upstream's own trainer, laid over the published checkpoint it started from.
+
+Keys are ``mllm.model.<published key>`` (with DDP's ``module.`` before it or not), PEFT's names inside the language model,
+``text_hidden_fcs...`` and ``grounding_encoder...``; the dictionary is plain or under ``state_dict``. Token embeddings and
+output layer are never taken from it: training overwrites their special rows, and [SEG] is then no longer generated.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from core.contracts import UserError
+from plugins.models.sa2va.config import read_config
+from plugins.models.sa2va.folder import native_tensors
+from plugins.models.sa2va.keys import is_memory, place
+from plugins.models.sa2va.model import Group, Lora, Sa2va, group_of, load
+
+_ADAPTER = re.compile(r"language_model\.(.+)\.lora_([AB])(?:\.default)?\.weight")
+
+
+def load_legacy(
+    *,
+    file: Path,
+    checkpoint: Path,
+    lora_alpha: int = 256,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    max_tiles: int = 12,
+) -> Sa2va:
+    """The published folder ``checkpoint`` with the trained tensors of ``file``; ``lora_alpha`` is not stored in the file.
+
+    Raises ``UserError`` for a file that holds more than tensors, foreign keys, half a group, or another base's weights.
+    """
+    read_config(checkpoint)  # before a large file is read
+    tensors = {published_name(key): tensor for key, tensor in read_pth(file).items()}
+    adapters = {match: tensor for key, tensor in tensors.items() if (match := _ADAPTER.fullmatch(key))}
+    ranks = {tensor.shape[0] for match, tensor in adapters.items() if match[2] == "A"}
+    if len(ranks) > 1:
+        raise UserError(f"{file}: adapters of several ranks ({', '.join(map(str, sorted(ranks)))}) are not supported")
+    lora = Lora(r=ranks.pop(), alpha=lora_alpha, dropout=0.0) if ranks else None
+    model = load(checkpoint=checkpoint, lora=lora, dtype=dtype, max_tiles=max_tiles)
+    values = {f"llm.{match[1]}.lora_{match[2]}.default.weight": tensor for match, tensor in adapters.items()}
+    plain = {key: tensor for key, tensor in tensors.items() if not _ADAPTER.fullmatch(key)}
+    _fill(model, values, plain, file)
+    return model
+
+
+def published_name(key: str) -> str:
+    """The published key of a training file's key; adapters keep ``.lora_A`` and ``.lora_B``."""
+    name = key.removeprefix("module.").removeprefix("mllm.model.")
+    name = name.replace("language_model.base_model.model.", "language_model.", 1)
+    for wrapper in (".base_layer", ".modules_to_save.default", ".original_module"):
+        name = name.replace(wrapper, "")
+    return re.sub(r"(memory_encoder\.fuser\.layers\.\d+)\.gamma$", r"\1.g_weight", name)
+
+
+def read_pth(file: Path) -> dict[str, Tensor]:
+    """The tensors of a ``.pth``, plain or ``{meta, state_dict}``; nothing but tensors and plain containers is unpickled."""
+    try:
+        stored = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{file}: not found") from None
+    except pickle.UnpicklingError:
+        raise UserError(f"{file}: refused, it holds Python objects besides tensors; save its state_dict alone") from None
+    except (RuntimeError, EOFError, OSError) as error:
+        raise UserError(f"{file}: not a complete torch file ({str(error).splitlines()[0]}); copy it again") from None
+    state = stored.get("state_dict", stored) if isinstance(stored, Mapping) else None
+    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{file}: not a dictionary of tensors, nor one under 'state_dict'")
+    return dict(state)
+
+
+@torch.no_grad()
+def _fill(model: Sa2va, adapters: dict[str, Tensor], plain: dict[str, Tensor], file: Path) -> None:
+    targets = native_tensors(model.network)
+    trained = {name: parameter for members in model.trainable().values() for name, parameter in members}
+    foreign: list[str] = []
+    other_base: list[str] = []
+    given: set[str] = set()
+
+    def put(name: str, target: Tensor, value: Tensor, key: str) -> None:
+        if target.shape != value.shape:
+            foreign.append(f"{key} {tuple(value.shape)} where {tuple(target.shape)} is expected")
+        elif name in trained:
+            target.copy_(value)
+            given.add(name)
+        elif group_of(name) != "embeddings" and not _equal(target, value):
+            other_base.append(key)
+
+    for name, value in adapters.items():
+        if name in trained:
+            put(name, trained[name], value, name)
+        else:
+            foreign.append(name)
+    for key, tensor in plain.items():
+        where = place(key)
+        if where is None or any(name not in targets for name in where.natives):
+            if not is_memory(key):
+                foreign.append(key)
+            continue
+        parts = tensor.chunk(len(where.natives)) if where.kind == "split" else [tensor] * len(where.natives)
+        for name, part in zip(where.natives, parts, strict=True):
+            put(name, targets[name][where.row : where.row + 1] if where.kind == "row" else targets[name], part, key)
+    missing = [name for name in trained if name not in given and _started(group_of(name), given)]
+    problems = {
+        "keys that do not belong to this model": foreign,
+        "missing beside others of their group": missing,
+        "frozen tensors that differ from the base's (is it the one that was trained?)": other_base,
+    }
+    if not given:
+        raise UserError(f"{file}: none of its {len(plain)} keys is a trained Sa2VA tensor; keys look like {', '.join(list(plain)[:3])}")
+    if found := [f"{len(keys)} {what}: {', '.join(keys[:6])}{' ...' if len(keys) > 6 else ''}" for what, keys in problems.items() if keys]:
+        raise UserError(f"{file}: does not fit the base; " + "; ".join(found))
+
+
+def _started(group: Group, given: set[str]) -> bool:
+    return any(group_of(name) == group for name in given)
+
+
+def _equal(base: Tensor, value: Tensor) -> bool:
+    """Up to the rounding of the coarser of the two types."""
+    coarse = base.dtype if base.element_size() <= value.element_size() else value.dtype
+    return torch.equal(base.to(coarse), value.to(coarse))
