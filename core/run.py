@@ -9,6 +9,7 @@ from pathlib import Path
 
 from core.components import table
 from core.contracts import UserError
+from core.engine.launch import become_worker, start_workers, tell, to_start
 from core.recipe import Recipe, check, components_used, json_schema, load, path_report, path_text, resolved_yaml
 from core.registry import Registry
 
@@ -16,7 +17,9 @@ from core.registry import Registry
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code: 2 for what the user can put right."""
     parser = _parser()
+    argv = sys.argv[1:] if argv is None else argv
     arguments = parser.parse_intermixed_args(argv)
+    become_worker()
     try:
         registry = Registry()
         if arguments.schema:
@@ -29,9 +32,9 @@ def main(argv: list[str] | None = None) -> int:
             resume = True if named_recipe else resume
         if arguments.recipe is None:
             parser.error("name a recipe")
-        return _run(load(arguments.recipe, arguments.overrides), registry, arguments, resume)
+        return _run(load(arguments.recipe, arguments.overrides), registry, arguments, resume, argv)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        tell(error)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the last checkpoint stands, --resume goes on from it", file=sys.stderr)
@@ -51,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(recipe: Recipe, registry: Registry, arguments: argparse.Namespace, resume: Path | bool | None) -> int:
+def _run(recipe: Recipe, registry: Registry, arguments: argparse.Namespace, resume: Path | bool | None, argv: list[str]) -> int:
     faults = check(recipe, registry)
     if faults:
         for fault in faults:
@@ -64,6 +67,8 @@ def _run(recipe: Recipe, registry: Registry, arguments: argparse.Namespace, resu
     if arguments.check:
         report(recipe, registry)
         return 0
+    if to_start(recipe.values["launch"]):
+        return start_workers(recipe.values["launch"], argv)
     from core.engine.runner import run  # late: it imports torch
 
     return run(recipe, registry, resume=resume, quiet=arguments.quiet)

@@ -14,11 +14,13 @@ Groups = Mapping[str, Sequence[tuple[str, nn.Parameter]]]
 class Gradients:
     """Buffers into which backward passes accumulate directly: ``.grad`` of each parameter is a view while collecting."""
 
-    def __init__(self, groups: Groups) -> None:
+    def __init__(self, groups: Groups, whole: Tensor | None = None) -> None:
+        """``whole``: [numel] float32, where the buffers shall lie one after the other; None: memory of their own."""
         self.groups = groups
-        self.flat: dict[str, Tensor] = {  # group -> [numel] float32
-            name: torch.zeros(sum(p.numel() for _, p in members), device=members[0][1].device) for name, members in groups.items()
-        }
+        sizes = {name: sum(p.numel() for _, p in members) for name, members in groups.items()}
+        device = next(p.device for members in groups.values() for _, p in members)
+        self.whole = torch.zeros(sum(sizes.values()), device=device) if whole is None else whole
+        self.flat: dict[str, Tensor] = dict(zip(sizes, self.whole.split(list(sizes.values())), strict=True))  # group -> [numel] float32
         self.touched: set[nn.Parameter] = set()  # parameters that some backward pass reached
 
     def views(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
@@ -33,8 +35,7 @@ class Gradients:
         """Backward passes inside add to the buffers, from zero; afterwards no parameter holds a gradient."""
         self.touched.clear()
         hooks = []
-        for buffer in self.flat.values():
-            buffer.zero_()
+        self.whole.zero_()
         for parameter, view in self.views():
             parameter.grad = view
             hooks.append(parameter.register_post_accumulate_grad_hook(self.touched.add))

@@ -20,6 +20,7 @@ from core.engine.feed import Feed, bad_summary
 from core.engine.noise import derived_seed
 from core.engine.plan import Plan, Source
 from core.engine.progress import Progress
+from core.engine.ranks import Ranks, join
 from core.engine.sheet import picture_sheet
 from core.engine.strategy import make_strategy
 from core.engine.tracking import Trackers
@@ -51,36 +52,33 @@ class Run:
 
 def run(recipe: Recipe, registry: Registry, resume: Path | bool | None = None, quiet: bool = False) -> int:
     """Carries a checked recipe out. Returns 0; raises ``UserError`` for what the user can put right."""
-    _check_launch(recipe.values["launch"])
+    ranks = join(recipe.values["launch"])
     console = Console()
-    folder, last = _run_folder(recipe, registry, resume)
+    where = ranks.from_main(lambda: [path and str(path) for path in _run_folder(recipe, registry, resume)])
+    folder, last = Path(where[0]), where[1] and Path(where[1])
     total = recipe.values["train"]["updates"]
-    with Progress(total, quiet) as progress:
+    with Progress(total, quiet or not ranks.main) as progress:
         progress.note(f"run folder: {folder}")
-        built = _build(recipe, registry, folder, last)
+        built = _build(recipe, registry, folder, last, ranks)
         for group, members in built.model.trainable().items():
             progress.note(f"trained: {group}, {sum(p.numel() for _, p in members):,} parameters")
         built.trackers.start(RunInfo(folder, recipe.values["name"], recipe.values, built.start))
-        evaluate = recipe.values["train"]["evaluate"] == "before_and_after" and bool(built.evaluators)
-        before = _before(built, progress) if evaluate else {}
+        evaluate = ranks.main and recipe.values["train"]["evaluate"] == "before_and_after" and bool(built.evaluators)
+        with ranks.main_first("evaluation before training"):
+            before = _before(built, progress) if evaluate else {}
         history = _train(built, progress)
+        bad = ranks.total(bad_summary({name: loop.feed for name, loop in built.trainer.loops.items()}))
+        ranks.leave()
+        if not ranks.main:
+            return 0
         after = evaluate_all(built.model, built.evaluators, progress) if evaluate else {}
-        summary = _finish(built, before, after, history)
+        summary = _finish(built, before, after, history, bad)
     if after:
         before_after_table(before, after, console)
     for name, value in summary.items():
         console.print(f"{name}: {value}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"finished: {folder}", highlight=False, markup=False, soft_wrap=True)
     return 0
-
-
-def _check_launch(launch: Mapping[str, Any]) -> None:
-    found = torch.cuda.device_count() if launch["device"] == "cuda" else None
-    if found is not None and found < launch["processes"]:
-        raise UserError(
-            f"launch asks for {launch['processes']} GPUs, {found} found; "
-            "launch.strategy=single launch.processes=1 launch.device=cpu runs it here"
-        )
 
 
 def _run_folder(recipe: Recipe, registry: Registry, resume: Path | bool | None) -> tuple[Path, Path | None]:
@@ -129,23 +127,27 @@ def _same_recipe(then: Mapping[str, Any], now: Mapping[str, Any], folder: Path) 
         raise UserError(f"{folder} was made by another recipe: {changes}; start a new run, or give the same values")
 
 
-def _build(recipe: Recipe, registry: Registry, folder: Path, last: Path | None) -> Run:
+def _build(recipe: Recipe, registry: Registry, folder: Path, last: Path | None, ranks: Ranks | None = None) -> Run:
+    ranks = ranks or Ranks()
     values, seed = recipe.values, recipe.values["seed"]
     train, launch = values["train"], values["launch"]
     torch.manual_seed(derived_seed(seed, "weights"))  # fresh adapters are drawn from it
-    model: Model = build(recipe, ("model",), registry)
+    with ranks.main_first("building the model"):  # it may write files that the others then read
+        model: Model = build(recipe, ("model",), registry)
     if isinstance(model, torch.nn.Module):
         model.to(launch["device"]).train()
     groups = model.trainable()
     optimizer, rate = build(recipe, ("optimizer",), registry).build(groups, train["updates"])
-    strategy = make_strategy(launch["strategy"], groups, optimizer, train["clip_norm"], zero_stage=launch["zero_stage"])
+    strategy = make_strategy(launch, groups, optimizer, train["clip_norm"], ranks, len(values["loops"]))
     teacher: Teacher | None = build(recipe, ("teacher",), registry) if values.get("teacher") else None
     if teacher is not None:
         teacher.start(groups)
     op = build(recipe, ("gradient",), registry)
     start = 0
     if last is not None:
-        state = checkpoint.load(last, groups, optimizer, teacher)
+        whole = strategy.whole_optimizer()
+        state = checkpoint.load(last, groups, whole, teacher)
+        strategy.restored(whole)
         start = state["update"]
         rate.load_state_dict(rate.state_dict() | {"last_epoch": state["updates_of_rate"], "_step_count": state["updates_of_rate"] + 1})
         for parameters, base, factor in zip(optimizer.param_groups, rate.base_lrs, rate.lr_lambdas, strict=True):
@@ -172,8 +174,8 @@ def _build(recipe: Recipe, registry: Registry, folder: Path, last: Path | None) 
             train["max_bad_fraction"],
         )
         loops[name] = LoopSetup(name, loop["weight"], tasks, feed)
-    trackers = {name: build(recipe, ("track", name), registry) for name in values["track"]}
-    if not any(tracker["use"] == "jsonl" for tracker in values["track"].values()):
+    trackers = {name: build(recipe, ("track", name), registry) for name in values["track"] if ranks.main}
+    if ranks.main and not any(tracker["use"] == "jsonl" for tracker in values["track"].values()):
         trackers["jsonl"] = registry.get("trackers", "jsonl").object()  # always on
     evaluators = {name: build(recipe, ("evaluate", name), registry) for name in values["evaluate"]}
     trainer = Trainer(model, loops, teacher, op, schedule, strategy, rate, seed, launch["device"], train["precision"], folder)
@@ -202,7 +204,8 @@ def _sheet(built: Run, update: int, name: str, results: Mapping[str, Evaluation]
 
 
 def _train(built: Run, progress: Progress) -> list[dict[str, float]]:
-    """All updates; returns what was logged of each."""
+    """All updates; returns what was logged of each. The ranks' weights are compared at the start and then now and again."""
+    built.trainer.strategy.check_agreement("at the start")
     train, every = built.recipe.values["train"], built.recipe.values["checkpoint"]["every"]
     history = []
     for number in range(built.start, train["updates"]):
@@ -212,22 +215,32 @@ def _train(built: Run, progress: Progress) -> list[dict[str, float]]:
         built.trackers.log(number + 1, values)
         progress.update(number + 1, values, samples)
         history.append(values)
-        if (number + 1) % every == 0 or number + 1 == train["updates"]:
+        save = (number + 1) % every == 0 or number + 1 == train["updates"]
+        if save or (number + 1) % built.recipe.values["launch"]["check_every"] == 0:
+            built.trainer.strategy.check_agreement(f"after update {number + 1}")
+        if save:
             _save(built, number + 1)
     return history
 
 
 def _save(built: Run, update: int) -> None:
-    op = built.trainer.op
+    op, strategy = built.trainer.op, built.trainer.strategy
+    optimizer = strategy.whole_optimizer()
+    if not strategy.ranks.main:
+        return
     state = {"updates_of_rate": built.trainer.rate.last_epoch, "gradient_op": op.state_dict() if hasattr(op, "state_dict") else None}
     folder = built.folder / "checkpoints"
     folder.mkdir(exist_ok=True)
     keep = built.recipe.values["checkpoint"]["keep"]
-    checkpoint.save(folder, update, built.trainer.strategy.groups, built.optimizer, built.teacher, state, keep)
+    checkpoint.save(folder, update, strategy.groups, optimizer, built.teacher, state, keep)
 
 
 def _finish(
-    built: Run, before: Mapping[str, Evaluation], after: Mapping[str, Evaluation], history: list[dict[str, float]]
+    built: Run,
+    before: Mapping[str, Evaluation],
+    after: Mapping[str, Evaluation],
+    history: list[dict[str, float]],
+    bad: Mapping[str, float],
 ) -> dict[str, Any]:
     """Pictures, result files and the export; returns the summary shown to the user."""
     _sheet(built, built.recipe.values["train"]["updates"], "after", after)
@@ -236,8 +249,8 @@ def _finish(
         summary[name] = f"{first:.4f} -> {last:.4f}"
         if name.endswith("/topk_mass") and last < LOW_TOPK_MASS:
             summary[name] += f"; below {LOW_TOPK_MASS}: the sampler's gradient leaves much out, raise its k"
-    if bad := bad_summary({name: loop.feed for name, loop in built.trainer.loops.items()}):
-        summary["bad samples"] = ", ".join(f"{count} x {what}" for what, count in bad.items())
+    if bad:
+        summary["bad samples"] = ", ".join(f"{count:.0f} x {what}" for what, count in bad.items())
     if built.recipe.values["checkpoint"]["export"]:
         target = built.folder / "export"
         shutil.rmtree(target, ignore_errors=True)

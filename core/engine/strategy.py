@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,36 +13,34 @@ from torch import Tensor, nn
 
 from core.contracts import UserError
 from core.engine.gradients import Gradients, Groups, combine, gram
+from core.engine.ranks import Ranks
 
 
 class Single:
     """One process. Losses are computed on the plain module, gradients are reduced here: any number of forwards is fine."""
 
-    rank = 0
-    world = 1
-
-    def __init__(self, groups: Groups, optimizer: torch.optim.Optimizer, clip_norm: float) -> None:
-        self.groups, self.optimizer, self.clip_norm = groups, optimizer, clip_norm
+    def __init__(self, groups: Groups, optimizer: torch.optim.Optimizer, clip_norm: float, ranks: Ranks | None = None) -> None:
+        self.groups, self.optimizer, self.clip_norm, self.ranks = groups, optimizer, clip_norm, ranks or Ranks()
+        self.rank, self.world = self.ranks.rank, self.ranks.world
         self._free: list[Gradients] = []
 
     @contextmanager
     def gradient(self) -> Iterator[Gradients]:
-        """Backward passes inside accumulate into the result, which is averaged over ranks on leaving."""
+        """Backward passes inside accumulate into the result: this rank's part of one loop's gradient."""
         gradients = self._free.pop() if self._free else Gradients(self.groups)
         with gradients.collecting():
             yield gradients
-        self.reduce(gradients)
 
     def backward(self, loss: Tensor) -> None:
         """One micro-batch's backward; ``loss`` is already divided by the global counts."""
         loss.backward()
 
-    def reduce(self, gradients: Gradients) -> None:
-        """Sums the gradients over ranks (losses are divided by global counts, so the sum is the mean)."""
+    def reduce(self, gradients: Sequence[Gradients]) -> None:
+        """Sums all loops' gradients over ranks (losses are divided by global counts, so the sum is the mean)."""
 
     def total(self, counts: Mapping[str, float]) -> dict[str, float]:
         """Sums named numbers over ranks."""
-        return dict(counts)
+        return self.ranks.total(counts)
 
     def gram(self, gradients: Sequence[Gradients]) -> Tensor:
         """[P, n, n] float64."""
@@ -53,23 +52,59 @@ class Single:
 
         Where the norm is not finite nothing is changed.
         """
+        norm = self._clipped(gradients, weights)
+        if math.isfinite(norm):
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._free.extend(reversed(gradients))
+        return norm
+
+    def _clipped(self, gradients: Sequence[Gradients], weights: Tensor) -> float:
+        """Puts the combined, clipped gradient into ``.grad``; returns its norm before clipping."""
         combine(gradients, weights)
         touched = set().union(*(gradient.touched for gradient in gradients))
         for parameter, view in gradients[0].views():
             # one that no loss reached is left alone, as in plain training: a zero gradient would still decay its weight
             parameter.grad = view if parameter in touched else None
-        norm = nn.utils.clip_grad_norm_([p for members in self.groups.values() for _, p in members], self.clip_norm)
-        if math.isfinite(norm):
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self._free.extend(gradients)
-        return float(norm)
+        return float(nn.utils.clip_grad_norm_([p for members in self.groups.values() for _, p in members], self.clip_norm))
+
+    def whole_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer's ``state`` by parameter, for a checkpoint; all ranks call it."""
+        return self.optimizer
+
+    def restored(self, stored: torch.optim.Optimizer) -> None:
+        """Parameters, and what ``whole_optimizer`` returned, have been overwritten from a checkpoint."""
+
+    def check_agreement(self, when: str) -> None:
+        """Raises ``UserError`` if the trained weights of the ranks are not equal, bit for bit."""
+        if self.world == 1:
+            return
+        digest = hashlib.sha256()
+        for members in self.groups.values():
+            for _, parameter in members:
+                digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        found = self.ranks.gather(digest.hexdigest())
+        common = max(found, key=found.count)  # the first of them in a tie
+        if different := [str(rank) for rank, value in enumerate(found) if value != common]:
+            raise UserError(
+                f"the ranks' weights differ {when}: rank {', '.join(different)} from the others; what was trained since the last check "
+                "is lost. Resume from the last checkpoint; if it comes again, look for a faulty device or for code that draws by rank"
+            )
 
 
-def make_strategy(name: str, groups: Groups, optimizer: torch.optim.Optimizer, clip_norm: float, **options: Any) -> Single:
-    """The strategy a recipe's ``launch.strategy`` names."""
-    if name != "single":
-        raise UserError(
-            f"launch.strategy={name} is not available yet; launch.strategy=single launch.processes=1 launch.device=cpu runs it here"
-        )
-    return Single(groups, optimizer, clip_norm)
+def make_strategy(
+    launch: Mapping[str, Any], groups: Groups, optimizer: torch.optim.Optimizer, clip_norm: float, ranks: Ranks, loops: int
+) -> Single:
+    """The strategy that the recipe's ``launch`` names; ``loops``: how many can take part in one update."""
+    name = launch["strategy"]
+    if name == "single":
+        return Single(groups, optimizer, clip_norm, ranks)
+    if name == "ddp":
+        from core.engine.strategy_ddp import DataParallel
+
+        return DataParallel(groups, optimizer, clip_norm, ranks, loops)
+    if name == "deepspeed":
+        from core.engine.strategy_deepspeed import DeepSpeedZero  # late: it imports deepspeed
+
+        return DeepSpeedZero(groups, optimizer, clip_norm, ranks, loops, launch["zero_stage"])
+    raise UserError(f"launch.strategy={name} is not available yet; use ddp, or deepspeed with launch.zero_stage 1 or 2")

@@ -55,6 +55,7 @@ class Trainer:
         for name in self.schedule.loops(number):
             gradients[name] = self._gradient(self.loops[name], number, values)
         order = list(gradients.values())
+        self.strategy.reduce(order)
         gram = Gram(
             loops=tuple(gradients),
             groups=tuple(order[0].flat),
@@ -74,7 +75,7 @@ class Trainer:
         return values
 
     def _gradient(self, loop: LoopSetup, number: int, values: dict[str, float]) -> Gradients:
-        """The averaged, accumulated gradient of one loop; losses and metrics are added to ``values``."""
+        """This rank's part of the accumulated gradient of one loop; losses and metrics are added to ``values``."""
         micro_batches, noise = loop.feed.update(), RunNoise(self.seed, number)
         totals: dict[str, float] = defaultdict(float)  # loss term -> items over the whole update, all tasks and ranks
         for micro in micro_batches:
@@ -101,7 +102,8 @@ class Trainer:
     def _finite(self, value: float, what: str, ids: dict[str, list[str]]) -> None:
         if math.isfinite(value):
             return
-        file = self.folder / "not_finite.json"
+        by_rank = f".rank{self.strategy.rank}" if self.strategy.rank else ""
+        file = self.folder / f"not_finite{by_rank}.json"
         file.write_text(json.dumps({"what": what, "value": str(value), "samples": ids}, indent=2) + "\n", encoding="utf-8")
         raise UserError(f"{what} is {value}; the batch's sample ids are in {file}. Lower optimizer.lr, or look at these samples")
 

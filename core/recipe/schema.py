@@ -66,8 +66,10 @@ class Checkpoint:
 class Launch:
     strategy: Literal["single", "ddp", "deepspeed", "fsdp2"] = "single"
     zero_stage: Annotated[int, Within(0, 3)] = 2
-    processes: Annotated[int, Within(1)] = 1
+    processes: Annotated[int, Within(1)] = 1  # of all machines together
     device: Literal["cpu", "cuda"] = "cpu"
+    check_every: Annotated[int, Within(1)] = 50  # updates, after which the ranks' weights are compared; also at every checkpoint
+    timeout_s: Annotated[int, Within(1)] = 1800  # how long a rank waits for the others in an exchange
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,131 @@
+"""Starts the worker processes of a run on this machine, and ends with the first failing worker's words and exit code.
+
+Workers are the same command again; under torchrun or SLURM, where ``RANK`` is set, nothing is started. Importing this
+module does not import torch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from core.contracts import UserError
+
+LAUNCHER = "DUALLOOP_LAUNCHER"  # in a worker's environment: the process id of the command that started it
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_PATIENCE_S = 3.0  # a rank that only lost the others lets the rank that failed be heard first
+
+
+def check_launch(launch: Mapping[str, Any]) -> None:
+    """Raises ``UserError`` for what this machine cannot carry out."""
+    if launch["strategy"] == "single" and launch["processes"] > 1:
+        raise UserError(f"launch.processes={launch['processes']} needs launch.strategy=ddp or deepspeed; single is one process")
+    if launch["device"] != "cuda":
+        return
+    import torch  # late: a launcher on the CPU needs none of it
+
+    found, asked = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", launch["processes"]))
+    if found < asked:
+        here = "launch.strategy=single launch.processes=1 launch.device=cpu runs it here"
+        raise UserError(f"launch asks for {asked} GPUs, {found} found; {here}")
+
+
+def to_start(launch: Mapping[str, Any]) -> bool:
+    """Whether this command has workers to start, rather than being one."""
+    return launch["processes"] > 1 and "RANK" not in os.environ
+
+
+def start_workers(launch: Mapping[str, Any], arguments: Sequence[str]) -> int:
+    """Runs ``python -m core.run arguments`` in every worker and waits; returns the exit code of the run."""
+    check_launch(launch)
+    import logging
+
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what the user reads is said below
+    os.environ[LAUNCHER] = str(os.getpid())
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // launch["processes"])))
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=launch["processes"],
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "core.run", *arguments)
+    except ChildFailedError as error:
+        return _first_failure(error.failures)
+    except SignalException as error:
+        print(f"stopped by {error.sigval.name}; the last checkpoint stands, --resume goes on from it", file=sys.stderr)
+        return 128 + error.sigval
+    finally:
+        del os.environ[LAUNCHER]
+    return 0
+
+
+def _first_failure(failures: Mapping[int, Any]) -> int:
+    """Prints what the rank that failed first has to say; returns its exit code, 128 + the signal's number if one killed it."""
+
+    def order(rank: int) -> tuple[bool, float]:
+        told = failures[rank].error_file_data
+        return told.get("lost", False), told.get("time", failures[rank].timestamp)
+
+    rank = min(failures, key=order)
+    told, code = failures[rank].error_file_data, failures[rank].exitcode
+    if "words" in told:
+        print(told["words"].rstrip(), file=sys.stderr)
+    elif code < 0:
+        resume = "the last checkpoint stands, --resume goes on from it"
+        print(f"error: rank {rank} was killed by {signal.Signals(-code).name}; {resume}", file=sys.stderr)
+    else:
+        print(f"error: rank {rank} ended with exit code {code}", file=sys.stderr)
+    return code if code >= 0 else 128 - code
+
+
+def become_worker() -> None:
+    """In a worker started by this command: dies with the launcher, however that ends, and leaves its errors to it."""
+    if LAUNCHER not in os.environ:
+        return
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(os.environ[LAUNCHER]):  # it died before the line above
+        os._exit(1)
+    sys.excepthook = _tell_crash
+
+
+def tell(error: UserError) -> None:
+    """Says what stopped the run: to the launcher if this process is its worker, otherwise to the user."""
+    from_rank = f"rank {os.environ['RANK']}: " if "RANK" in os.environ else ""
+    lost = type(error).__name__ == "LostRank"
+    _tell(f"error: {from_rank}{error}", lost)
+    if lost and LAUNCHER in os.environ:
+        time.sleep(_PATIENCE_S)
+
+
+def _tell(words: str, lost: bool = False) -> None:
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if file:
+        now = time.time()
+        message = {"message": words, "extraInfo": {"py_callstack": "", "timestamp": str(int(now))}}  # as torchrun reads it
+        Path(file).write_text(json.dumps({"message": message, "words": words, "lost": lost, "time": now}), encoding="utf-8")
+    if not (file and LAUNCHER in os.environ):
+        print(words, file=sys.stderr)
+
+
+def _tell_crash(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    _tell(f"rank {os.environ.get('RANK', '0')} failed:\n" + "".join(traceback.format_exception(kind, error, trace)))

@@ -1,0 +1,126 @@
+"""The processes of a run: who am I, what do the others say. ``Ranks`` is one process alone, ``Joined`` one of several."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from core.contracts import UserError
+from core.engine.launch import check_launch
+
+
+class LostRank(UserError):
+    """Another rank is gone or silent. It is never the cause: the rank that failed first says why."""
+
+
+class Ranks:
+    """One process alone: every exchange is with itself."""
+
+    rank = 0
+    world = 1
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the rank that writes the run folder, logs, checkpoints and evaluations."""
+        return self.rank == 0
+
+    def gather(self, value: Any) -> list[Any]:
+        """What every rank gave, in the order of ranks; ``value`` is anything JSON can carry."""
+        return [value]
+
+    def sum_(self, tensor: Tensor) -> None:
+        """Sums a tensor over ranks, in place."""
+
+    @contextmanager
+    def main_first(self, what: str) -> Iterator[None]:
+        """The main rank passes through the block ``what`` before the others enter it, however long it takes."""
+        yield
+
+    def from_main(self, give: Callable[[], Any]) -> Any:
+        """What ``give`` returns on the main rank, which alone calls it; anything JSON can carry."""
+        return self.gather(give() if self.main else None)[0]
+
+    def total(self, numbers: Mapping[str, float]) -> dict[str, float]:
+        """Named numbers summed over ranks; a name that a rank does not have counts as 0 there."""
+        sums: dict[str, float] = {}
+        for given in self.gather(dict(numbers)):
+            for name, number in given.items():
+                sums[name] = sums.get(name, 0.0) + number
+        return dict(sorted(sums.items())) if self.world > 1 else dict(numbers)
+
+    def leave(self) -> None:
+        """Ends the exchange."""
+
+
+class Joined(Ranks):
+    """One process of a ``torch.distributed`` group. A rank that does not answer within the timeout raises ``LostRank``."""
+
+    def __init__(self, device: str, timeout_s: int) -> None:
+        timeout = timedelta(seconds=timeout_s)
+        if "RANK" in os.environ:
+            store, self.rank, self.world = next(dist.rendezvous("env://", timeout=timeout))
+        else:
+            store, self.rank, self.world = dist.HashStore(), 0, 1
+        self.store = dist.PrefixStore("dualloop", store)  # for messages without a time limit
+        if device == "cuda":
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+        dist.init_process_group(backend, store=dist.PrefixStore("group", store), rank=self.rank, world_size=self.world, timeout=timeout)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Over gloo, on the CPU: the text's lengths, then the texts."""
+        text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)  # [length]
+        lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world)]
+        with self._contact("exchanging numbers"):
+            dist.all_gather(lengths, torch.tensor([len(text)]))
+            longest = int(max(lengths))
+            padded = torch.nn.functional.pad(text, (0, longest - len(text)))  # [longest]
+            texts = [torch.empty(longest, dtype=torch.uint8) for _ in range(self.world)]
+            dist.all_gather(texts, padded)
+        return [json.loads(bytes(part[: int(length)].tolist())) for part, length in zip(texts, lengths, strict=True)]
+
+    def sum_(self, tensor: Tensor) -> None:
+        with self._contact("summing gradients"):
+            dist.all_reduce(tensor)
+
+    @contextmanager
+    def main_first(self, what: str) -> Iterator[None]:
+        if not self.main:
+            with self._contact(f"waiting for rank 0 ({what})"):
+                while not self.store.check([what]):
+                    time.sleep(0.1)
+        yield
+        if self.main:
+            self.store.set(what, "done")
+
+    def leave(self) -> None:
+        dist.destroy_process_group()
+
+    @contextmanager
+    def _contact(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:  # also what gloo, NCCL and the store raise
+            reason = str(error).splitlines()[0].split("] ")[-1][:160]
+            raise LostRank(
+                f"rank {self.rank} lost the other ranks while {doing} ({reason}); the rank that failed first says why. "
+                "The last checkpoint stands, --resume goes on from it"
+            ) from error
+
+
+def join(launch: Mapping[str, Any]) -> Ranks:
+    """The processes that the recipe's ``launch`` asks for, which a launcher has started. Raises ``UserError`` if they differ."""
+    check_launch(launch)
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started != launch["processes"]:
+        raise UserError(f"launch.processes={launch['processes']}, but {started} started; set launch.processes={started} or start as many")
+    return Ranks() if launch["strategy"] == "single" else Joined(launch["device"], launch["timeout_s"])

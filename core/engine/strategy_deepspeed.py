@@ -1,0 +1,130 @@
+"""DeepSpeed ZeRO stage 1 or 2: the optimizer's state of the trained parameters is divided over the ranks.
+
+Gradients are reduced and combined as in ``DataParallel``; DeepSpeed gets the finished gradient, so that its precision
+sections, its clipping and its own reduction order play no part. Both loops' backward passes run inside
+``coalesce_grad_reduction``, which keeps its hooks from reducing them one by one.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from core.contracts import UserError
+from core.engine.gradients import Gradients, Groups
+from core.engine.ranks import Ranks
+from core.engine.strategy_ddp import DataParallel
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class DeepSpeedZero(DataParallel):
+    """Needs Adam or AdamW of torch: their moments are what a checkpoint holds, in the same format as without DeepSpeed."""
+
+    def __init__(
+        self, groups: Groups, optimizer: torch.optim.Optimizer, clip_norm: float, ranks: Ranks, loops: int, stage: int
+    ) -> None:
+        if stage not in (1, 2):
+            raise UserError(f"launch.zero_stage is {stage}, but deepspeed runs with 1 or 2; launch.strategy=ddp is stage 0")
+        if not isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
+            raise UserError(f"launch.strategy=deepspeed needs Adam or AdamW, not {type(optimizer).__name__}; launch.strategy=ddp takes any")
+        super().__init__(groups, optimizer, clip_norm, ranks, loops)
+        device = self.parameters[0].device.type
+        os.environ.setdefault("DS_ACCELERATOR", device)
+        os.environ.setdefault("LOCAL_RANK", "0")  # deepspeed insists on it; a launcher has set it where there are several
+        import deepspeed  # after DS_ACCELERATOR
+        import deepspeed.utils
+
+        self.tools = deepspeed.utils
+
+        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        bucket = self.numel + self.numel % 2  # even, as it must be; the defaults would allocate 2 GB each
+        self.engine, *_ = deepspeed.initialize(
+            model=nn.ParameterList(self.parameters),
+            optimizer=optimizer,
+            config={
+                "train_micro_batch_size_per_gpu": 1,
+                "gradient_accumulation_steps": 1,
+                "steps_per_print": 10**9,
+                "zero_optimization": {
+                    "stage": stage, "overlap_comm": False, "reduce_bucket_size": bucket, "allgather_bucket_size": bucket
+                },
+            },
+        )
+        self._window = ExitStack()  # open from the first backward of an update until its step
+        self._open = False
+
+    @contextmanager
+    def gradient(self) -> Iterator[Gradients]:
+        if not self._open:
+            self._window.enter_context(self.engine.coalesce_grad_reduction())
+            self._open = True
+        with super().gradient() as gradients:
+            yield gradients
+
+    def backward(self, loss: Tensor) -> None:
+        self.engine.backward(loss, scale_wrt_gas=False)
+
+    @torch.no_grad()
+    def step(self, gradients: Sequence[Gradients], weights: Tensor) -> float:
+        norm = self._clipped(gradients, weights)
+        # the flat partitions know no missing gradient: a parameter that no loss reached would decay (its moments still do)
+        untouched = [(parameter, parameter.clone()) for parameter in self.parameters if parameter.grad is None]
+        if not math.isfinite(norm):
+            self.engine.zero_grad()
+        self._window.close()  # divides the gradient over the ranks: a mean of equal copies
+        self._open = False
+        if math.isfinite(norm):
+            self.engine.step()
+            for parameter, value in untouched:
+                self.tools.safe_set_full_fp32_param(parameter, value)
+                parameter.copy_(value)
+        self.engine.zero_grad()
+        self._free.extend(reversed(gradients))
+        return norm
+
+    def whole_optimizer(self) -> torch.optim.Optimizer:
+        """An object with the ``state`` of the optimizer: moments gathered from all ranks, one parameter at a time."""
+        state: dict[nn.Parameter, dict[str, Tensor]] = {}
+        for parameter, step in zip(self.parameters, self._steps(), strict=False):
+            moments = {name: self.tools.safe_get_full_optimizer_state(parameter, name).cpu() for name in MOMENTS}
+            state[parameter] = {"step": step.clone(), **moments}
+        return cast(torch.optim.Optimizer, SimpleNamespace(state=state))
+
+    @torch.no_grad()
+    def restored(self, stored: torch.optim.Optimizer) -> None:
+        zero = self.engine.optimizer
+        zero.refresh_fp32_params()
+        for group, flat in zip(zero.bit16_groups, zero.single_partition_of_fp32_groups, strict=True):
+            steps = [float(stored.state[p]["step"]) for p in group if stored.state.get(p)]
+            moments = {name: torch.zeros_like(flat) for name in MOMENTS}
+            zero.optimizer.state[flat] = {"step": torch.tensor(max(steps, default=0.0)), **moments}
+        self._link()
+        for parameter in self.parameters:
+            for name in MOMENTS:
+                if (value := stored.state.get(parameter, {}).get(name)) is not None:
+                    self.tools.safe_set_full_optimizer_state(parameter, value, name)
+
+    def _link(self) -> None:
+        """Lets parameters find their moments. DeepSpeed does it after the first group's first step, when the others have none."""
+        zero = self.engine.optimizer
+        zero._hp_optimizer_states_linked = False
+        zero._lazy_init_hp_params_optimizer_state()
+
+    def _steps(self) -> list[Tensor]:
+        """Of each parameter, how many steps its group has made; nothing before the first."""
+        zero = self.engine.optimizer
+        if not zero.optimizer.state:
+            return []
+        self._link()
+        partitions = zip(zero.bit16_groups, zero.single_partition_of_fp32_groups, strict=True)
+        made = {parameter: zero.optimizer.state[flat]["step"] for group, flat in partitions for parameter in group}
+        return [made[parameter] for parameter in self.parameters]

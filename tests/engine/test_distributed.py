@@ -1,0 +1,115 @@
+"""Several processes make the updates of one: the same global batch gives the same parameters."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from core.contracts import UserError
+from core.engine import checkpoint, runner
+from core.engine.ranks import Joined, Ranks
+from core.recipe import Recipe, resolved_yaml
+from core.registry import Registry
+from tests.engine.distributed_worker import Case, carry_out, on_ranks
+
+Make = Callable[..., Recipe]
+Tensors = dict[str, torch.Tensor]
+
+PROJECTIONS = {
+    "global": "gradient={use: pcgrad_orthogonal, anchor: loop1}",
+    "group": "gradient={use: pcgrad_orthogonal, anchor: loop1, scope: group}",
+    "conflict": "gradient={use: pcgrad_orthogonal, anchor: loop1, when: conflict}",
+}
+
+
+@pytest.fixture
+def case(tiny: Make, tmp_path: Path) -> Callable[..., Case]:
+    """Makes a case of ``distributed_worker``: eight samples for each loop and update, two micro-batches on each rank."""
+
+    def make(strategy: str, world: int, projection: str, updates: int = 6, zero_stage: int = 2, **more: object) -> Case:
+        recipe = tiny(
+            PROJECTIONS[projection],
+            # a large eps: Adam with the usual one turns the rounding of near-zero gradients into whole steps
+            "optimizer.eps=1.0e-3",
+            "optimizer.lr=0.01",
+            "model.lora={r: 4, alpha: 8, dropout: 0.0}",
+            f"train={{updates: 6, batch_size: {4 // world}, accumulate: 2, clip_norm: 1.0}}",
+            f"launch={{strategy: {strategy}, processes: {world}, device: cpu, timeout_s: 120, zero_stage: {zero_stage}}}",
+        )
+        out = tmp_path / f"{strategy}{zero_stage}-{world}-{projection}-{updates}"
+        out.mkdir()
+        (out / "recipe.yaml").write_text(resolved_yaml(recipe, Registry()))
+        return {"recipe": str(out / "recipe.yaml"), "updates": updates, "out": str(out), **more}
+
+    return make
+
+
+def result(case: Case, file: str = "trained") -> Tensors:
+    return load_file(Path(case["out"]) / f"update-{case['updates']:06d}" / f"{file}.safetensors")
+
+
+def alone(case: Case, ranks: Ranks | None = None) -> Tensors:
+    """Carries the case out in this process."""
+    carry_out(case, ranks or Ranks())
+    return result(case)
+
+
+def joined(case: Case) -> Tensors:
+    """Carries the case out in this process, as the only one of a process group."""
+    ranks = Joined("cpu", 60)
+    try:
+        return alone(case, ranks)
+    finally:
+        ranks.leave()
+
+
+def distance(first: Tensors, second: Tensors) -> float:
+    assert first.keys() == second.keys()
+    return max(float((first[name] - second[name]).abs().max()) for name in first)
+
+
+def test_any_number_of_processes_makes_the_same_updates(case: Callable[..., Case]) -> None:
+    references = {name: alone(case("single", 1, name)) for name in PROJECTIONS}
+    assert min(distance(references["global"], references[other]) for other in ("group", "conflict")) > 1e-4
+    two = {name: case("ddp", 2, name) for name in PROJECTIONS}
+    two["conflict"]["corrupt"] = 1
+    on_ranks(2, list(two.values()))
+    for name, reference in references.items():
+        assert distance(reference, result(two[name])) < 1e-5, name
+    for rank in (0, 1):  # one parameter of rank 1 was changed a little at the end of the last case
+        told = (Path(two["conflict"]["out"]) / f"rank{rank}").read_text()
+        assert told.startswith("the ranks' weights differ after update 7: rank 1 from the others"), told
+    four = case("ddp", 4, "group", updates=2)
+    on_ranks(4, [four])
+    assert distance(alone(case("single", 1, "group", updates=2)), result(four)) < 1e-5
+    assert distance(references["group"], joined(case("ddp", 1, "group"))) < 1e-5
+
+
+@pytest.mark.skipif(not (shutil.which("g++") and shutil.which("ninja")), reason="deepspeed compiles an extension: no g++ or ninja")
+def test_zero_makes_the_same_updates_and_shares_checkpoints(case: Callable[..., Case]) -> None:
+    reference, whole = case("single", 1, "conflict"), case("single", 1, "conflict", updates=3)
+    alone(reference)
+    alone(whole)
+    third = checkpoint.list_checkpoints(Path(whole["out"]))[0][1]
+    one, two = case("deepspeed", 2, "conflict", zero_stage=1), case("deepspeed", 2, "conflict", last=str(third))
+    on_ranks(2, [one, two])  # the second goes on from a checkpoint of one process
+    for case_ in (one, two):
+        assert distance(result(reference), result(case_)) < 1e-5
+        moments = result(reference, "optimizer")
+        found = result(case_, "optimizer")
+        assert moments.keys() <= found.keys()
+        assert distance(moments, {name: found[name] for name in moments}) < 1e-5
+    assert distance(result(reference), joined(case("deepspeed", 1, "conflict"))) < 1e-5
+
+
+def test_launch_must_fit(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"launch\.processes=2 needs launch\.strategy=ddp"):
+        runner.run(tiny("launch.processes=2"), Registry(), quiet=True)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(UserError, match=r"launch\.processes=2, but 4 started; set launch\.processes=4"):
+        runner.run(tiny("launch={strategy: ddp, processes: 2}"), Registry(), quiet=True)

@@ -1,0 +1,154 @@
+"""The command starts its own workers: whose words the user reads, which exit code comes back, and that no process stays behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from safetensors.torch import load_file
+
+from core.engine import launch, runner
+from core.recipe import Recipe, resolved_yaml
+from core.registry import Registry
+from tests.engine.distributed_worker import on_ranks
+
+Make = Callable[..., Recipe]
+
+# A "model" that ends rank 0 in some way; rank 1 waits for it. Each leaves its process id.
+FAKE = """
+from __future__ import annotations
+import os, sys, time
+from pathlib import Path
+from typing import Literal
+from core.contracts import Model, UserError
+
+def model(*, pids: str, mode: Literal["user", "exit", "crash", "sleep"], checkpoint: str = "") -> Model:
+    Path(pids).mkdir(exist_ok=True)
+    (Path(pids) / str(os.getpid())).touch()
+    if mode == "user":
+        raise UserError("the moon is too bright; wait for the day")
+    if mode == "exit":
+        sys.exit(5)
+    if mode == "crash":
+        raise KeyError("boom")
+    time.sleep(60)
+"""
+
+
+def start(recipe: Path, *overrides: str) -> subprocess.Popen[str]:
+    """The command in a process group of its own, as a shell starts it."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")} | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "core.run", str(recipe), "--quiet", *overrides]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+
+
+def workers(launcher: int) -> list[int]:
+    """The living processes that a command has started, directly or not."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            started = f"{launch.LAUNCHER}={launcher}\0".encode() in (entry / "environ").read_bytes()
+            alive = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+        except OSError:  # gone, or another user's
+            continue
+        if started and alive:
+            found.append(int(entry.name))
+    return found
+
+
+def until(true: Callable[[], object], seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def fake(tiny: Make, tmp_path: Path) -> Callable[[str], Path]:
+    def make(mode: str) -> Path:
+        (tmp_path / "fake.py").write_text(FAKE)
+        recipe = tiny(
+            f"model={{use: '{tmp_path}/fake.py:model', pids: '{tmp_path}/pids', mode: {mode}}}",
+            "launch={strategy: ddp, processes: 2}",
+        )
+        (tmp_path / "recipe.yaml").write_text(resolved_yaml(recipe, Registry()))
+        return tmp_path / "recipe.yaml"
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("mode", "code", "words"),
+    [
+        ("user", 2, r"error: rank 0: \S+/recipe\.yaml:\d+: model: the moon is too bright; wait for the day\n"),
+        ("exit", 5, r"error: rank 0 ended with exit code 5\n"),
+    ],
+)
+def test_the_failing_ranks_words_and_exit_code(fake: Callable[[str], Path], mode: str, code: int, words: str) -> None:
+    process = start(fake(mode))
+    _, errors = process.communicate(timeout=90)
+    assert process.returncode == code
+    assert re.fullmatch(words, errors), errors
+    assert workers(process.pid) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_no_orphans(fake: Callable[[str], Path], tmp_path: Path, number: signal.Signals, code: int) -> None:
+    process = start(fake("sleep"))
+    until(lambda: list((tmp_path / "pids").glob("*")))
+    assert len(workers(process.pid)) == 2
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # what Ctrl-C in a terminal does
+    else:
+        process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert "Traceback" not in errors
+    until(lambda: not workers(process.pid), 5)
+
+
+def failure(exitcode: int, timestamp: int = 100, **told: object) -> SimpleNamespace:
+    return SimpleNamespace(exitcode=exitcode, timestamp=timestamp, error_file_data=told)
+
+
+def test_a_rank_that_only_lost_the_others_is_not_the_first(capsys: pytest.CaptureFixture[str]) -> None:
+    lost = failure(2, words="error: rank 0 lost the others", lost=True, time=99.0)
+    assert launch._first_failure({0: lost, 1: failure(1, words="rank 1 failed:\nValueError: x\n", lost=False, time=99.5)}) == 1
+    assert launch._first_failure({0: lost, 2: failure(-9)}) == 137
+    assert capsys.readouterr().err == (
+        "rank 1 failed:\nValueError: x\nerror: rank 2 was killed by SIGKILL; the last checkpoint stands, --resume goes on from it\n"
+    )
+
+
+def test_a_run_on_two_processes_survives_the_death_of_one(tiny: Make, tmp_path: Path) -> None:
+    """Killed after some updates and resumed, it arrives where one process arrives with the same global batch."""
+    common = ["optimizer.eps=1.0e-3", "model.lora={r: 4, alpha: 8, dropout: 0.0}", "train.updates=6", "checkpoint.every=1"]
+    recipe = tiny("launch={strategy: ddp, processes: 2, check_every: 1}", "train.batch_size=1", *common)
+    file, runs = tmp_path / "recipe.yaml", Path(recipe.values["output"])
+    file.write_text(resolved_yaml(recipe, Registry()))
+    broken = start(file)
+    until(lambda: list(runs.glob("*/checkpoints/update-000002")))
+    os.kill(max(workers(broken.pid)), signal.SIGKILL)
+    _, errors = broken.communicate(timeout=60)
+    assert broken.returncode == 137
+    assert errors.count("\n") == 1
+    assert "was killed by SIGKILL" in errors
+    assert workers(broken.pid) == []
+    [folder] = runs.iterdir()
+    on_ranks(2, [{"recipe": str(file), "resume": str(folder)}])
+    assert [json.loads(line)["update"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4, 5, 6]
+    alone = tiny(*common, f"output={tmp_path / 'alone'}")
+    assert runner.run(alone, Registry(), quiet=True) == 0
+    [other] = (tmp_path / "alone").iterdir()
+    first, second = (load_file(path / "checkpoints" / "update-000006" / "trained.safetensors") for path in (folder, other))
+    assert max(float((first[name] - second[name]).abs().max()) for name in second) < 1e-5
