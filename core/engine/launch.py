@@ -81,9 +81,11 @@ def start_workers(launch: Mapping[str, Any], arguments: Sequence[str]) -> int:
 def _first_failure(failures: Mapping[int, Any]) -> int:
     """Prints what the rank that failed first has to say; returns its exit code, 128 + the signal's number if one killed it."""
 
-    def order(rank: int) -> tuple[bool, float]:
+    def order(rank: int) -> tuple[bool, bool, bool, float]:
         told = failures[rank].error_file_data
-        return told.get("lost", False), told.get("time", failures[rank].timestamp)
+        # the launcher ends the other workers with SIGTERM, and its own timestamps are whole seconds: they come last
+        ended = failures[rank].exitcode == -signal.SIGTERM
+        return told.get("lost", False), "words" not in told, ended, told.get("time", failures[rank].timestamp)
 
     rank = min(failures, key=order)
     told, code = failures[rank].error_file_data, failures[rank].exitcode
