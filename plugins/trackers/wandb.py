@@ -5,12 +5,12 @@ from __future__ import annotations
 import netrc
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from core.contracts import RunInfo
+from core.contracts import Picture, RunInfo
 
 
 def has_key() -> bool:
@@ -29,12 +29,19 @@ def has_key() -> bool:
 
 
 class Wandb:
-    """One W&B run for each run folder, under ``<run folder>/wandb``; x axis ``update``, config = resolved recipe.
+    """One W&B run for each run folder, under ``<run folder>/wandb``; config = resolved recipe, grouped by the recipe's name.
+
+    Names are those of the other trackers. Clocks: ``update`` for what an update gives, ``evaluation/update`` for evaluations;
+    W&B's own step is the update. Summaries: the least and the last value of a loss, means of gradients' cosines and of speed,
+    the highest memory. ``tags`` are added to ``loop:NAME``, ``gradient:OP`` and ``model:NAME`` from the recipe.
 
     ``mode: auto`` follows ``WANDB_MODE`` where it is set, is online with a key and falls back to offline without one or
     when the server cannot be reached within 30 seconds. A resumed run continues the same W&B run: its id is kept in
-    ``<run folder>/wandb_id``. Upload of offline parts: ``wandb sync <run folder>/wandb/offline-run-*``.
+    ``<run folder>/wandb_id``. Upload of offline parts: ``wandb sync <run folder>/wandb/offline-run-*``. ``panels`` pictures of
+    each sheet are shown with masks that can be switched; ``checkpoints`` sends the last checkpoint as an artifact at the end.
     """
+
+    background = True  # a slow server or disk does not hold the updates up
 
     def __init__(
         self,
@@ -44,13 +51,19 @@ class Wandb:
         mode: Literal["auto", "online", "offline"] = "auto",
         group: str | None = None,
         tags: list[str] | None = None,
+        panels: int = 8,
+        checkpoints: bool = False,
     ) -> None:
         if not project or set(project) & set("/\\#?%:"):
             raise ValueError(f"project must be a name without any of / \\ # ? % :, not {project!r}.")
         if mode not in ("auto", "online", "offline"):
             raise ValueError(f"mode must be auto, online or offline, not {mode!r}.")
+        if panels < 0:
+            raise ValueError(f"panels must be at least 0, not {panels}.")
         self.project, self.entity, self.mode, self.group, self.tags = project, entity, mode, group, tags
+        self.most_panels, self.checkpoints = panels, checkpoints
         self._run: Any = None
+        self._last, self._folder = 0, Path()
 
     def start(self, run: RunInfo) -> None:
         mode: Any = self.mode
@@ -61,14 +74,15 @@ class Wandb:
 
         import wandb  # after the environment is set; the package, not this module: imports are absolute
 
+        self._last, self._folder = run.resumed_at, run.folder
         try:
             self._run = self._init(run, mode)
         except wandb.errors.CommError:  # also: the key is refused
             if self.mode != "auto":
                 raise
             self._run = self._init(run, "offline")
-        self._run.define_metric("update", hidden=True)
-        self._run.define_metric("*", step_metric="update")
+        for name, clock, summary in metric_definitions(run.recipe):
+            self._run.define_metric(name, step_metric=clock, summary=summary, hidden=clock is None)
 
     def _init(self, run: RunInfo, mode: Any) -> Any:
         import wandb
@@ -85,7 +99,8 @@ class Wandb:
             entity=self.entity,
             name=run.folder.name,
             group=self.group or run.name,
-            tags=self.tags,
+            job_type="train",
+            tags=[*recipe_tags(run.recipe), *(self.tags or [])],
             id=run_id,
             resume="allow" if mode == "online" and run.resumed_at > 0 else None,  # offline, `wandb sync` joins the parts
             dir=str(run.folder),
@@ -95,21 +110,79 @@ class Wandb:
         )
 
     def log(self, update: int, values: Mapping[str, float]) -> None:
-        self._open().log({"update": update} | {name: float(value) for name, value in values.items()})
+        self._last = max(self._last, update)
+        self._open().log({"update": update} | {name: float(value) for name, value in values.items()}, step=update)
 
     def picture(self, update: int, name: str, path: Path) -> None:
         import wandb
 
-        self._open().log({"update": update, name: wandb.Image(str(path))})
+        self._open().log({"update": update, name: wandb.Image(str(path), caption=f"update {update}")}, step=update)
+
+    def panels(self, update: int, name: str, pictures: Sequence[Picture]) -> None:
+        """Each picture with its true and predicted mask as layers, and title, text and score as its caption."""
+        shown = [_panel(picture) for picture in pictures[: self.most_panels]]
+        if shown:
+            self._open().log({"update": update, f"{name}/panels": shown}, step=update)
 
     def finish(self, summary: Mapping[str, float]) -> None:
         if self._run is None:
             return
-        self._run.summary.update({name: float(value) for name, value in summary.items()})
+        values = {name: float(value) for name, value in summary.items()}
+        if values:
+            self._run.log({"evaluation/update": self._last, **values}, step=self._last)
+        saved = sorted(self._folder.glob("checkpoints/update-*"))
+        if self.checkpoints and saved:
+            self._run.log_artifact(self._artifact(saved[-1]), aliases=["latest", saved[-1].name])
+        self._run.summary.update(values)
         self._run.finish()
         self._run = None
+
+    def _artifact(self, folder: Path) -> Any:
+        import wandb
+
+        artifact = wandb.Artifact(f"checkpoint-{self._run.id}", type="checkpoint", metadata={"update": self._last})
+        for file in sorted(path for path in folder.rglob("*") if path.is_file()):  # add_dir would print
+            artifact.add_file(str(file), name=file.relative_to(folder).as_posix())
+        return artifact
 
     def _open(self) -> Any:
         if self._run is None:
             raise RuntimeError("start() comes before log() and picture().")
         return self._run
+
+
+def metric_definitions(recipe: Mapping[str, Any]) -> list[tuple[str, str | None, str | None]]:
+    """(metric or glob, clock, summary) of a resolved recipe; clocks have no clock of their own.
+
+    No two globs fit one name, and an exact name goes before a glob.
+    """
+    loops: Mapping[str, Any] = recipe.get("loops") or {}
+    losses = [f"{loop}/loss" for loop in loops]
+    losses += [f"{loop}/{name}/{term}" for loop, s in loops.items() for name, task in s["tasks"].items() for term in task.get("losses", {})]
+    found: list[tuple[str, str | None, str | None]] = [("update", None, None), ("evaluation/update", None, None)]
+    found += [(name, "update", "min,last") for name in losses]
+    found += [(f"{name}/*", "evaluation/update", None) for name in recipe.get("evaluate") or {}]
+    found += [(f"{loop}/*", "update", "last") for loop in loops]
+    by_prefix = {"surgery": "mean,last", "teacher": "last", "optimizer": "last", "time": "mean", "memory": "max", "pictures": None}
+    return found + [(f"{prefix}/*", "update", summary) for prefix, summary in by_prefix.items()]
+
+
+def recipe_tags(recipe: Mapping[str, Any]) -> list[str]:
+    """``gradient:sum``, ``model:sa2va``, ``loop:loop1``: what one filters runs by; W&B takes at most 64 characters."""
+    used = {kind: recipe[kind].get("use") for kind in ("gradient", "model") if isinstance(recipe.get(kind), Mapping)}
+    tags = [f"{kind}:{name}" for kind, name in used.items() if name] + [f"loop:{loop}" for loop in recipe.get("loops") or {}]
+    return [tag[:64] for tag in tags]
+
+
+def _panel(picture: Picture) -> Any:
+    import wandb
+
+    layers = {"truth": (picture.truth, 1), "prediction": (picture.predicted, 2)}
+    masks = {
+        name: {"mask_data": mask.astype("uint8") * number, "class_labels": {0: "none", number: name}}
+        for name, (mask, number) in layers.items()
+        if mask is not None
+    }
+    score = "" if picture.score is None else f"score {picture.score:.2f}"
+    caption = " | ".join(part for part in (picture.title, picture.text, score) if part)
+    return wandb.Image(picture.image, masks=masks or None, caption=caption)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from core import convert
 from core.engine import runner
@@ -44,9 +45,11 @@ def test_variants_change_their_groups_only_and_verify(
 
 
 def test_verification_notices_a_wrong_export(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from plugins.models.sa2va import model as module
+    from plugins.models.sa2va import export as module
 
-    monkeypatch.setattr(module, "merged_tensors", lambda network: {n: t.detach() for n, t in module.native_tensors(network).items()})
+    monkeypatch.setattr(
+        module, "merged_reader", lambda network: {n: t.detach() for n, t in module.native_tensors(network).items()}.__getitem__
+    )
     assert convert.main([str(run), str(tmp_path / "out"), "--verify"]) == 1  # the adapters were left out
 
 
@@ -64,6 +67,113 @@ def test_adapters_alone_load_in_peft(run: Path, tmp_path: Path) -> None:
     assert not torch.equal(theirs, torch.zeros_like(theirs))
 
 
+def published(folder: Path) -> dict[str, bytes]:
+    return {key: tensor.numpy().tobytes() for key, tensor in load_file(folder / "model.safetensors").items()}
+
+
+def test_a_training_file_leads_back_to_the_same_folder(run: Path, tmp_path: Path, small_checkpoint: Path) -> None:
+    """run -> .pth -> published folder = run -> published folder; and the file can be trained on."""
+    assert convert.main([str(run), str(tmp_path / "out")]) == 0
+    assert convert.main([str(run), str(tmp_path / "run.pth")]) == 0
+    assert convert.main([str(tmp_path / "run.pth"), str(tmp_path / "back"), "--base", str(small_checkpoint), "--verify"]) == 0
+    assert published(tmp_path / "back") == published(tmp_path / "out")
+    state = torch.load(tmp_path / "run.pth", weights_only=True)["state_dict"]
+    prefixes = ("mllm.model.mlp1.", "mllm.model.language_model.base_model.model.model.layers.", "text_hidden_fcs.", "grounding_encoder.")
+    assert {prefix for prefix in prefixes for key in state if key.startswith(prefix)} == set(prefixes)
+    assert all(key.startswith(prefixes) for key in state)
+    again = Registry().get("models", "sa2va.legacy").create(file=tmp_path / "run.pth", checkpoint=small_checkpoint)
+    live = open_run(run, Registry()).model
+    for group, members in live.trainable().items():
+        for (name, one), (_, other) in zip(members, again.trainable()[group], strict=True):
+            assert torch.equal(one, other), name
+
+
+def test_adapters_lead_back_to_a_folder_and_a_run(run: Path, tmp_path: Path, small_checkpoint: Path, tiny: Callable[..., Recipe]) -> None:
+    """Those that PEFT itself writes, too."""
+    assert convert.main([str(run), str(tmp_path / "lora"), "--groups", "lora"]) == 0
+    assert convert.main([str(run), str(tmp_path / "adapter"), "--adapter"]) == 0
+    assert convert.main([str(tmp_path / "adapter"), str(tmp_path / "back"), "--base", str(small_checkpoint), "--verify"]) == 0
+    assert published(tmp_path / "back") == published(tmp_path / "lora")
+    from peft import PeftModel
+
+    plain = Registry().get("models", "sa2va").create(checkpoint=small_checkpoint)
+    PeftModel.from_pretrained(plain.network.llm, tmp_path / "adapter").save_pretrained(tmp_path / "peft")
+    assert convert.main([str(tmp_path / "peft"), str(tmp_path / "peft-back"), "--base", str(small_checkpoint)]) == 0
+    assert published(tmp_path / "peft-back") == published(tmp_path / "lora")
+    model = f"{{use: sa2va.legacy, file: {tmp_path / 'adapter'}, checkpoint: {small_checkpoint}}}"
+    recipe = tiny("model=null", f"model={model}", "optimizer.lr=1.0e-9", "train.updates=1", f"output={tmp_path / 'second'}")
+    assert runner.run(recipe, Registry(), quiet=True) == 0
+    second = open_run(next((tmp_path / "second").iterdir()), Registry())
+    first = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert second.model.adapters.lora_alpha == 8
+    for key, tensor in second.values.items():
+        if key.startswith("lora/"):
+            name = "base_model.model." + key.removeprefix("lora/llm.").replace(".default", "")
+            assert torch.allclose(tensor, first[name], atol=1e-6), key
+
+
+@pytest.mark.parametrize(("dtype", "loaded", "precision"), [("bfloat16", "bfloat16", "bf16"), ("float16", "float32", "fp32")])
+def test_a_16_bit_base_stays_16_bit_and_verifies(
+    dtype: str,
+    loaded: str,
+    precision: str,
+    tiny: Callable[..., Recipe],
+    small_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    base, kind = Path(shutil.copytree(small_checkpoint, tmp_path / "base")), getattr(torch, dtype)
+    save_file({key: tensor.to(kind) for key, tensor in load_file(base / "model.safetensors").items()}, base / "model.safetensors")
+    # small steps: an export without its adapters would be near, too, and must be told apart all the same
+    settings = [
+        f"model.checkpoint={base}",
+        f"model.dtype={loaded}",
+        "optimizer.lr=0.0005",
+        "train.updates=2",
+        f"train.precision={precision}",
+    ]
+    recipe = tiny(*settings)
+    assert runner.run(recipe, Registry(), quiet=True) == 0
+    run = next(Path(recipe.values["output"]).iterdir())
+    assert convert.main([str(run), str(tmp_path / "out"), "--verify"]) == 0
+    assert {tensor.dtype for tensor in load_file(tmp_path / "out" / "model.safetensors").values()} == {kind}
+    from plugins.models.sa2va import export as module
+
+    monkeypatch.setattr(module, "merged_reader", lambda network: lambda name: module.native_tensors(network)[name].detach())
+    assert convert.main([str(run), str(tmp_path / "wrong"), "--verify"]) == 1
+
+
+def test_large_exports_are_written_in_shards(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from plugins.models.sa2va import folder as module
+
+    assert convert.main([str(run), str(tmp_path / "one")]) == 0
+    monkeypatch.setattr(module, "FILE_BYTES", 200_000)
+    assert convert.main([str(run), str(tmp_path / "many"), "--verify"]) == 0
+    files = sorted(file.name for file in (tmp_path / "many").glob("*.safetensors"))
+    assert len(files) > 2
+    assert files[0] == f"model-00001-of-{len(files):05d}.safetensors"
+    index = json.loads((tmp_path / "many" / "model.safetensors.index.json").read_text())
+    assert index["weight_map"].keys() == load_file(tmp_path / "one" / "model.safetensors").keys()
+    assert dict(module.stored_tensors(tmp_path / "many")).keys() == index["weight_map"].keys()
+
+
+def test_the_table_says_what_changed(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    live = open_run(run, Registry()).model
+    code = Path(live.base) / "modeling_note.py"
+    code.write_text("# remote code\n")
+    try:
+        assert convert.main([str(run), str(tmp_path / "out"), "--groups", "projector"]) == 0
+    finally:
+        code.unlink()
+    table = capsys.readouterr().out
+    assert "|new - base| / |base|" in table
+    rows = {line.split()[0]: line.split() for line in table.splitlines() if line and line.split()[0] in VARIANTS["full"]}
+    assert rows["projector"][2] == "6"
+    assert float(rows["projector"][-1]) > 0
+    assert rows["lora"][2] == "0"
+    assert (tmp_path / "out" / "modeling_note.py").read_text() == "# remote code\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -73,6 +183,7 @@ def test_adapters_alone_load_in_peft(run: Path, tmp_path: Path) -> None:
         (["{run}", "{tmp}/out", "--groups", "lora+vision"], "vision was not trained here"),
         (["{run}/recipe.json", "{tmp}/out"], "--base"),
         (["{run}/recipe.json", "{tmp}/out", "--base", "{base}"], "recipe.json"),
+        (["{run}", "{tmp}/out", "--adapter", "--verify"], "--verify reloads a published folder"),
     ],
 )
 def test_faults_are_one_sentence_and_leave_nothing(

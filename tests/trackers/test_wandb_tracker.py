@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import struct
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
-from wandb.proto import wandb_internal_pb2
 
-from core.contracts import RunInfo, Tracker
+from core.contracts import Picture, RunInfo, Tracker
 from plugins.trackers import wandb as module
 from plugins.trackers.wandb import Wandb, has_key
 
@@ -27,67 +28,89 @@ def no_account(monkeypatch, tmp_path):
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
 
 
-def records(path: Path) -> Iterator[wandb_internal_pb2.Record]:
-    """The records of a .wandb file: a LevelDB log with blocks of 32 KiB behind a header of 7 bytes."""
-    data, at, parts = path.read_bytes(), 7, b""
-    while at + 7 <= len(data):
-        room = 32768 - at % 32768
-        if room < 7:
-            at += room
-            continue
-        _, length, kind = struct.unpack("<IHB", data[at : at + 7])
-        parts += data[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):  # full, last
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(parts)
-            parts = b""
-            yield record
+def inspect(file: Path) -> dict[str, list[dict]]:
+    """The records of an offline run as W&B's own reader gives them, by type."""
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found: dict[str, list[dict]] = defaultdict(list)
+    for line in done.stdout.splitlines():
+        record = json.loads(line)
+        found[record["type"]].append(record[record["type"]])
+    return found
 
 
-def history(folder: Path) -> list[dict]:
-    rows = []
-    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
-        for record in records(path):
-            if record.WhichOneof("record_type") == "history":
-                rows.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item})
-    return rows
+def parts(folder: Path) -> list[dict[str, list[dict]]]:
+    return [inspect(file) for file in sorted(folder.glob("wandb/offline-run-*/*.wandb"))]
 
 
-def test_offline_run_reads_back_and_resumes_as_one_run(tmp_path, capfd):
+RECIPE = {
+    "name": "dual-loop",
+    "seed": 7,
+    "model": {"use": "sa2va"},
+    "loops": {"loop1": {"tasks": {"pseudo": {"use": "m", "losses": {"mask": {"use": "bce_dice"}}}}}},
+    "gradient": {"use": "sum"},
+    "evaluate": {"referring": {"use": "refcoco"}},
+}
+
+
+def test_an_offline_run_reads_back_and_resumes_as_one_run(tmp_path, capfd):
     folder = tmp_path / "runs" / "first"
-    picture = tmp_path / "sheet.png"
-    Image.new("RGB", (8, 8), "red").save(picture)
-    recipe = {"seed": 7, "optimizer": {"use": "adamw", "lr": 0.1}}
+    sheet = tmp_path / "sheet.png"
+    Image.new("RGB", (8, 8), "red").save(sheet)
+    mask = np.eye(8, dtype=bool)
+    picture = Picture("the red square", np.zeros((8, 8, 3), np.uint8), mask, ~mask, "Sure, [SEG].", 0.5)
+    (folder / "checkpoints" / "update-000003").mkdir(parents=True)
+    (folder / "checkpoints" / "update-000003" / "state.json").write_text("{}")
     for resumed_at in (0, 2):
-        tracker = Wandb(project="p", tags=["t"])
+        tracker = Wandb(project="p", tags=["t"], checkpoints=True)
         assert isinstance(tracker, Tracker)
-        tracker.start(RunInfo(folder, "dual-loop", recipe, resumed_at))
-        tracker.log(resumed_at + 1, {"loss/loop1": 0.5, "gradient/cosine": -0.25})
-        tracker.picture(resumed_at + 1, "sheet", picture)
-        tracker.finish({"refcoco/cIoU": 0.75})
+        tracker.start(RunInfo(folder, "dual-loop", RECIPE, resumed_at))
+        values = {"loop1/loss": 0.5, "loop1/pseudo/mask": 0.25, "surgery/cosine/loop1_loop2": -0.25, "time/samples_per_s": 8.0}
+        tracker.log(resumed_at + 1, values)
+        tracker.log(resumed_at + 2, values | {"loop1/loss": 0.75})
+        tracker.picture(resumed_at + 2, "pictures/after", sheet)
+        tracker.panels(resumed_at + 2, "pictures/after", [picture] * 9)
+        tracker.finish({"referring/cIoU": 0.75})
         time.sleep(1.1)  # wandb names a part's folder by the second in which it began
 
-    rows = history(folder)
-    logged = [{name: row[name] for name in row if not name.startswith("_")} for row in rows]
-    assert logged[0] == {"update": 1, "loss/loop1": 0.5, "gradient/cosine": -0.25}
-    assert [row["update"] for row in logged] == [1, 1, 3, 3]
-    assert logged[1]["sheet/_type"] == "image-file"
-
-    files = sorted(folder.glob("wandb/offline-run-*/*.wandb"))
-    assert len(files) == 2
-    first, second = (list(records(path)) for path in files)
-    runs = [next(r.run for r in part if r.WhichOneof("record_type") == "run") for part in (first, second)]
-    assert runs[0].run_id == runs[1].run_id == (folder / "wandb_id").read_text().strip()
-    assert (runs[0].project, runs[0].run_group, runs[0].display_name, list(runs[0].tags)) == ("p", "dual-loop", "first", ["t"])
-    config = {item.key: json.loads(item.value_json) for item in runs[0].config.update}
-    assert config["seed"] == 7
-    assert config["optimizer"] == {"use": "adamw", "lr": 0.1}
-    metrics = {r.metric.name or r.metric.glob_name: r.metric.step_metric for r in first if r.WhichOneof("record_type") == "metric"}
-    assert metrics["*"] == "update"
-    summary = {i.key or "/".join(i.nested_key): i.value_json for r in first for i in r.summary.update}
-    assert summary["refcoco/cIoU"] == "0.75"
+    first, second = parts(folder)
+    # groups, tags and config; one id for both parts
+    runs = [part["run"][0] for part in (first, second)]
+    assert runs[0]["run_id"] == runs[1]["run_id"] == (folder / "wandb_id").read_text().strip()
+    assert (runs[0]["project"], runs[0]["run_group"], runs[0]["display_name"]) == ("p", "dual-loop", "first")
+    assert runs[0]["tags"] == ["gradient:sum", "model:sa2va", "loop:loop1", "t"]
+    config = runs[0]["config"]["update"]
+    assert {name: value for name, value in config.items() if name != "_wandb"} == RECIPE
+    # clocks and summaries
+    metrics = {metric.get("name") or metric["glob_name"]: metric for metric in first["metric"]}
+    assert metrics["loop1/loss"]["step_metric"] == metrics["loop1/pseudo/mask"]["step_metric"] == "update"
+    assert metrics["referring/*"]["step_metric"] == "evaluation/update"
+    assert metrics["loop1/loss"]["summary"] == {"min": True, "last": True}
+    assert metrics["surgery/*"]["summary"] == {"mean": True, "last": True}
+    # names and values, on W&B's own step as well
+    rows = [[record["item"] for record in part["history"]] for part in (first, second)]
+    assert [[row["_step"] for row in part] for part in rows] == [[1, 2], [3, 4]]
+    assert {name: value for name, value in rows[0][0].items() if not name.startswith("_")} == values | {"update": 1}
+    last = rows[0][1]
+    assert (last["evaluation/update"], last["referring/cIoU"]) == (2, 0.75)
+    assert last["pictures/after._type"] == "image-file"
+    assert last["pictures/after.caption"] == "update 2"
+    assert last["pictures/after/panels.count"] == 8  # of nine
+    assert "the red square | Sure, [SEG]. | score 0.50" in json.dumps(last)
+    assert "mask-file" not in json.dumps(rows[0][0])
+    summary = {name: value for record in first["summary"] for name, value in record["update"].items()}
+    assert summary["loop1/loss"] == {"min": 0.5, "last": 0.75}
+    assert summary["referring/cIoU"] == 0.75
+    assert [record["name"] for record in first["artifact"]] == [f"checkpoint-{runs[0]['run_id']}"]
     assert capfd.readouterr() == ("", "")  # it leaves the console to the progress display
+
+
+def test_no_checkpoint_leaves_the_machine_unasked(tmp_path):
+    (tmp_path / "checkpoints" / "update-000001").mkdir(parents=True)
+    tracker = Wandb(project="p")
+    tracker.start(RunInfo(tmp_path, "r", {}, 0))
+    tracker.finish({})
+    assert "artifact" not in parts(tmp_path)[0]
 
 
 def test_a_key_is_found_where_wandb_looks(tmp_path, monkeypatch):
@@ -142,3 +165,5 @@ def test_parameters():
         Wandb(project="a/b")
     with pytest.raises(ValueError, match="mode must"):
         Wandb(project="a", mode="of")
+    with pytest.raises(ValueError, match="panels must"):
+        Wandb(project="a", panels=-1)

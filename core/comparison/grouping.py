@@ -1,0 +1,111 @@
+"""What varies between runs, which runs differ in their seed only, and the mean and interval over these."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from core.comparison.runs import RunData, Value
+
+#: What does not make a run another experiment. ``data`` holds names for paths; the paths themselves are compared where they are used.
+ASIDE = ("output", "base", "data", "track", "checkpoint", "recipe")
+MISSING = "–"
+
+# Two-sided 95 % quantiles of Student's t for 1..30 degrees of freedom
+_T95: tuple[float, ...] = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131),
+    *(2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in nothing but their seed. ``members`` are places in the list of runs."""
+
+    label: str
+    members: list[int]
+
+
+def leaves(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """``{"train.updates": 120, ...}``; an empty mapping is a leaf."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        here = f"{path}.{key}" if path else str(key)
+        found |= leaves(value, here) if isinstance(value, Mapping) and value else {here: value}
+    return found
+
+
+def differences(runs: Sequence[RunData]) -> dict[str, list[str]]:
+    """Key -> each run's value as text, for the keys of the resolved recipes that are not equal in all runs."""
+    all_leaves = [{key: value for key, value in leaves(run.recipe).items() if key.split(".")[0] not in ASIDE} for run in runs]
+    table = {key: [_text(one[key]) if key in one else MISSING for one in all_leaves] for one in all_leaves for key in one}
+    return {key: row for key, row in table.items() if len(set(row)) > 1}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def deciding(varying: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """The rows that say what was changed: without the keys of a component that was itself exchanged."""
+    exchanged = [key.removesuffix("use") for key in varying if key.endswith(".use")]
+    return {
+        key: list(row) for key, row in varying.items() if not any(key.startswith(prefix) and key != prefix + "use" for prefix in exchanged)
+    }
+
+
+def run_labels(runs: Sequence[RunData], varying: Mapping[str, Sequence[str]]) -> list[str]:
+    """Short, distinct names: what was changed where that tells the runs apart, otherwise the folders' names."""
+    said = [_label(varying, i) for i in range(len(runs))]
+    if len(set(said)) == len(runs) and all(0 < len(label) <= 60 for label in said):
+        return said
+    names = [run.folder.resolve().name for run in runs]
+    twice = Counter(names)
+    return [name if twice[name] == 1 else str(run.folder) for name, run in zip(names, runs, strict=True)]
+
+
+def groups_of(runs: Sequence[RunData], varying: Mapping[str, Sequence[str]]) -> list[Group]:
+    """Runs with equal recipes but for the seed, in the order in which they first appear."""
+    rest = {key: row for key, row in varying.items() if key != "seed"}
+    members: dict[tuple[str, ...], list[int]] = {}
+    for i in range(len(runs)):
+        members.setdefault(tuple(row[i] for row in rest.values()), []).append(i)
+    labels = [_label(rest, inside[0]) or "all runs" for inside in members.values()]
+    if len(set(labels)) < len(labels):
+        labels = [f"group {number}" for number in range(1, len(labels) + 1)]
+    return [Group(label, inside) for label, inside in zip(labels, members.values(), strict=True)]
+
+
+def _label(varying: Mapping[str, Sequence[str]], run: int) -> str:
+    rows = deciding(varying)
+    names = {key: key.removesuffix(".use") for key in rows}
+    short = {key: _shortest(name, list(names.values())) for key, name in names.items()}
+    return ", ".join(f"{short[key]}={row[run]}" for key, row in rows.items())
+
+
+def _shortest(name: str, names: Sequence[str]) -> str:
+    """The fewest last parts of a dotted name that no other of ``names`` ends with."""
+    parts = name.split(".")
+    for count in range(1, len(parts)):
+        end = ".".join(parts[-count:])
+        if not any(other != name and (other == end or other.endswith("." + end)) for other in names):
+            return end
+    return name
+
+
+def t95(count: int) -> float:
+    """The factor of a 95 % interval of a mean of ``count`` (at least 2) values."""
+    return _T95[count - 2] if count - 2 < len(_T95) else 1.96
+
+
+def mean_interval(values: Sequence[float]) -> Value:
+    """The mean with its 95 % interval by Student's t; no interval for fewer than two values."""
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return Value(mean)
+    half = t95(len(values)) * statistics.stdev(values) / len(values) ** 0.5
+    return Value(mean, mean - half, mean + half)

@@ -1,0 +1,159 @@
+"use strict";
+const data = JSON.parse(document.getElementById("data").textContent);
+const repeated = data.groups.some(group => group.members.length > 1);
+const chosen = { clock: "update", smoothing: 0.6, log: false, mean: repeated };
+const hidden = { runs: new Set(), groups: new Set() };
+const kind = () => (chosen.mean ? "groups" : "runs");
+const members = i => (chosen.mean ? data.groups[i].members : [i]);
+
+// Exponential smoothing without the bias of its beginning; gaps stay gaps.
+function smooth(values, keep) {
+  let sum = 0, weight = 0;
+  return values.map(value => {
+    if (value === null) return null;
+    sum = keep * sum + (1 - keep) * value;
+    weight = keep * weight + (1 - keep);
+    return sum / weight;
+  });
+}
+
+// Of several runs: at every update that all runs still going have, the mean and half its 95 % interval.
+function meanOf(runs, curves) {
+  const rows = new Map();
+  runs.forEach((run, k) => curves[k].forEach((y, i) => {
+    if (y === null) return;
+    const update = data.runs[run].update[i], row = rows.get(update) || { x: 0, y: [] };
+    row.x += data.runs[run][chosen.clock][i];
+    row.y.push(y);
+    rows.set(update, row);
+  }));
+  const sorted = [...rows.entries()].sort((a, b) => a[0] - b[0]).map(entry => entry[1]);
+  const mean = sorted.map(row => row.y.reduce((a, b) => a + b, 0) / row.y.length);
+  const half = sorted.map((row, i) => {
+    const n = row.y.length;
+    if (n < 2) return 0;
+    return data.t[n] * Math.sqrt(row.y.reduce((s, y) => s + (y - mean[i]) ** 2, 0) / (n - 1) / n);
+  });
+  return { x: sorted.map(row => row.x / row.y.length), mean, half };
+}
+
+function curves(chart) {
+  return data[kind()].flatMap((entry, i) => {
+    const runs = members(i).filter(run => chart.y[run]);
+    if (!runs.length || hidden[kind()].has(i)) return [];
+    const line = { color: entry.colour, width: 2 }, name = entry.label;
+    const hovertemplate = `%{y:.4g} at ${chosen.clock} %{x}<extra>${name.replace(/[<>%]/g, " ")}</extra>`;
+    const smoothed = runs.map(run => smooth(chart.y[run], chosen.smoothing));
+    if (runs.length > 1) {
+      const { x, mean, half } = meanOf(runs, smoothed), edge = { width: 0, color: entry.colour };
+      return [
+        { x, y: mean.map((m, k) => m - half[k]), mode: "lines", line: edge, hoverinfo: "skip" },
+        { x, y: mean.map((m, k) => m + half[k]), mode: "lines", line: edge, fill: "tonexty", fillcolor: entry.colour + "2e", hoverinfo: "skip" },
+        { x, y: mean, mode: "lines", line, name, hovertemplate },
+      ];
+    }
+    const x = data.runs[runs[0]][chosen.clock], few = x.length < 2;
+    const raw = { x, y: chart.y[runs[0]], mode: "lines", line: { ...line, width: 1 }, opacity: 0.25, hoverinfo: "skip" };
+    const shown = { x, y: smoothed[0], mode: few ? "markers" : "lines", line, marker: { color: entry.colour, size: 7 }, name, hovertemplate };
+    return chosen.smoothing > 0 && !few ? [raw, shown] : [shown];
+  });
+}
+
+// Evaluations: a filled point with its interval after training, an open one before; over seeds the mean and its interval.
+function points(chart) {
+  const shown = data[kind()].map((_, i) => i).filter(i => !hidden[kind()].has(i));
+  return shown.flatMap((i, place) => {
+    const entry = data[kind()][i], x = chart.metrics.map((_, m) => m + (place + 1) / (shown.length + 1) - 0.5);
+    const cell = m => {
+      const found = members(i).map(run => chart.values[run][m]).filter(v => v[0] !== null);
+      if (!found.length) return [null, null, null];
+      const mean = found.reduce((s, v) => s + v[0], 0) / found.length;
+      if (found.length < 2) return found[0];
+      const half = data.t[found.length] * Math.sqrt(found.reduce((s, v) => s + (v[0] - mean) ** 2, 0) / (found.length - 1) / found.length);
+      return [mean, mean - half, mean + half];
+    };
+    const values = chart.metrics.map((_, m) => cell(m));
+    const before = chart.metrics.map((_, m) => {
+      const found = members(i).map(run => chart.values[run][m][3]).filter(v => v !== null);
+      return found.length ? found.reduce((a, b) => a + b, 0) / found.length : null;
+    });
+    const side = pick => values.map(v => (v[1] === null || v[1] === undefined ? 0 : pick(v)));
+    const error = { type: "data", symmetric: false, array: side(v => v[2] - v[0]), arrayminus: side(v => v[0] - v[1]), color: entry.colour, thickness: 1.5, width: 4 };
+    const label = entry.label.replace(/[<>%]/g, " ");
+    return [
+      { x, y: before, mode: "markers", marker: { color: "#fff", size: 8, line: { color: entry.colour, width: 1.5 } }, name: entry.label, hovertemplate: `before %{y:.4g}<extra>${label}</extra>` },
+      { x, y: values.map(v => v[0]), mode: "markers", marker: { color: entry.colour, size: 9 }, error_y: error, name: entry.label, hovertemplate: `%{y:.4g}<extra>${label}</extra>` },
+    ];
+  });
+}
+
+function layout(chart) {
+  const axis = { gridcolor: "#ececea", zerolinecolor: "#b8b8b4", linecolor: "#dadce0", automargin: true, tickfont: { size: 11 } };
+  const common = { margin: { l: 44, r: 14, t: 8, b: 34 }, showlegend: false, hovermode: "closest", dragmode: "zoom", uirevision: chosen.clock + chosen.log,
+    font: { family: "system-ui, 'Segoe UI', 'DejaVu Sans', sans-serif", size: 12, color: "#202124" }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)" };
+  if (chart.metrics) {
+    const ticks = { tickvals: chart.metrics.map((_, i) => i), ticktext: chart.metrics, range: [-0.5, chart.metrics.length - 0.5], showgrid: false, zeroline: false };
+    return { ...common, xaxis: { ...axis, ...ticks }, yaxis: axis };
+  }
+  const positive = chart.section === "Losses" || chart.section === "More metrics";
+  const y = chosen.log && positive ? { ...axis, type: "log" } : chart.range ? { ...axis, range: chart.range } : axis;
+  return { ...common, xaxis: { ...axis, title: { text: chosen.clock, font: { size: 11 }, standoff: 6 } }, yaxis: y };
+}
+
+const drawn = [];
+function draw(entry) {
+  if (entry.plot.closest("details:not([open])")) return; // inside a folded section: drawn when it is opened
+  Plotly.react(entry.plot, entry.chart.metrics ? points(entry.chart) : curves(entry.chart), layout(entry.chart), { responsive: true, displaylogo: false, displayModeBar: false });
+}
+
+function legend() {
+  const bar = document.getElementById("legend"), which = kind();
+  bar.replaceChildren(...data[which].map((entry, i) => {
+    const button = document.createElement("button");
+    button.textContent = entry.label + (which === "groups" && entry.members.length > 1 ? ` (${entry.members.length} seeds)` : "");
+    button.title = "click: show or hide; double click: this one alone, or all";
+    button.style.setProperty("--colour", entry.colour);
+    button.setAttribute("aria-pressed", String(!hidden[which].has(i)));
+    button.onclick = () => { hidden[which].has(i) ? hidden[which].delete(i) : hidden[which].add(i); update(); };
+    button.ondblclick = () => {
+      const others = data[which].map((_, k) => k).filter(k => k !== i), alone = others.every(k => hidden[which].has(k));
+      hidden[which] = new Set(alone ? [] : others);
+      update();
+    };
+    return button;
+  }));
+}
+
+function update() {
+  // buttons are kept while only their state changes: a double click must find the one it began on
+  const buttons = document.querySelectorAll("#legend button");
+  if (buttons.length === data[kind()].length && legend.last === kind()) buttons.forEach((b, i) => b.setAttribute("aria-pressed", String(!hidden[kind()].has(i))));
+  else legend();
+  legend.last = kind();
+  const away = new Set([...hidden[kind()]].flatMap(members));
+  document.querySelectorAll("[data-run]").forEach(element => { element.hidden = away.has(Number(element.dataset.run)); });
+  drawn.forEach(draw);
+}
+
+for (const place of document.querySelectorAll(".charts")) {
+  const charts = place.dataset.section === "Evaluation" ? data.points : data.charts.filter(chart => chart.section === place.dataset.section);
+  if (!charts.length && place.dataset.section !== "Evaluation") place.closest("details").remove();
+  for (const chart of charts) {
+    const box = document.createElement("div"), title = document.createElement("h3"), plot = document.createElement("div");
+    box.className = chart.metrics && chart.metrics.length > 4 ? "chart wide" : "chart";
+    title.textContent = chart.title;
+    plot.className = "plot";
+    box.append(title, plot);
+    place.append(box);
+    drawn.push({ chart, plot });
+  }
+}
+const on = (id, event, act) => document.getElementById(id).addEventListener(event, e => { act(e.target); update(); });
+on("smoothing", "input", input => { chosen.smoothing = Number(input.value); document.getElementById("amount").textContent = chosen.smoothing.toFixed(2); });
+on("clock", "change", input => { chosen.clock = input.value; });
+on("log", "change", input => { chosen.log = input.checked; });
+on("mean", "change", input => { chosen.mean = input.checked; });
+document.getElementById("mean").checked = chosen.mean;
+document.getElementById("mean-label").hidden = !repeated;
+document.querySelectorAll("details").forEach(element => element.addEventListener("toggle", () => drawn.filter(entry => element.contains(entry.plot)).forEach(draw)));
+update();

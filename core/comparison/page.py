@@ -1,0 +1,171 @@
+"""One HTML file that needs nothing else: tables, curves drawn by plotly.js, picture sheets."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from plotly.offline import get_plotlyjs
+
+from core.comparison.grouping import Group, t95
+from core.comparison.runs import RunData
+from core.comparison.tables import Table
+
+#: Points drawn of one curve; longer runs are averaged over neighbouring updates.
+MOST_POINTS = 2000
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart; then darker ones of them
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#004d7a", "#8f3f00", "#00634a", "#86406a", "#444444")
+
+
+def page(runs: Sequence[RunData], labels: Sequence[str], groups: Sequence[Group], tables: Sequence[Table], pictures: bool = True) -> str:
+    """The whole document. The smoothing, the clock and the choice of runs are made in the browser."""
+    sections = list(_charts(runs))
+    known = {table.title: table for table in tables}
+    body = [_part(title, known[title].html()) for title in ("Runs", "What differs", "By what varies") if title in known]
+    body += [_part(title, f'<div class="charts" data-section="{html.escape(title)}"></div>', folded) for title, folded, _ in sections]
+    if "Evaluation" in known:
+        plots = '<div class="charts" data-section="Evaluation"></div>'
+        body.insert(len(body) - sum(folded for _, folded, _ in sections), _part("Evaluation", plots + known["Evaluation"].html()))
+    if pictures and any(run.sheets for run in runs):
+        body.append(_part("Pictures", _pictures(runs, labels)))
+    data = {
+        "runs": [
+            {"label": label, "colour": COLOURS[i % len(COLOURS)], **_clocks(run)}
+            for i, (run, label) in enumerate(zip(runs, labels, strict=True))
+        ],
+        "groups": [{"label": g.label, "colour": _colour(i), "members": g.members} for i, g in enumerate(groups)],
+        "t": [0, 0] + [t95(n) for n in range(2, len(runs) + 1)],
+        "charts": [chart for _, _, charts in sections for chart in charts],
+        "points": _points(runs),
+    }
+    here = files("core.comparison")
+    filled = (here / "page.html").read_text(encoding="utf-8")
+    parts = {
+        "style": (here / "page.css").read_text(encoding="utf-8"),
+        "data": json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
+        "body": "\n".join(body),
+        "title": html.escape(f"{len(runs)} run{'s' if len(runs) > 1 else ''}: " + ", ".join(labels)),
+        "script": (here / "page.js").read_text(encoding="utf-8"),
+        "plotly": get_plotlyjs(),
+    }
+    for name, text in parts.items():  # plotly comes last: nothing is looked for inside it
+        filled = filled.replace(f"<!--{name}-->", text, 1)
+    return filled
+
+
+def _colour(place: int) -> str:
+    return COLOURS[place % len(COLOURS)]
+
+
+def _part(title: str, inner: str, folded: bool = False) -> str:
+    return f"<details{'' if folded else ' open'}><summary><h2>{html.escape(title)}</h2></summary>{inner}</details>"
+
+
+def _charts(runs: Sequence[RunData]) -> Iterator[tuple[str, bool, list[dict[str, Any]]]]:
+    """(section, folded, charts) for every metric of any run."""
+    names = list(dict.fromkeys(name for run in runs for name in run.series))
+    losses = list(dict.fromkeys(name for run in runs for name in run.losses()))
+    surgery = [name for name in names if name.startswith("surgery/")]
+    groups = {name.split("/")[3] for name in surgery if name.startswith("surgery/cosine/") and name.count("/") == 3}
+    by_group = [name for name in surgery if name.rpartition("/")[2] in groups]
+    whole = sorted((name for name in surgery if name not in by_group), key=lambda name: not name.startswith("surgery/cosine/"))
+    speed = [name for name in names if name.startswith(("time/samples_per_s", "memory/"))]
+    rest = [name for name in names if name not in (*losses, *surgery, *speed)]
+    conflict = []
+    for name in whole:
+        if name.startswith("surgery/cosine/"):
+            below = [[None if v is None else float(v < 0) for v in run.series[name]] if name in run.series else None for run in runs]
+            title = f"share of updates in conflict: {name.rpartition('/')[2]}"
+            conflict.append(_chart(runs, title, "Gradients", below) | {"range": [-0.02, 1.02]})
+    yield "Losses", False, [_chart(runs, name, "Losses") for name in losses]
+    yield "Gradients", False, conflict + [_chart(runs, name, "Gradients") for name in whole]
+    yield "Speed and memory", False, [_chart(runs, name, "Speed and memory") for name in speed]
+    yield "Gradients by parameter group", True, [_chart(runs, name, "Gradients by parameter group") for name in by_group]
+    yield "More metrics", True, [_chart(runs, name, "More metrics") for name in rest]
+
+
+def _chart(runs: Sequence[RunData], title: str, section: str, y: list[list[float | None] | None] | None = None) -> dict[str, Any]:
+    series = [run.series.get(title) for run in runs] if y is None else y
+    return {"title": title, "section": section, "y": [None if one is None else [_short(v) for v in _thin(one)] for one in series]}
+
+
+def _clocks(run: RunData) -> dict[str, list[float | None]]:
+    """The x axes: update, samples seen and hours of training, without the time of evaluations and breaks."""
+    seconds = [value or 0.0 for value in run.series.get("time/update_s", [0.0] * len(run.updates))]
+    speeds = [value or 0.0 for value in run.series.get("time/samples_per_s", [0.0] * len(run.updates))]
+    samples = accumulate(round(rate * second) for rate, second in zip(speeds, seconds, strict=True))
+    hours = [total / 3600 for total in accumulate(seconds)]
+    size = _bin(len(run.updates))
+    last = [min(start + size, len(run.updates)) - 1 for start in range(0, len(run.updates), size)]
+    every = list(samples)
+    return {
+        "update": [run.updates[i] for i in last],
+        "samples": [every[i] for i in last],
+        "hours": [_short(hours[i]) for i in last],
+    }
+
+
+def _bin(length: int) -> int:
+    return max(1, -(-length // MOST_POINTS))
+
+
+def _thin(values: Sequence[float | None]) -> list[float | None]:
+    """The mean of each bin of neighbouring updates."""
+    size = _bin(len(values))
+    if size == 1:
+        return list(values)
+    bins = ([v for v in values[start : start + size] if v is not None] for start in range(0, len(values), size))
+    return [sum(inside) / len(inside) if inside else None for inside in bins]
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.6g}")
+
+
+def _points(runs: Sequence[RunData]) -> list[dict[str, Any]]:
+    """For each evaluator its metrics with value, interval and the value before; counts are left to the table."""
+    names = [name for name in dict.fromkeys(n for run in runs for n in run.after) if not name.rpartition("/")[2].startswith("n_")]
+    found: dict[str, dict[str, Any]] = {}
+    for name in names:
+        evaluator, _, metric = name.rpartition("/")
+        chart = found.setdefault(evaluator, {"title": evaluator, "metrics": [], "values": [[] for _ in runs]})
+        chart["metrics"].append(metric)
+        for run, values in zip(runs, chart["values"], strict=True):
+            value, before = run.after.get(name), run.before.get(name)
+            values.append([value and value.value, value and value.low, value and value.high, before and before.value])
+    return list(found.values())
+
+
+def _small_png(path: Path) -> bytes:
+    """The picture with 256 colours, a third of the size: masks and text stay readable. Unchanged where it cannot be read."""
+    small = io.BytesIO()
+    try:
+        with Image.open(path) as image:
+            image.convert("RGB").quantize(256).save(small, format="PNG", optimize=True)
+    except OSError:  # a sheet cut short by a full disk: the browser shows what there is
+        return path.read_bytes()
+    return small.getvalue()
+
+
+def _pictures(runs: Sequence[RunData], labels: Sequence[str]) -> str:
+    """One row for each sheet's name, the runs side by side."""
+    rows = []
+    for name in dict.fromkeys(sheet for run in runs for sheet in run.sheets):
+        shown = []
+        for i, (run, label) in enumerate(zip(runs, labels, strict=True)):
+            if name in run.sheets:
+                data = base64.b64encode(_small_png(run.sheets[name])).decode()
+                said = html.escape(f"{label}: {name}")
+                picture = f'<img loading="lazy" alt="{said}" src="data:image/png;base64,{data}">'
+                shown.append(f'<figure data-run="{i}"><figcaption>{html.escape(label)}</figcaption>{picture}</figure>')
+        rows.append(f'<h3>{html.escape(name)}</h3><div class="scroll sheets">{"".join(shown)}</div>')
+    return "".join(rows)

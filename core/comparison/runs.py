@@ -1,0 +1,192 @@
+"""Run folders as data: recipe, metrics, evaluations and picture sheets, also of runs that crashed or still run."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from core.contracts import UserError
+
+FINISHED, RUNNING, STOPPED = "finished", "running", "stopped"
+_QUIET_S = 300.0  # a run that has written nothing for longer than this and than ten updates is taken for stopped
+
+
+@dataclass(frozen=True)
+class Value:
+    """One evaluated number, with its interval where the evaluation gave one."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass
+class RunData:
+    """What one run folder holds. ``series`` are aligned with ``updates``; None where a row lacks the metric or it is not finite."""
+
+    folder: Path
+    recipe: dict[str, Any]  # resolved
+    updates: list[int]
+    series: dict[str, list[float | None]]
+    state: str  # FINISHED, RUNNING or STOPPED
+    before: dict[str, Value] = field(default_factory=dict)  # "evaluator/metric"
+    after: dict[str, Value] = field(default_factory=dict)
+    sheets: dict[str, Path] = field(default_factory=dict)  # "before", "after" -> PNG
+    notes: list[str] = field(default_factory=list)  # what could not be read, and why the run stopped where that is known
+
+    @property
+    def planned(self) -> int:
+        """Updates the recipe asks for; 0 where it does not say."""
+        updates = _within(self.recipe, "train").get("updates")
+        return updates if isinstance(updates, int) else 0
+
+    def last(self, metric: str) -> float | None:
+        """The mean over the last tenth of the updates that have ``metric``."""
+        values = [value for value in self.series.get(metric, []) if value is not None]
+        return statistics.fmean(values[-max(1, len(values) // 10) :]) if values else None
+
+    def losses(self) -> list[str]:
+        """The metrics that are losses: each loop's sum first, then its terms, as the recipe names them."""
+        loops = _within(self.recipe, "loops")
+        sums = [f"{loop}/loss" for loop in loops]
+        terms = [
+            f"{loop}/{task}/{term}"
+            for loop, setting in loops.items()
+            for task, inner in _within(setting, "tasks").items()
+            for term in _within(inner, "losses")
+        ]
+        return [name for name in [*sums, *terms] if name in self.series]
+
+
+def find_runs(paths: Iterable[Path]) -> list[Path]:
+    """The run folders among ``paths`` and inside those that are none, such as a sweep's folder, in their order.
+
+    Raises UserError for a path that holds no run.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        if not path.is_dir():
+            raise UserError(f"there is no run folder {path}: give folders that `core.run` made, or a folder that holds some")
+        inside = [path] if _is_run(path) else sorted(child for child in path.iterdir() if child.is_dir() and _is_run(child))
+        if not inside:
+            raise UserError(f"{path} is no run folder and holds none: a run folder has a recipe.json")
+        found |= dict.fromkeys(inside)
+    return list(found)
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "recipe.json").is_file()
+
+
+def read_run(folder: Path, now: float | None = None) -> RunData:
+    """Everything in ``folder``. Only a recipe that cannot be read raises UserError; other damage becomes a note."""
+    try:
+        recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / 'recipe.json'} cannot be read: {error}") from error
+    if not isinstance(recipe, dict):
+        raise UserError(f"{folder / 'recipe.json'} holds no recipe")
+    notes: list[str] = []
+    metrics = folder / _metrics_file(recipe)
+    updates, series = _table(_rows(metrics, notes))
+    run = RunData(folder, recipe, updates, series, STOPPED, notes=notes)
+    run.state = _state(run, metrics, time.time() if now is None else now)
+    run.before = dict(_values(_json(folder / "before.json", notes)))
+    run.after = dict(_values(_within(_json(folder / "result.json", notes), "after")))
+    for card in sorted(folder.glob("evaluat*/**/*.json")):  # result cards, newest name last
+        run.after |= dict(_values(_within(_json(card, notes), "results") or _within(_json(card, notes), "evaluators")))
+    run.sheets = {path.stem.removeprefix("pictures_"): path for path in sorted(folder.glob("pictures_*.png"), key=_sheet_order)}
+    for file in sorted(folder.glob("not_finite*.json")):
+        notes.append(f"{_json(file, notes).get('what', 'a value')} was not finite")
+    return run
+
+
+def _metrics_file(recipe: Mapping[str, Any]) -> str:
+    own = [t.get("file") for t in _within(recipe, "track").values() if isinstance(t, Mapping) and t.get("use") == "jsonl"]
+    return own[0] if own and isinstance(own[0], str) else "metrics.jsonl"
+
+
+def _rows(file: Path, notes: list[str]) -> dict[int, dict[str, Any]]:
+    """Update -> row; of two rows for one update the later counts. A last line that is still being written is left out."""
+    rows: dict[int, dict[str, Any]] = {}
+    if not file.is_file():
+        notes.append(f"no {file.name} yet")
+        return rows
+    bad = 0
+    lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
+    for line in lines:
+        try:
+            row = json.loads(line) if line else None
+        except ValueError:
+            bad += line is not lines[-1]
+            continue
+        if isinstance(row, dict) and isinstance(row.get("update"), int):
+            rows[row["update"]] = rows.get(row["update"], {}) | row
+    if bad:
+        notes.append(f"{bad} damaged line{'s' if bad > 1 else ''} in {file.name} left out")
+    return dict(sorted(rows.items()))
+
+
+def _table(rows: Mapping[int, Mapping[str, Any]]) -> tuple[list[int], dict[str, list[float | None]]]:
+    trained = {update: row for update, row in rows.items() if update > 0}
+    names = dict.fromkeys(name for row in trained.values() for name in row if name not in ("update", "time", "non_finite"))
+    series = {name: [_number(row.get(name)) for row in trained.values()] for name in names}
+    return list(trained), {name: values for name, values in series.items() if any(value is not None for value in values)}
+
+
+def _number(value: Any) -> float | None:
+    real = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if real else None
+
+
+def _state(run: RunData, metrics: Path, now: float) -> str:
+    if (run.folder / "result.json").is_file():
+        return FINISHED
+    written = max(path.stat().st_mtime for path in (metrics, run.folder / "recipe.json") if path.is_file())
+    seconds = [value for value in run.series.get("time/update_s", []) if value is not None]
+    patience = max(_QUIET_S, 10 * statistics.median(seconds)) if seconds else _QUIET_S
+    return RUNNING if now - written < patience else STOPPED
+
+
+def _values(evaluations: Mapping[str, Any]) -> Iterator[tuple[str, Value]]:
+    """``evaluator/metric`` and value, from numbers or from mappings with a value and an interval."""
+    for name, metrics in evaluations.items():
+        inner = metrics.get("metrics", metrics) if isinstance(metrics, Mapping) else {}
+        for metric, given in inner.items() if isinstance(inner, Mapping) else ():
+            if isinstance(given, Mapping):
+                value = _number(given.get("value", given.get("mean")))
+                ends = next((given[key] for key in ("interval", "ci", "ci95") if isinstance(given.get(key), list | tuple)), None)
+                low, high = ends if ends is not None and len(ends) == 2 else (given.get("low"), given.get("high"))
+            else:
+                value, low, high = _number(given), None, None
+            if value is not None:
+                yield f"{name}/{metric}", Value(value, _number(low), _number(high))
+
+
+def _sheet_order(path: Path) -> tuple[int, str]:
+    order = ("pictures_before", "pictures_after")
+    return order.index(path.stem) if path.stem in order else len(order), path.stem
+
+
+def _json(path: Path, notes: list[str]) -> dict[str, Any]:
+    """The mapping in a JSON file; empty where there is no file, and with a note where it cannot be read."""
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        notes.append(f"{path.name} cannot be read: {error}")
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _within(values: Any, key: str) -> dict[str, Any]:
+    """The mapping under ``key``; empty where there is none."""
+    inner = values.get(key) if isinstance(values, Mapping) else None
+    return dict(inner) if isinstance(inner, Mapping) else {}

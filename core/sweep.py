@@ -1,0 +1,158 @@
+"""``--sweep key=a,b key=c,d``: a grid of runs of one recipe, checked as a whole, then carried out one after another."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import yaml
+
+from core.contracts import UserError
+from core.recipe import Recipe, check, components_used, load
+from core.recipe.faults import Fault, path_text
+from core.registry import Component, Registry
+
+#: More runs than this are taken for a mistake in the grid.
+MOST_RUNS = 1000
+
+
+def split_values(text: str) -> list[str]:
+    """``1,2`` and ``{use: sum},{use: x, anchor: a}`` cut at the commas outside brackets and quotes."""
+    parts, depth, quote = [""], 0, ""
+    for letter in text:
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "\"'":
+            quote = letter
+        elif letter in "[{":
+            depth += 1
+        elif letter in "]}":
+            depth -= 1
+        elif letter == "," and depth == 0:
+            parts.append("")
+            continue
+        parts[-1] += letter
+    return [part.strip() for part in parts]
+
+
+def grid(axes: Sequence[str]) -> list[list[str]]:
+    """Every combination of the axes' values, each as overrides ``key=value``; the last axis varies fastest.
+
+    Raises UserError for an axis without values, one given twice, and for too many runs.
+    """
+    choices: dict[str, list[str]] = {}
+    for axis in axes:
+        key, equals, written = axis.partition("=")
+        values = split_values(written)
+        if not key or not equals or not all(values):
+            raise UserError(f"{axis!r} is no axis of a sweep: write key.path=value,value")
+        if key in choices:
+            raise UserError(f"--sweep names {key} twice: give all its values once, {key}=a,b")
+        if len(set(values)) < len(values):
+            raise UserError(f"--sweep {axis}: a value stands there twice, its runs would be equal")
+        choices[key] = [f"{key}={value}" for value in values]
+    runs = [list(combination) for combination in itertools.product(*choices.values())]
+    if len(runs) > MOST_RUNS:
+        raise UserError(f"the sweep has {len(runs)} runs, more than {MOST_RUNS}: sweep fewer values")
+    return runs
+
+
+def points(recipe: str, overrides: Sequence[str], axes: Sequence[str], registry: Registry) -> list[list[str]]:
+    """The overrides of each run, the given ones included. Raises UserError with all faults of all runs; nothing has been started.
+
+    ``a.b.use=name`` exchanges a component: of its keys in the recipe those are kept that the new one takes too.
+    """
+    found, faults = [], dict[Fault, None]()
+    for combination in grid(axes):
+        own = list(overrides)
+        for text in combination:
+            own.append(_exchange(load(recipe, own), text, registry) if text.partition("=")[0].endswith(".use") else text)
+        faults |= dict.fromkeys(check(load(recipe, own), registry))
+        found.append(own)
+    if faults:
+        count = f"{len(faults)} fault{'s' if len(faults) > 1 else ''} in the sweep of {recipe}; nothing has been started"
+        raise UserError("\n".join([count, *map(str, faults)]))
+    return found
+
+
+def _exchange(base: Recipe, override: str, registry: Registry) -> str:
+    """``gradient.use=sum`` as ``gradient={use: sum}`` with the keys of ``base`` that the new component takes too.
+
+    Unchanged where nothing is exchanged, or where the check will say what is wrong.
+    """
+    key, _, name = override.partition("=")
+    old = {path_text(path): (path, component) for path, component in components_used(base, registry)}.get(key.removesuffix(".use"))
+    if old is None:
+        return override
+    path, component = old
+    if name == component.entry.name:
+        return override
+    try:
+        new: Component = registry.get(component.entry.kind, name)
+    except UserError:
+        return override
+    node: Any = base.values
+    for part in path:
+        node = node[part]
+    kept = {k: v for k, v in node.items() if k != "use" and k in {p.name for p in new.parameters}}
+    value = yaml.safe_dump({"use": name, **kept}, default_flow_style=True, sort_keys=False, width=float("inf"), allow_unicode=True)
+    return f"{key.removesuffix('.use')}={value.strip()}"
+
+
+def sweep(recipe: str, overrides: Sequence[str], axes: Sequence[str], registry: Registry, options: argparse.Namespace) -> int:
+    """Runs the grid; returns 0 if all runs ended well, otherwise the first failing run's exit code.
+
+    A run that fails does not stop the others. The runs lie in one folder of their own, which ``core.compare`` takes as a whole.
+    With ``options.dry_run`` the commands are printed instead, with ``options.check`` nothing more is done than the check.
+    """
+    runs = points(recipe, overrides, axes, registry)
+    values = load(recipe, overrides).values
+    folder = Path(values["output"]) / f"{values['name']}-sweep-{time.strftime('%Y%m%d-%H%M%S')}"
+    varied = [" ".join(own[len(overrides) :]) for own in runs]
+    commands = [["-m", "core.run", recipe, *own, f"output={folder}", *(["--quiet"] if options.quiet else [])] for own in runs]
+    if options.check:
+        print("\n".join([*varied, f"recipe OK: {len(runs)} runs"]))
+        return 0
+    if options.dry_run:
+        print("\n".join(shlex.join(["python", *one]) for one in commands))
+        return 0
+    codes: list[int] = []
+    for number, (one, text) in enumerate(zip(commands, varied, strict=True), 1):
+        print(f"run {number} of {len(runs)}: {text}", flush=True)
+        code, stopped = _wait([sys.executable, *one])
+        codes.append(code)
+        if stopped:
+            break
+    failed = [f"\n  failed: {text} (exit code {code})" for text, code in zip(varied, codes, strict=False) if code]
+    print(f"sweep: {len(codes) - len(failed)} of {len(runs)} runs ended well" + "".join(failed))
+    print(f"look at them: python -m core.compare {shlex.quote(str(folder))}")
+    return next((code for code in codes if code), 0)
+
+
+def _wait(arguments: Sequence[str]) -> tuple[int, bool]:
+    """(exit code, whether the sweep was asked to stop). A signal goes to the run, which is given the time to end by itself."""
+    stopped = False
+    with subprocess.Popen(arguments) as child:
+
+        def forward(number: int, frame: FrameType | None) -> None:
+            nonlocal stopped
+            stopped = True
+            if number == signal.SIGTERM:  # Ctrl-C reaches the run by itself
+                child.terminate()
+
+        before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            code = child.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    return (code if code >= 0 else 128 - code), stopped

@@ -1,0 +1,200 @@
+"""Comparison from run folders alone; the page is looked at with a real browser where there is one."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+
+import pytest
+from browser import browser, chromium
+from PIL import Image
+
+from core import compare
+from core.comparison.grouping import differences, groups_of, mean_interval, run_labels, t95
+from core.comparison.page import MOST_POINTS, page
+from core.comparison.runs import find_runs, read_run
+
+RECIPE = {
+    "name": "tiny",
+    "seed": 1,
+    "loops": {"loop1": {"tasks": {"pseudo": {"losses": {"mask": {"use": "bce_dice"}}}}}, "loop2": {"tasks": {}}},
+    "gradient": {"use": "pcgrad_orthogonal", "anchor": "loop1"},
+    "optimizer": {"use": "adamw", "lr": 1e-4},
+    "train": {"updates": 20},
+    "output": "runs",
+}
+
+
+def write_run(folder: Path, updates: int = 20, finished: bool = True, shift: float = 0.0, **changes: object) -> Path:
+    """A run folder as `core.run` leaves it."""
+    folder.mkdir(parents=True)
+    (folder / "recipe.json").write_text(json.dumps(RECIPE | changes))
+    with (folder / "metrics.jsonl").open("w") as stream:
+        for update in range(1, updates + 1):
+            row = {"update": update, "time": 1e9 + update, "loop1/loss": 1 / update + shift, "loop1/pseudo/mask": 0.5, "loop2/loss": 0.3}
+            row |= {"surgery/cosine/loop1_loop2": math.sin(update), "surgery/cosine/loop1_loop2/lora": 0.1, "surgery/norm/loop1": 2.0}
+            row |= {"time/update_s": 2.0, "time/samples_per_s": 8.0, "memory/peak_gib": 1.5, "optimizer/lr": None}
+            stream.write(json.dumps(row) + "\n")
+    (folder / "before.json").write_text('{"referring": {"cIoU": 0.5, "n_bad": 0}}')
+    if finished:
+        after = {"referring": {"cIoU": {"value": 0.6 + shift, "interval": [0.55, 0.65]}, "n_bad": 1}}
+        (folder / "result.json").write_text(json.dumps({"before": {}, "after": after}))
+        Image.new("RGB", (300, 200), "teal").save(folder / "pictures_after.png")
+    return folder
+
+
+@pytest.fixture
+def seeds(tmp_path):
+    """Two gradient ops, two seeds each."""
+    for op in ("sum", "pcgrad_orthogonal"):
+        for seed in (1, 2):
+            gradient = {"use": op} | ({"anchor": "loop1"} if op != "sum" else {})
+            write_run(tmp_path / "sweep" / f"tiny-{op}-{seed}", shift=seed / 100, seed=seed, gradient=gradient)
+    return tmp_path / "sweep"
+
+
+def test_a_run_is_read_with_its_evaluations(tmp_path):
+    run = read_run(write_run(tmp_path / "a"))
+    assert (run.state, run.planned, run.updates[-1]) == ("finished", 20, 20)
+    assert run.losses() == ["loop1/loss", "loop2/loss", "loop1/pseudo/mask"]
+    assert run.last("loop1/loss") == pytest.approx((1 / 19 + 1 / 20) / 2)
+    assert "optimizer/lr" not in run.series  # never a number
+    value = run.after["referring/cIoU"]
+    assert (value.value, value.low, value.high) == (0.6, 0.55, 0.65)
+    assert (run.before["referring/cIoU"].value, run.before["referring/cIoU"].low) == (0.5, None)
+
+
+def test_runs_that_crashed_or_still_run(tmp_path):
+    folder = write_run(tmp_path / "a", updates=7, finished=False)
+    with (folder / "metrics.jsonl").open("a") as stream:
+        stream.write('damaged\n{"update": 8, "loop1/loss": 3.0}\n{"update": 9, "loop1/lo')  # cut off in the middle of a write
+    run = read_run(folder)
+    assert (run.state, run.updates, run.series["loop1/loss"][-1]) == ("running", list(range(1, 9)), 3.0)
+    assert run.series["loop2/loss"][-1] is None
+    assert run.notes == ["1 damaged line in metrics.jsonl left out"]
+    assert read_run(folder, now=time.time() + 3600).state == "stopped"
+    (folder / "not_finite.json").write_text('{"what": "the loss of update 8"}')
+    assert "the loss of update 8 was not finite" in read_run(folder).notes
+
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "recipe.json").write_text(json.dumps(RECIPE))
+    assert read_run(empty).notes == ["no metrics.jsonl yet"]
+    assert compare.main([str(folder), str(empty), "-o", str(tmp_path / "out.html")]) == 0
+
+
+def test_differences_labels_and_groups(seeds):
+    runs = [read_run(folder) for folder in find_runs([seeds])]
+    varying = differences(runs)
+    assert list(varying) == ["seed", "gradient.use", "gradient.anchor"]
+    assert run_labels(runs, varying)[:2] == ["seed=1, gradient=pcgrad_orthogonal", "seed=2, gradient=pcgrad_orthogonal"]
+    groups = groups_of(runs, varying)
+    assert [(group.label, group.members) for group in groups] == [("gradient=pcgrad_orthogonal", [0, 1]), ("gradient=sum", [2, 3])]
+
+
+def test_equal_recipes_are_named_by_their_folders(tmp_path):
+    runs = [read_run(write_run(tmp_path / name)) for name in ("a", "b", "x/b")]
+    labels = run_labels(runs, differences(runs))
+    assert labels[0] == "a"
+    assert len(set(labels)) == 3
+
+
+def test_interval_over_seeds():
+    value = mean_interval([1.0, 2.0, 3.0])
+    assert (value.value, value.high) == (2.0, pytest.approx(2 + 4.303 / math.sqrt(3)))
+    assert mean_interval([1.0]).low is None
+    for count, step in ((2, 0.001), (11, 0.001), (31, 0.001)):  # the quantile leaves 95 % of Student's density between its signs
+        n = count - 1
+        scale = math.exp(math.lgamma((n + 1) / 2) - math.lgamma(n / 2)) / math.sqrt(n * math.pi)
+        places = (step * (i + 0.5) for i in range(round(t95(count) / step)))
+        assert 2 * step * scale * sum((1 + x * x / n) ** (-(n + 1) / 2) for x in places) == pytest.approx(0.95, abs=2e-4)
+
+
+def test_markdown(seeds, capsys):
+    assert compare.main([str(seeds), "--md"]) == 0
+    text = capsys.readouterr().out
+    assert "| gradient.use | pcgrad_orthogonal | pcgrad_orthogonal | sum | sum |" in text
+    assert "| metric | gradient=pcgrad_orthogonal (2 seeds) | gradient=sum (2 seeds) |" in text
+    assert "0.61 [0.55, 0.65] (+0.11)" in text
+    row = next(line for line in text.splitlines() if line.startswith("| referring/cIoU |"))
+    assert row.count("0.615 [0.5515, 0.6785]") == 2  # 0.615 +- 12.706 * 0.00707 / sqrt(2)
+
+
+def test_what_the_user_can_put_right(tmp_path, capsys):
+    assert compare.main([str(tmp_path / "none")]) == 2
+    assert "there is no run folder" in capsys.readouterr().err
+    assert compare.main([str(tmp_path)]) == 2
+    assert "no run folder and holds none" in capsys.readouterr().err
+    run = write_run(tmp_path / "a")
+    assert compare.main([str(run), "-o", str(tmp_path / "no" / "x.html")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+    (run / "recipe.json").write_text("{")
+    assert compare.main([str(run)]) == 2
+    assert "cannot be read" in capsys.readouterr().err
+
+
+def test_a_long_run_is_thinned_and_markup_is_no_markup(tmp_path):
+    run = read_run(write_run(tmp_path / "a", updates=2 * MOST_POINTS + 1))
+    text = page([run], ["</script><b>x"], groups_of([run], {}), [])
+    data = json.loads(text.split('type="application/json">')[1].split("</script>")[0])
+    assert len(data["runs"][0]["update"]) <= MOST_POINTS
+    assert data["runs"][0]["update"][-1] == 2 * MOST_POINTS + 1
+    assert all(y is None or len(y) == len(data["runs"][0]["update"]) for chart in data["charts"] for y in chart["y"])
+    assert data["runs"][0]["samples"][-1] == 16 * (2 * MOST_POINTS + 1)
+    assert "<b>x" not in text.split("<script>")[0]
+
+
+LINES = "[...document.querySelectorAll('.plot')].filter(p => p.querySelector('.scatterlayer path.js-line')).length"
+OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory):
+    program = chromium()
+    if program is None:
+        pytest.skip("no Chromium: install Debian's chromium, or name one in CHROMIUM")
+    with browser(program, tmp_path_factory.mktemp("chromium")) as page:
+        yield page
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_page_in_a_browser(seeds, tab, tmp_path, width):
+    write_run(seeds / "tiny-z-crashed", updates=5, finished=False, gradient={"use": "sum"}, optimizer={"use": "adamw", "lr": 0.5})
+    out = tmp_path / "comparison.html"
+    assert compare.main([str(seeds), "-o", str(out)]) == 0
+    tab.open(out, width)
+    if os.environ.get("DUALLOOP_SCREENSHOTS"):
+        tab.screenshot(Path(os.environ["DUALLOOP_SCREENSHOTS"]) / f"comparison-{width}.png")
+    assert tab.do("document.querySelectorAll('#legend button').length") == 3  # groups: two with two seeds, one crashed run
+    assert tab.do(LINES) == 8  # three losses, conflict, cosine, norm, speed, memory
+    first = "document.querySelector('.plot').data.filter(t => t.name).length"
+    assert tab.do(first) == 3
+    assert tab.do("document.querySelectorAll('.plot .scatterlayer .js-fill').length") > 0  # intervals over the seeds
+    # a real click hides a run everywhere, another brings it back
+    place = tab.do("(r => [r.x + r.width / 2, r.y + r.height / 2])(document.querySelector('#legend button').getBoundingClientRect())")
+    tab.click(*place)
+    assert tab.do(first) == 2
+    assert tab.do("document.querySelectorAll('figure[hidden]').length") == 2
+    tab.click(*place)
+    assert tab.do(first) == 3
+    # each run by itself, on another clock, without smoothing
+    tab.do("document.getElementById('mean').click()")
+    assert tab.do("document.querySelectorAll('#legend button').length") == 5
+    tab.do("(e => { e.value = 0; e.dispatchEvent(new Event('input')); })(document.getElementById('smoothing'))")
+    tab.do("(e => { e.value = 'samples'; e.dispatchEvent(new Event('change')); })(document.getElementById('clock'))")
+    drawn = tab.do("document.querySelector('.plot').data.map(t => [t.x.at(-1), t.y.at(-1)])")
+    assert [320, pytest.approx(1 / 20 + 0.02)] in drawn
+    assert [80, pytest.approx(0.2)] in drawn  # the crashed run, as far as it came
+    # folded sections are drawn when opened
+    tab.do("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    tab.do("new Promise(done => setTimeout(done, 300))")
+    assert tab.do(LINES) == 10
+    assert tab.do(OVERFLOW) <= 0  # wide tables scroll in themselves, the page does not
+    sizes = tab.do("[...document.querySelectorAll('.plot')].map(p => p.getBoundingClientRect()).map(r => [r.left, r.right, r.height])")
+    assert all(left >= 0 and right <= width and height >= 200 for left, right, height in sizes)
+    assert tab.do("[...document.images].every(i => i.complete && i.naturalWidth === 300)")
+    assert tab.complaints == []
+    assert {address.split(":")[0] for address in tab.requests} <= {"file", "data", "blob"}  # nothing is fetched
