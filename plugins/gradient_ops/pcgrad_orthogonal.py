@@ -8,24 +8,22 @@ import torch
 from torch import Tensor
 
 from core.contracts import Gram
+from plugins.gradient_ops._blocks import Scope, Scoped
 
 
-class PcgradOrthogonal:
+class PcgradOrthogonal(Scoped):
     """``g = s_a g_a + sum_i s_i (g_i - c_i g_a)`` with ``c_i = <g_i, g_a> / <g_a, g_a>``, and ``c_i = 0`` where ``<g_a, g_a> = 0``.
 
-    anchor: name of the loop whose gradient is kept whole. scope: ``global`` projects the concatenation of all parameters,
-    ``group`` each parameter group by itself. when: ``always``, or only in ``conflict`` (``<g_i, g_a> < 0``).
+    anchor: name of the loop whose gradient is kept whole. scope: what is projected: the concatenation of all parameters
+    (``global``), each ``group`` or each ``parameter``. when: ``always``, or only in ``conflict`` (``<g_i, g_a> < 0``).
     In an update in which the anchor takes no part this is the plain weighted sum.
     """
 
-    def __init__(
-        self, *, anchor: str, scope: Literal["global", "group"] = "global", when: Literal["always", "conflict"] = "always"
-    ) -> None:
-        if scope not in ("global", "group"):
-            raise ValueError(f"scope must be 'global' or 'group', not {scope!r}.")
+    def __init__(self, *, anchor: str, scope: Scope = "global", when: Literal["always", "conflict"] = "always") -> None:
+        super().__init__(scope)
         if when not in ("always", "conflict"):
             raise ValueError(f"when must be 'always' or 'conflict', not {when!r}.")
-        self.anchor, self.scope, self.when = anchor, scope, when
+        self.anchor, self.when = anchor, when
 
     def weights(self, gram: Gram) -> Tensor:
         """[P, n] float64; with the global scope every row is the same."""
@@ -33,7 +31,7 @@ class PcgradOrthogonal:
         if self.anchor not in gram.loops:
             return w
         a = gram.loops.index(self.anchor)
-        G = gram.values.sum(0, keepdim=True).expand_as(gram.values) if self.scope == "global" else gram.values  # [P, n, n]
+        G = self.blocks(gram).expand_as(gram.values)  # [P, n, n]
         square = G[:, a, a].unsqueeze(1)  # [P, 1]
         c = torch.where(square > 0, G[:, :, a] / square, 0.0)  # [P, n]
         if self.when == "conflict":

@@ -2,7 +2,8 @@
 
 Sources: straight-through Gumbel-softmax, Jang et al., arXiv:1611.01144. Only the k kept logits carry gradient and the
 output layer and the embedding are frozen, so the whole way from states to text embeddings is one autograd function:
-states go through the output layer in chunks of rows, and k indices and k soft weights per row are all that is kept.
+the vocabulary goes by in chunks whose logits stay in the processor's cache, each row remembers its k likeliest tokens so
+far, and k indices and k soft weights per row are all that is kept. Backward reads the k chosen rows of the two tables only.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-CHUNK_ELEMENTS = 2**22  # size of the largest temporary: 16 MiB in float32
+#: device type -> elements of the largest temporary. On a CPU 8 MiB of logits stay in the last-level cache.
+CHUNK_ELEMENTS = {"cpu": 2**21, "cuda": 2**26}
+ROWS = 512  # states that go past the vocabulary together
 
 
 class StGumbelTopk:
@@ -67,20 +70,13 @@ class _StraightThrough(torch.autograd.Function):
     def forward(
         ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, embedding: Tensor, noise: Tensor, temperature: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        N, k = noise.shape
-        exact = torch.promote_types(weight.dtype, torch.float32)
-        kept = torch.empty(N, k, dtype=torch.int64, device=states.device)
-        soft = torch.empty(N, k, dtype=exact, device=states.device)
-        ids = torch.empty(N, dtype=torch.int64, device=states.device)
-        mass = torch.empty(N, dtype=torch.float32, device=states.device)
         with torch.autocast(states.device.type, enabled=False):
-            for rows in _chunks(N, weight.shape[0]):
-                logits = F.linear(states[rows].to(weight.dtype), weight, bias).to(exact)  # [n, V]
-                top, kept[rows] = logits.topk(k, dim=1)  # [n, k], sorted: the j-th noise belongs to the j-th likeliest token
-                mass[rows] = (top.logsumexp(1) - logits.logsumexp(1)).exp().float()  # [n]
-                noisy = top + noise[rows]  # [n, k]
-                ids[rows] = kept[rows].gather(1, noisy.argmax(1, keepdim=True)).squeeze(1)  # [n]
-                soft[rows] = (noisy / temperature).softmax(1)  # [n, k]
+            parts = [_likeliest(rows, weight, bias, noise.shape[1]) for rows in states.to(weight.dtype).split(ROWS)]
+        top, kept, whole = (torch.cat(part) for part in zip(*parts, strict=True))  # [N, k], [N, k], [N]
+        mass = (top.logsumexp(1) - whole).exp().float()  # [N]
+        noisy = top + noise  # [N, k]
+        ids = kept.gather(1, noisy.argmax(1, keepdim=True)).squeeze(1)  # [N]
+        soft = noisy.div_(temperature).softmax(1)  # [N, k]
         ctx.save_for_backward(kept, soft, weight, embedding)
         ctx.temperature, ctx.dtype = temperature, states.dtype
         ctx.mark_non_differentiable(mass, ids)
@@ -90,17 +86,61 @@ class _StraightThrough(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         kept, soft, weight, embedding = ctx.saved_tensors
-        out = torch.empty(kept.shape[0], weight.shape[1], dtype=ctx.dtype, device=kept.device)  # [N, D]
+        N, k = kept.shape
+        out = torch.empty(N, weight.shape[1], dtype=ctx.dtype, device=kept.device)  # [N, D]
+        # on a CPU a few rows at a time: what is gathered for them stays in the cache
+        step = max(1, CHUNK_ELEMENTS[kept.device.type] // 4 // (k * weight.shape[1]))
         with torch.autocast(kept.device.type, enabled=False):
-            for rows in _chunks(kept.shape[0], kept.shape[1] * weight.shape[1]):
+            for i in range(0, N, step):
+                rows = slice(i, i + step)
                 grad, p = grads[0][rows].to(soft.dtype), soft[rows]  # [n, D], [n, k]
                 d_soft = torch.bmm(embedding[kept[rows]].to(p.dtype), grad.unsqueeze(2)).squeeze(2)  # [n, k], <grad, E[idx_j]>
                 d_logits = p * (d_soft - (p * d_soft).sum(1, keepdim=True)) / ctx.temperature  # [n, k]
-                out[rows] = torch.bmm(d_logits.unsqueeze(1), weight[kept[rows]].to(p.dtype)).squeeze(1).to(ctx.dtype)  # [n, D]
+                if weight.dtype == p.dtype:  # sums rows of the table where they lie
+                    out[rows] = F.embedding_bag(kept[rows], weight, per_sample_weights=d_logits, mode="sum").to(ctx.dtype)
+                else:
+                    out[rows] = torch.bmm(d_logits.unsqueeze(1), weight[kept[rows]].to(p.dtype)).squeeze(1).to(ctx.dtype)
         return out, None, None, None, None, None
 
 
-def _chunks(rows: int, width: int) -> list[slice]:
-    """Slices of rows so that [rows, width] stays under CHUNK_ELEMENTS."""
-    step = max(1, CHUNK_ELEMENTS // width)
-    return [slice(start, start + step) for start in range(0, rows, step)]
+def _likeliest(states: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """States [n, D] -> the k largest logits [n, k], largest first, their tokens [n, k], and the logsumexp of all logits [n].
+
+    Exact. After the first chunk only logits above the row's k-th largest so far are looked at: k ln(V / chunk) of them in all.
+    """
+    n, V = len(states), len(weight)
+    exact = torch.promote_types(weight.dtype, torch.float32)
+    width = max(k, min(V, CHUNK_ELEMENTS[states.device.type] // n))
+    buffer = states.new_empty(n * width)
+    best, ids = states.new_empty(n, 0), torch.empty(n, 0, dtype=torch.int64, device=states.device)
+    reference, total = states.new_full((n, 1), -torch.inf, dtype=exact), states.new_zeros(n, 1, dtype=exact)  # [n, 1] each
+    for start in range(0, V, width):
+        chunk = weight[start : start + width]  # [c, D]
+        logits = buffer[: n * len(chunk)].view(n, len(chunk))
+        torch.mm(states, chunk.T, out=logits)
+        if bias is not None:
+            logits += bias[start : start + width]
+        logits = logits.to(exact)  # [n, c]
+        if start == 0:
+            best, ids = logits.topk(k, dim=1, sorted=False)  # [n, k] each
+        else:
+            best, ids = _merged(best, ids, logits, start)
+        highest = best.amax(1, keepdim=True)  # [n, 1], of all logits so far
+        part = (logits - highest).exp_().sum(1, keepdim=True)  # [n, 1]
+        total = total * (reference - highest).exp_() + part  # nothing before the first chunk: exp(-inf) = 0
+        reference = highest
+    top, order = best.topk(k, dim=1)  # largest first: the j-th noise belongs to the j-th likeliest token
+    return top, ids.gather(1, order), (reference + total.log()).squeeze(1)
+
+
+def _merged(best: Tensor, ids: Tensor, logits: Tensor, start: int) -> tuple[Tensor, Tensor]:
+    """The k largest of ``best`` [n, k] (tokens ``ids``) and of ``logits`` [n, c] (tokens from ``start`` on)."""
+    row, column = (logits > best.amin(1, keepdim=True)).nonzero(as_tuple=True)  # [m] each, by rows
+    count = row.bincount(minlength=len(best))  # [n]
+    place = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]  # [m], within its row
+    found = best.new_full((len(best), int(count.max())), -torch.inf)
+    found[row, place] = logits[row, column]
+    tokens = torch.zeros_like(found, dtype=ids.dtype)
+    tokens[row, place] = column + start
+    top, order = torch.cat([best, found], 1).topk(best.shape[1], dim=1, sorted=False)
+    return top, torch.cat([ids, tokens], 1).gather(1, order)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from core.contracts import Sampler
 from plugins.samplers import st_gumbel_topk
@@ -33,9 +34,11 @@ def dense(states, head, embedding, noise, k=K):
     return (hard + soft - soft.detach()) @ embedding, noisy.argmax(-1), soft @ embedding
 
 
-@pytest.fixture(params=[2**23, 2 * V])  # all rows in one chunk; two rows in each
+@pytest.fixture(params=[(2**23, 512), (4 * K, 4)])  # the vocabulary in one chunk; chunks of K tokens, four rows at a time
 def chunk(request, monkeypatch):
-    monkeypatch.setattr(st_gumbel_topk, "CHUNK_ELEMENTS", request.param)
+    elements, rows = request.param
+    monkeypatch.setitem(st_gumbel_topk.CHUNK_ELEMENTS, "cpu", elements)
+    monkeypatch.setattr(st_gumbel_topk, "ROWS", rows)
 
 
 @pytest.mark.usefixtures("chunk")
@@ -123,6 +126,30 @@ def test_choices_follow_the_softmax():
     share = torch.bincount(seen["ids"].flatten(), minlength=4) / 20000
     torch.testing.assert_close(share[:3], logits[:3].softmax(0), atol=0.015, rtol=0)
     assert share[3] == 0
+
+
+@pytest.mark.usefixtures("chunk")
+def test_topk_and_mass_do_not_depend_on_the_chunks():
+    states, (weight, bias), _ = network(torch.float64)
+    top, kept, whole = st_gumbel_topk._likeliest(states.detach().flatten(0, 1)[:4], weight, bias, K)
+    logits = F.linear(states.detach().flatten(0, 1)[:4], weight, bias)
+    wanted = logits.topk(K, dim=1)
+    torch.testing.assert_close(top, wanted.values)
+    assert torch.equal(kept, wanted.indices)
+    torch.testing.assert_close(whole, logits.logsumexp(1))
+
+
+def test_noise_is_the_same_under_activation_checkpointing():
+    """The generators are made outside; a recomputed forward must make them anew, as the loop's derived noise does."""
+    states, head, embedding = network(torch.float32)
+
+    def text(given):
+        return StGumbelTopk(k=K)(given, head, embedding, generators(1, 2, 3))[0]
+
+    plain, again = text(states), checkpoint(text, states, use_reentrant=False)
+    assert torch.equal(plain, again)
+    (one,), (other,) = (torch.autograd.grad(y.square().sum(), states) for y in (plain, again))
+    assert torch.equal(one, other)
 
 
 def test_trained_layers_are_refused_unless_no_gradient_is_asked_for():
