@@ -140,6 +140,20 @@ def test_a_training_file_becomes_a_published_folder(tmp_path: Path) -> None:
         assert torch.allclose(stored[key], tensor, atol=1e-6), key
 
 
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_training_files_are_read_plain_or_wrapped_with_or_without_ddps_prefix(prefix: str, wrapped: bool, tmp_path: Path) -> None:
+    file, _ = legacy(tmp_path)
+    state = {prefix + key.removeprefix("module."): tensor for key, tensor in torch.load(file, weights_only=True)["state_dict"].items()}
+    torch.save({"meta": {"epoch": 1}, "state_dict": state} if wrapped else state, file)
+    model = load_legacy(file=file, checkpoint=CHECKPOINT, lora_alpha=8)
+    for name, parameter in model.trainable()["lora"]:
+        stored = state[f"{prefix}mllm.model.language_model.base_model.model.{name.removeprefix('llm.')}"]
+        assert torch.equal(parameter, stored), name
+    assert torch.equal(model.network.projector.linear_1.weight, state[f"{prefix}mllm.model.mlp1.1.weight"])
+    assert torch.equal(model.embedding(), load(checkpoint=CHECKPOINT).embedding())  # never taken
+
+
 def test_foreign_training_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="stray"):
         load_legacy(file=legacy(tmp_path, **{"module.mllm.model.stray": torch.zeros(1)})[0], checkpoint=CHECKPOINT)
@@ -158,8 +172,9 @@ def test_end_to_end_equals_upstream_with_its_rounded_constants(case: int) -> Non
     inputs = np.load(REFERENCE / "goldens" / f"case{case}_inputs_u8.npz")
     model = load(checkpoint=CHECKPOINT, sam_constants="bfloat16").eval()
     regions = inputs["regions"].astype(bool) if "regions" in inputs else None
-    text, masks = model.ask(inputs["image"], facts["text"].removeprefix("<image>\n"), regions, 32, newlines=2)
-    assert text + "<|end|>" == facts["prediction"]
+    answer = model.predict(inputs["image"], facts["text"], regions, max_new_tokens=32, newlines=2)
+    masks = answer.masks
+    assert answer.text + "<|end|>" == facts["prediction"]
     theirs = np.load(REFERENCE / "goldens" / f"case{case}_e2e_masks.npz")
     assert len(masks) == len(facts["mask_pixels"])
     for mask, name in zip(masks, theirs.files, strict=True):

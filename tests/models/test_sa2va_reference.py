@@ -8,13 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
+from torch.nn import functional as F
 
 from core.contracts import Tokens, UserError
+from plugins.models.sa2va import inference
+from plugins.models.sa2va.__main__ import main
 from plugins.models.sa2va.folder import stored_tensors
+from plugins.models.sa2va.generation import Generated
 from plugins.models.sa2va.keys import is_memory, place, published_names
 from plugins.models.sa2va.model import Lora, Sa2va, load
 from plugins.models.sa2va.preparation import grid_cells, normalize, sam_picture, tiles_of
+from plugins.models.sa2va.prompts import question_turn
 
 REFERENCE = Path(__file__).parents[1] / "fixtures" / "sa2va_reference"
 CHECKPOINT = REFERENCE / "tiny_sa2va_hf"
@@ -62,12 +68,79 @@ def test_features_states_and_masks(model: Sa2va, case: int) -> None:
     embeds = model.embed(ids).masked_scatter((ids == model.image_token)[:, None], torch.cat([image, *regions]))
     states = model.network.hidden_states(embeds[None])[0]
     close(states[expected["llm.text_positions"]], expected["llm.last_hidden_state.text"])
+    logits = model.network.llm.lm_head(states)
+    close(logits[expected["llm.text_positions"]], expected["llm.logits.text"])
+    close(F.cross_entropy(logits[:-1], expected["llm.labels"][0, 1:], ignore_index=-100), expected["llm.loss"])
+    for level, features in enumerate(fpn):
+        step = features.shape[-1] // 8
+        close(features[..., ::step, ::step], expected[f"sam.fpn.{level}.core"])
     embedding = model.network.text_hidden_fcs(states[ids == model.seg_token])
     close(embedding, expected["seg.embeddings"])
     masks, ious = model.network.masks(fpn, torch.zeros(len(embedding), dtype=torch.long), embedding)
     for k in range(len(embedding)):
         close(masks[k], expected[f"sam.seg{k}.low_res_mask"][0, 0])
         close(ious[k], expected[f"sam.seg{k}.ious"].max())
+    height, width = inputs["image"].shape[:2]
+    theirs = torch.cat([expected[f"sam.seg{k}.low_res_mask"][0] for k in range(len(embedding))])
+    assert torch.equal(model.network.final_mask(masks, height, width), model.network.final_mask(theirs, height, width))
+
+
+@pytest.mark.parametrize("case", [0, 1])
+def test_answers_are_upstreams_and_masks_those_of_exact_constants(model: Sa2va, case: int) -> None:
+    """Generated text equal, and no pixel differs from upstream's low-resolution masks at the picture's size."""
+    expected, inputs = golden(case)
+    regions = inputs["regions"].astype(bool) if "regions" in inputs else None
+    answer = model.predict(inputs["image"], CASES[case]["text"], regions, max_new_tokens=32, newlines=2)
+    assert answer.text + "<|end|>" == CASES[case]["prediction"]
+    assert len(answer.masks) == len(CASES[case]["mask_pixels"])
+    for k, mask in enumerate(answer.masks):
+        theirs = model.network.final_mask(expected[f"sam.seg{k}.low_res_mask"][0], *inputs["image"].shape[:2])[0]
+        assert int((torch.from_numpy(mask) != theirs).sum()) == 0
+
+
+def test_the_command_line_writes_upstreams_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = REFERENCE / "goldens" / "image0.png"
+    options = ["--out", str(tmp_path / "masks"), "--upstream", "--max-new-tokens", "32", "--json"]
+    assert main([str(CHECKPOINT), str(picture), CASES[0]["text"], *options]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["text"] + "<|end|>" == CASES[0]["prediction"]
+    mask = np.asarray(Image.open(told["files"][0]))
+    theirs = np.load(REFERENCE / "goldens" / "case0_e2e_masks.npz")
+    assert np.array_equal(mask, theirs[theirs.files[0]].squeeze().astype(bool))
+    assert told["shares"] == [[mask.mean()]]
+
+
+@pytest.mark.parametrize("case", [0, 1])
+def test_the_prompt_is_upstreams_token_for_token(model: Sa2va, case: int) -> None:
+    expected, inputs = golden(case)
+    counts = expected["vp.prompt_masks"].flatten(1).sum(1).tolist() if "vp.prompt_masks" in expected else None
+    text = question_turn(model.text.turn, [256 * len(inputs["tiles"])], CASES[case]["text"], counts, 2)
+    assert model.text.ids(text) == expected["llm.prompt_ids"][0].tolist()
+    if counts:  # as in training: one newline after the regions
+        assert question_turn(model.text.turn, [256], "Q", counts, 1).split("</vp>.")[1].startswith("\nQ")
+
+
+def test_each_of_several_seg_tokens_gives_its_own_mask(model: Sa2va, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer is given; its [SEG] states are those of a forward over prompt and answer."""
+    image = golden(1)[1]["image"]
+    ids = model.text.ids("Sure, [SEG] and [SEG], <p> dog </p> [SEG].<|end|>")
+    seen = []
+
+    @torch.no_grad()
+    def given(network, heads, length, ended):
+        states = network.hidden_states(torch.cat([heads[0], model.embed(torch.tensor(ids))])[None])[:, -len(ids) :]
+        seen.append(states[0][torch.tensor(ids) == model.seg_token])
+        return Generated([ids], states)
+
+    monkeypatch.setattr(inference, "greedy", given)
+    answer = model.predict(image, "Please segment all.")
+    assert len(answer.masks) == 3
+    assert answer.text == "Sure, [SEG] and [SEG], <p> dog </p> [SEG]."
+    vision = model.look(image)
+    for state, mask in zip(seen[0], answer.masks, strict=True):
+        logits = model.masks(vision, torch.zeros(1, dtype=torch.long), model.seg_embedding(state[None]))
+        assert np.array_equal(model.network.final_mask(logits, *image.shape[:2])[0].numpy(), mask)
+    assert not np.array_equal(answer.masks[0], answer.masks[2])
 
 
 @torch.no_grad()
@@ -75,11 +148,11 @@ def test_prompt_and_teacher_forced_segmentation(model: Sa2va) -> None:
     """The model's own path (prompt pieces, wording, teacher-forced answer) gives upstream's prompt ids and mask."""
     expected, inputs = golden(0)
     tiles, picture = torch.from_numpy(tiles_of(inputs["image"], 448)), torch.from_numpy(sam_picture(inputs["image"], 1024))[None]
-    vision, view = model._vision(tiles, [len(tiles)], picture), torch.zeros(1, dtype=torch.long)
+    vision, view = model.vision(tiles, [len(tiles)], picture), torch.zeros(1, dtype=torch.long)
     phrase = model.phrases(["the red cup"], 32)
     wording = model.wording(["a"], None)
     wording.answers = Tokens(expected["llm.answer_ids"], torch.ones_like(expected["llm.answer_ids"], dtype=torch.bool))
-    prompt = model._segment_prompts(vision, view, [model.embed(phrase.ids[0])], wording.before, wording.after)[0]
+    prompt = model.sequences.segment(vision, view, [model.embed(phrase.ids[0])], wording.before, wording.after)[0]
     assert torch.equal(prompt[[0, -1]], model.embed(expected["llm.prompt_ids"][0, [0, -1]]))
     assert len(prompt) == expected["llm.prompt_ids"].shape[1]
     result = model.segment(vision, view, model.embed(phrase.ids), phrase.mask, wording)

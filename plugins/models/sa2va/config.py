@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import InternVLConfig, InternVLVisionConfig, Qwen2Config, Sam2Config, Sam2HieraDetConfig
 from transformers.models.sam2.configuration_sam2 import Sam2MaskDecoderConfig, Sam2PromptEncoderConfig, Sam2VisionConfig
 
@@ -100,12 +101,23 @@ def read_config(folder: Path) -> Sa2vaConfig:
 
 def parse_config(published: dict[str, Any], where: str = "config") -> Sa2vaConfig:
     """Makes the parts' configurations. ``where`` names the source in errors."""
+    try:
+        return _parse(published, where)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError, StrictDataclassError) as error:  # the last is transformers' own
+        what = f"key {error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
+        raise UserError(f"{where}: not the configuration of a Sa2VA checkpoint: {what}") from error
+
+
+def _parse(published: dict[str, Any], where: str) -> Sa2vaConfig:
+    if not isinstance(published, dict):
+        raise TypeError("it is no JSON object")
     for key in ("llm_config", "vision_config"):
         if not isinstance(published.get(key), dict):
             raise UserError(f"{where}: key '{key}' is missing; is this a Sa2VA checkpoint?")
-    llm_type = published["llm_config"].get("model_type", "qwen2")
-    if llm_type != "qwen2":
-        raise UserError(f"{where}: llm_config.model_type is {llm_type!r}; only Qwen2 and Qwen2.5 language models (qwen2) are supported")
+    kind = published["llm_config"].get("model_type", "qwen2")
+    [architecture, *_] = published["llm_config"].get("architectures") or ["Qwen2ForCausalLM"]
+    if kind != "qwen2" or architecture != "Qwen2ForCausalLM":
+        raise UserError(f"{where}: the language model is {architecture} ({kind}); only Qwen2 and Qwen2.5 (Qwen2ForCausalLM) are supported")
     top = _TOP_DEFAULTS | published
     if top["select_layer"] != -1:
         raise UserError(f"{where}: select_layer {top['select_layer']} is not supported; published Sa2VA checkpoints use -1")
@@ -122,7 +134,7 @@ def parse_config(published: dict[str, Any], where: str = "config") -> Sa2vaConfi
             use_qk_norm=vision["qk_normalization"],
         ),
         llm=_llm(published["llm_config"]),
-        sam2=_sam2(_SAM2_HIERA_L | (published.get("sam2_config") or {})),
+        sam2=_sam2(published.get("sam2_config") or _SAM2_HIERA_L),
         tile=tile,
         grid=int(tile // vision["patch_size"] * top["downsample_ratio"]),
         sam_size=(published.get("sam2_config") or _SAM2_HIERA_L)["image_size"],
@@ -139,7 +151,8 @@ def _llm(diff: dict[str, Any]) -> Qwen2Config:
     values = {name: diff[name] for name in names}
     if "rope_theta" in values:  # flat in a published config
         values["rope_parameters"] = {"rope_type": "default", "rope_theta": values.pop("rope_theta")}
-    values.pop("rope_scaling", None)
+    if scaling := values.pop("rope_scaling", None):
+        raise UserError(f"config.json: llm_config.rope_scaling is {scaling}; only language models without it are supported")
     return Qwen2Config(**values)
 
 

@@ -1,93 +1,63 @@
-"""What an export changed, whether it computes the same after reloading, and adapters in PEFT's own layout."""
+"""A model as a published folder, as PEFT's adapters, or as a training file of upstream's own trainer."""
 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
-from torch.nn import functional as F
+from torch import Tensor
 
 from core.contracts import UserError
-from plugins.models.sa2va.folder import shards, stored_tensors
+from plugins.models.sa2va.folder import native_tensors, published_tensor, stored_tensors, write_folder
 from plugins.models.sa2va.keys import place
-from plugins.models.sa2va.model import Sa2va, group_of, load
-
-
-def changes(base: Path, folder: Path, adapted: set[str]) -> list[dict[str, Any]]:
-    """One row for each group of published tensors: how ``folder`` differs from ``base``.
-
-    ``adapted`` names the native modules with adapters. ``relative_norm`` is |new - base| / |base| over the group's tensors.
-    """
-    files = {key: file for file in shards(folder) for key in _keys(file)}
-    empty = {"tensors": 0, "changed": 0, "bytes": 0, "moved": 0.0, "norm": 0.0}
-    rows: dict[str, dict[str, Any]] = defaultdict(lambda: {**empty, "dtypes": set()})
-    for key, before in stored_tensors(base):
-        with safe_open(files[key], framework="pt") as handle:
-            after = handle.get_tensor(key)
-        where = place(key)
-        group: str = "video_memory" if where is None else group_of(where.natives[0])
-        if where is not None and where.natives[0].removesuffix(".weight") in adapted:
-            group = "lora"
-        row = rows[group]
-        row["tensors"] += 1
-        row["changed"] += not torch.equal(before, after)
-        row["dtypes"].add(str(after.dtype).removeprefix("torch."))
-        row["bytes"] += after.numel() * after.element_size()
-        row["moved"] += float((after.double() - before.double()).square().sum())
-        row["norm"] += float(before.double().square().sum())
-    return [
-        {
-            "group": group,
-            **{name: row[name] for name in ("tensors", "changed", "bytes")},
-            "dtype": "/".join(sorted(row["dtypes"])),
-            "relative_norm": (row["moved"] / row["norm"]) ** 0.5 if row["norm"] else 0.0,
-        }
-        for group, row in sorted(rows.items())
-    ]
-
-
-def _keys(file: Path) -> list[str]:
-    with safe_open(file, framework="pt") as handle:
-        return list(handle.keys())
+from plugins.models.sa2va.model import Sa2va
+from plugins.models.sa2va.network import Network
 
 
 @torch.no_grad()
-def verify(model: Sa2va, folder: Path) -> dict[str, float]:
-    """Reloads ``folder`` and compares it with the live ``model`` on a fixed picture and phrase.
-
-    ``logits``, ``mask_logits``: largest difference as a share of the largest value; ``mask_pixels``: pixels that differ.
-    """
-    again = load(checkpoint=folder, dtype=_frozen(model), max_tiles=model.preparation.max_tiles)
-    again.network.sam_constants = model.network.sam_constants
-    again.to(model.device)
-    (logits, masks, final), (logits2, masks2, final2) = _computed(model), _computed(again)
-    return {
-        "logits": float((logits - logits2).abs().max() / logits.abs().max()),
-        "mask_logits": float((masks - masks2).abs().max() / masks.abs().max()),
-        "mask_pixels": float((final != final2).sum()),
-    }
+def save(model: Sa2va, folder: Path) -> None:
+    """Writes a published folder: LoRA merged; what is not trained is copied from the base byte for byte. Raises ``UserError``."""
+    read, trained, base = merged_reader(model.network), trained_names(model), base_of(model)
+    tensors = (
+        (key, published_tensor(key, read).to(tensor.dtype) if is_trained(key, trained) else tensor) for key, tensor in stored_tensors(base)
+    )
+    write_folder(folder, tensors, model.network.config.published, base)
 
 
-def _frozen(model: Sa2va) -> Any:
-    return str(model.network.llm.model.embed_tokens.weight.dtype).removeprefix("torch.")
+def merged_reader(network: Network) -> Callable[[str], Tensor]:
+    """Native tensors by name, one at a time, with adapters added in float32."""
+    tensors = native_tensors(network)
+    adapted = {f"{name}.weight": module for name, module in network.named_modules() if hasattr(module, "get_delta_weight")}
+
+    def read(name: str) -> Tensor:
+        tensor = tensors[name].detach()
+        return tensor.float() + adapted[name].get_delta_weight("default").float() if name in adapted else tensor
+
+    return read
 
 
-def _computed(model: Sa2va) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Logits of the fixed answer [1, A, V], low-resolution mask logits [1, h, w] and the mask at the picture's size."""
-    image = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
-    model.eval()
-    vision, view = model.look(image), torch.zeros(1, dtype=torch.long, device=model.device)
-    phrase = model.phrases(["the object"], 16)
-    result = model.segment(vision, view, model.embed(phrase.ids), phrase.mask, model.wording(["verify"], None))
-    weight, bias = model.head()
-    logits = F.linear(result.answer_states.to(weight.dtype), weight, bias).float()
-    return logits, result.mask_logits, model.network.final_mask(result.mask_logits, *image.shape[:2])
+def trained_names(model: Sa2va) -> set[str]:
+    """Native names of what is trained, without the adapters' suffixes."""
+    return {name.split(".lora_")[0].removesuffix(".base_layer") for members in model.trainable().values() for name, _ in members}
+
+
+def is_trained(published: str, trained: set[str]) -> bool:
+    """Whether a published tensor holds any of the ``trained`` parameters."""
+    where = place(published)
+    return where is not None and any(native in trained or native.removesuffix(".weight") in trained for native in where.natives)
+
+
+def base_of(model: Sa2va) -> Path:
+    """The folder that the model was loaded from. Raises ``UserError``."""
+    if model.base is None:
+        raise UserError("this model was not loaded from a folder; there is no base to take tokenizer and frozen tensors from")
+    return model.base
 
 
 def save_adapter(model: Sa2va, folder: Path) -> None:
@@ -95,13 +65,42 @@ def save_adapter(model: Sa2va, folder: Path) -> None:
     members = model.trainable().get("lora")
     if not members or model.adapters is None:
         raise UserError("this model has no adapters: its recipe has no 'model.lora'")
-    if folder.exists():
-        raise UserError(f"{folder}: already exists; remove it or choose another folder")
-    beside = folder.with_name(folder.name + ".part")
-    beside.mkdir(parents=True, exist_ok=True)
     names = {f"base_model.model.{name.removeprefix('llm.').replace('.default', '')}": p.detach().cpu().contiguous() for name, p in members}
-    save_file(names, beside / "adapter_model.safetensors", metadata={"format": "pt"})
     values = {key: sorted(value) if isinstance(value, set) else value for key, value in model.adapters.to_dict().items()}
     values |= {"task_type": "CAUSAL_LM", "peft_type": "LORA", "inference_mode": True}
-    (beside / "adapter_config.json").write_text(json.dumps(values, indent=2, default=str) + "\n", encoding="utf-8")
-    beside.rename(folder)
+    with _complete(folder) as beside:
+        beside.mkdir(parents=True)
+        save_file(names, beside / "adapter_model.safetensors", metadata={"format": "pt"})
+        (beside / "adapter_config.json").write_text(json.dumps(values, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+@torch.no_grad()
+def save_legacy(model: Sa2va, file: Path) -> None:
+    """The trained tensors under the names of upstream's trainer, ``{meta, state_dict}``; ``legacy`` reads it back."""
+    tensors, trained, state = native_tensors(model.network), trained_names(model), {}
+    for name, parameter in model.trainable().get("lora", []):
+        state[f"mllm.model.language_model.base_model.model.{name.removeprefix('llm.')}"] = parameter.detach().cpu()
+    adapted = {name.split(".lora_")[0] for name, _ in model.trainable().get("lora", [])}
+    for key, _ in stored_tensors(base_of(model), lambda key: is_trained(key, trained - adapted)):
+        upstream = key if key.startswith(("text_hidden_fcs.", "grounding_encoder.")) else f"mllm.model.{key}"
+        state[upstream] = published_tensor(key, tensors.__getitem__).detach().cpu().clone()
+    meta = {"lora_alpha": model.adapters.lora_alpha} if model.adapters is not None else {}
+    with _complete(file) as beside:
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"meta": meta, "state_dict": state}, beside)
+
+
+@contextmanager
+def _complete(target: Path) -> Iterator[Path]:
+    """A place beside ``target`` to write to, renamed at the end; nothing is left of a failed attempt."""
+    if target.exists():
+        raise UserError(f"{target}: already exists; remove it or choose another name")
+    beside = target.with_name(target.name + ".part")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.unlink(missing_ok=True)
+    try:
+        yield beside
+        os.replace(beside, target)
+    except BaseException:
+        shutil.rmtree(beside) if beside.is_dir() else beside.unlink(missing_ok=True)
+        raise

@@ -3,52 +3,74 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Qwen2Tokenizer
 
 from core.contracts import UserError
-from plugins.models.sa2va import prompts
 from plugins.models.sa2va.config import Sa2vaConfig, read_config
-from plugins.models.sa2va.folder import shards
-from plugins.models.sa2va.model import PUBLISHED_GROUPS, _add_lora, group_of
+from plugins.models.sa2va.folder import shards, stored_tensors
+from plugins.models.sa2va.groups import Lora, add_lora, group_of, trained_groups
+from plugins.models.sa2va.legacy import read_trained
 from plugins.models.sa2va.network import Network
 from plugins.models.sa2va.preparation import Sa2vaPreparation
+from plugins.models.sa2va.text import Text, read_tokenizer
 
 
 def facts(**given: Any) -> Mapping[str, Any]:
-    """Takes the keys of ``load``. Raises ``UserError`` for a folder that is no complete checkpoint.
+    """Takes the keys of ``load`` or ``load_legacy``. Raises ``UserError`` for a folder that is no complete checkpoint.
 
     ``preparation``; ``tokens(text)``, the tokens of a caption with the turn's end; ``parameters`` and ``trained`` (group ->
     count); ``frozen_bytes`` of one frozen parameter; ``activations(batch, caption)``, bytes that one forward of the language
-    model keeps for its backward pass, of ``batch`` pictures cut into the most tiles and captions of ``caption`` tokens.
+    model keeps for its backward pass, of ``batch`` pictures cut into the most tiles and captions of ``caption`` tokens;
+    ``seg``: (status, sentence) on whether the [SEG] token can be emitted, and learned. Each special token is one id, or it raises.
     """
     folder = given["checkpoint"]
     if not folder.is_dir():
         raise UserError(f"{folder}: no such checkpoint folder; give the folder that holds config.json and *.safetensors")
     config, tiles = read_config(folder), given.get("max_tiles", 12)
     shards(folder)  # refuses a folder from which one is missing
+    lora: Lora | None = read_trained(given["file"])[2] if "file" in given else given.get("lora")
     with torch.device("meta"):
         network = Network(config)
-        if given.get("lora"):
-            _add_lora(network, given["lora"])
-    groups = given.get("train") or [group for group in PUBLISHED_GROUPS if group != "lora" or given.get("lora")]
-    trained = dict.fromkeys(groups, 0)
+        if lora is not None:
+            add_lora(network, lora)
+    trained = dict.fromkeys(trained_groups(given.get("train"), lora), 0)
     for name, parameter in network.named_parameters():
         group = group_of(name)
         if group in trained:
             trained[group] += parameter.numel()
-    tokenizer = Qwen2Tokenizer.from_pretrained(folder)
-    end = prompts.turn_format(config.template).end
+    text = Text(read_tokenizer(folder), config.template, folder)
     return {
         "preparation": Sa2vaPreparation(config.tile, config.sam_size, config.grid, tiles),
-        "tokens": lambda text: len(tokenizer.encode(text.strip() + end, add_special_tokens=False)),
+        "tokens": lambda caption: len(text.ids(caption.strip() + text.turn.end)),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "trained": trained,
         "frozen_bytes": getattr(torch, given.get("dtype", "float32")).itemsize,
         "activations": lambda batch, caption: _activations(config, tiles, batch, caption),
+        "seg": _seg(config, folder, text.seg, [group for group in trained if group in _EMITTING]),
     }
+
+
+#: What moves the scores of tokens: the language model, by itself or through adapters, and its output layer.
+_EMITTING = ("lora", "language_model", "embeddings")
+
+
+def _seg(config: Sa2vaConfig, folder: Path, seg: int, emitting: list[str]) -> tuple[str, str]:
+    """Whether the output layer has a row for [SEG], and something that is trained moves its score."""
+    head = "language_model.model.embed_tokens.weight" if config.llm.tie_word_embeddings else "language_model.lm_head.weight"
+    norms = next((tensor.float().norm(dim=1) for _, tensor in stored_tensors(folder, lambda key: key == head)), None)
+    if norms is None:
+        return "fail", f"[SEG] cannot be emitted: {head} is missing"
+    if seg >= len(norms):
+        return "fail", f"[SEG] cannot be emitted: its id is {seg} and the output layer has {len(norms)} rows"
+    if not norms[seg] > 0:
+        return "fail", f"[SEG] cannot be emitted: row {seg} of the output layer is zero"
+    row = f"[SEG] is token {seg}, its output row {norms[seg] / norms.median():.2f} times as long as the median"
+    if not emitting:
+        return "warn", f"{row}; nothing that is trained can learn to emit it (train lora, or language_model)"
+    return "pass", f"{row}; trained groups that can emit it: {', '.join(emitting)}"
 
 
 def _activations(config: Sa2vaConfig, tiles: int, batch: int, caption: int) -> int:

@@ -20,6 +20,8 @@ from plugins.models.sa2va.keys import is_memory, place
 from plugins.models.sa2va.memory import memory_shapes
 from plugins.models.sa2va.network import Network
 
+FILE_BYTES = 4 * 2**30  # of one written safetensors file
+_MAPPED = 2**24  # bytes of a file that are mapped at one time
 _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".pth", ".pt")
 
 
@@ -40,15 +42,29 @@ def shards(folder: Path) -> list[Path]:
     return files
 
 
-def stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """(published key, tensor) of a folder, one at a time."""
+def stored_tensors(folder: Path, wanted: Callable[[str], bool] = lambda key: True) -> Iterator[tuple[str, Tensor]]:
+    """(published key, tensor) of a folder, one at a time, of the ``wanted`` keys."""
     for file in shards(folder):
         try:
-            with safe_open(file, framework="pt") as handle:
-                for key in handle.keys():  # noqa: SIM118 - not a dict
-                    yield key, handle.get_tensor(key)
+            yield from _tensors(file, wanted)
         except SafetensorError as error:
             raise UserError(f"{file}: damaged safetensors file ({error}); copy it again") from None
+
+
+def _tensors(file: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Tensor]]:
+    with safe_open(file, framework="pt") as handle:
+        keys = list(filter(wanted, handle.keys()))
+    place = 0
+    while place < len(keys):
+        # opened anew now and again: what has been read stays mapped, and so resident, until the file is closed
+        with safe_open(file, framework="pt") as handle:
+            mapped = 0
+            while place < len(keys) and mapped < _MAPPED:
+                tensor = handle.get_tensor(keys[place])
+                mapped += tensor.nbytes
+                yield keys[place], tensor
+                place += 1
+                del tensor
 
 
 @torch.no_grad()
@@ -60,6 +76,9 @@ def load_into(network: Network, folder: Path) -> None:
     unexpected, misshapen = [], []
     for key, tensor in stored_tensors(folder):
         seen.add(key)
+        if tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise UserError(f"{folder}: {key} is stored as {kind}; only float32, bfloat16 and float16 weights can be loaded")
         if key in memory and tuple(tensor.shape) != memory[key]:
             misshapen.append(f"{key} {tuple(tensor.shape)} where {memory[key]} is expected")
         where = place(key)
@@ -101,15 +120,46 @@ def published_tensor(key: str, natives: Callable[[str], Tensor]) -> Tensor:
 
 
 def write_folder(target: Path, tensors: Iterable[tuple[str, Tensor]], config: dict[str, object], copy_from: Path | None) -> None:
-    """Writes a published folder: all of ``copy_from`` but its weights (tokenizer, remote code, ...), config, one safetensors file."""
+    """Writes a published folder: all of ``copy_from`` but its weights (tokenizer, remote code, ...), config, safetensors files."""
     if target.exists():
         raise UserError(f"{target}: already exists; remove it or choose another folder")
     beside = target.with_name(target.name + ".part")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    for file in sorted(copy_from.iterdir()) if copy_from else []:
-        if file.is_file() and not file.name.endswith(_WEIGHTS):
-            shutil.copyfile(file, beside / file.name)
-    (beside / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors}, beside / "model.safetensors", metadata={"format": "pt"})
-    beside.rename(target)
+    try:
+        for file in sorted(copy_from.iterdir()) if copy_from else []:
+            if file.is_file() and not file.name.endswith(_WEIGHTS):
+                shutil.copyfile(file, beside / file.name)
+        (beside / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        _write_shards(beside, tensors)
+        beside.rename(target)
+    except BaseException:  # nothing is left of a failed attempt
+        shutil.rmtree(beside)
+        raise
+
+
+def _write_shards(folder: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """``model.safetensors``, or several files and their index where it would be larger than a file may be."""
+    files: list[list[str]] = []
+    held: dict[str, Tensor] = {}
+    total, size = 0, 0
+
+    def flush() -> None:
+        save_file(held, folder / f"{len(files)}.part", metadata={"format": "pt"})
+        files.append(list(held))
+        held.clear()
+
+    for key, tensor in tensors:
+        if held and size + tensor.nbytes > FILE_BYTES:
+            flush()
+            size = 0
+        held[key] = tensor.detach().cpu().contiguous()
+        size, total = size + tensor.nbytes, total + tensor.nbytes
+    flush()
+    count = len(files)
+    names = ["model.safetensors"] if count == 1 else [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
+    for i, name in enumerate(names):
+        (folder / f"{i}.part").rename(folder / name)
+    if count > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": {key: names[i] for i, keys in enumerate(files) for key in keys}}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

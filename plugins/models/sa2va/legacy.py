@@ -1,12 +1,14 @@
-"""``sa2va.legacy``: a training file ``.pth`` of upstream's own trainer, laid over the published checkpoint it started from.
+"""``sa2va.legacy``: trained tensors of another place, laid over the published checkpoint that their training started from.
 
-Keys are ``mllm.model.<published key>`` (with DDP's ``module.`` before it or not), PEFT's names inside the language model,
-``text_hidden_fcs...`` and ``grounding_encoder...``; the dictionary is plain or under ``state_dict``. Token embeddings and
-output layer are never taken from it: training overwrites their special rows, and [SEG] is then no longer generated.
+Either a training file ``.pth`` of upstream's own trainer: keys are ``mllm.model.<published key>`` (with DDP's ``module.``
+before it or not), PEFT's names inside the language model, ``text_hidden_fcs...`` and ``grounding_encoder...``; the dictionary
+is plain or under ``state_dict``. Or a folder with adapters as PEFT writes them. Token embeddings and output layer are never
+taken: training overwrites their special rows, and [SEG] is then no longer generated.
 """
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 from collections.abc import Mapping
@@ -14,13 +16,16 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from core.contracts import UserError
 from plugins.models.sa2va.config import read_config
 from plugins.models.sa2va.folder import native_tensors
+from plugins.models.sa2va.groups import Group, Lora, group_of
 from plugins.models.sa2va.keys import is_memory, place
-from plugins.models.sa2va.model import Group, Lora, Sa2va, group_of, load
+from plugins.models.sa2va.model import Sa2va, load
 
 _ADAPTER = re.compile(r"language_model\.(.+)\.lora_([AB])(?:\.default)?\.weight")
 
@@ -29,51 +34,97 @@ def load_legacy(
     *,
     file: Path,
     checkpoint: Path,
-    lora_alpha: int = 256,
+    lora_alpha: int | None = None,
+    lora_dropout: float = 0.05,
     dtype: Literal["float32", "bfloat16"] = "float32",
     max_tiles: int = 12,
 ) -> Sa2va:
-    """The published folder ``checkpoint`` with the trained tensors of ``file``; ``lora_alpha`` is not stored in the file.
+    """The published folder ``checkpoint`` with the trained tensors of ``file``, a ``.pth`` or a folder of PEFT's adapters.
 
+    ``lora_alpha``: None takes what the file says, or else upstream's 256; its own training files do not say.
     Raises ``UserError`` for a file that holds more than tensors, foreign keys, half a group, or another base's weights.
     """
     read_config(checkpoint)  # before a large file is read
-    tensors = {published_name(key): tensor for key, tensor in read_pth(file).items()}
-    adapters = {match: tensor for key, tensor in tensors.items() if (match := _ADAPTER.fullmatch(key))}
-    ranks = {tensor.shape[0] for match, tensor in adapters.items() if match[2] == "A"}
+    adapters, plain, lora = read_trained(file, lora_alpha, lora_dropout)
+    model = load(checkpoint=checkpoint, lora=lora, dtype=dtype, max_tiles=max_tiles)
+    _fill(model, adapters, plain, file)
+    return model
+
+
+def read_trained(
+    file: Path, lora_alpha: int | None = None, lora_dropout: float = 0.05
+) -> tuple[dict[str, Tensor], dict[str, Tensor], Lora | None]:
+    """Adapters by native name, the other tensors by published key, and the adapters' settings."""
+    stored, alpha = read_adapter(file) if file.is_dir() else read_pth(file)
+    adapters, plain, ranks = {}, {}, set()
+    for key, tensor in stored.items():
+        name = published_name(key)
+        if match := _ADAPTER.fullmatch(name):
+            adapters[f"llm.{match[1]}.lora_{match[2]}.default.weight"] = tensor
+            ranks |= {tensor.shape[0]} if match[2] == "A" else set()
+        else:
+            plain[name] = tensor
     if len(ranks) > 1:
         raise UserError(f"{file}: adapters of several ranks ({', '.join(map(str, sorted(ranks)))}) are not supported")
-    lora = Lora(r=ranks.pop(), alpha=lora_alpha, dropout=0.0) if ranks else None
-    model = load(checkpoint=checkpoint, lora=lora, dtype=dtype, max_tiles=max_tiles)
-    values = {f"llm.{match[1]}.lora_{match[2]}.default.weight": tensor for match, tensor in adapters.items()}
-    plain = {key: tensor for key, tensor in tensors.items() if not _ADAPTER.fullmatch(key)}
-    _fill(model, values, plain, file)
-    return model
+    return adapters, plain, Lora(r=ranks.pop(), alpha=lora_alpha or alpha or 256, dropout=lora_dropout) if ranks else None
 
 
 def published_name(key: str) -> str:
     """The published key of a training file's key; adapters keep ``.lora_A`` and ``.lora_B``."""
-    name = key.removeprefix("module.").removeprefix("mllm.model.")
-    name = name.replace("language_model.base_model.model.", "language_model.", 1)
+    name = key.removeprefix("module.").removeprefix("mllm.model.").removeprefix("language_model.")
+    if (inner := name.removeprefix("base_model.model.")) != name:  # PEFT's, around the language model
+        name = f"language_model.{inner}"
+    elif name.startswith(("model.", "lm_head.")):
+        name = f"language_model.{name}"
     for wrapper in (".base_layer", ".modules_to_save.default", ".original_module"):
         name = name.replace(wrapper, "")
     return re.sub(r"(memory_encoder\.fuser\.layers\.\d+)\.gamma$", r"\1.g_weight", name)
 
 
-def read_pth(file: Path) -> dict[str, Tensor]:
-    """The tensors of a ``.pth``, plain or ``{meta, state_dict}``; nothing but tensors and plain containers is unpickled."""
+def read_pth(file: Path) -> tuple[dict[str, Tensor], int | None]:
+    """The tensors of a ``.pth``, plain or ``{meta, state_dict}``, and the adapters' alpha if its ``meta`` has one.
+
+    Nothing but tensors and plain containers is unpickled.
+    """
     try:
         stored = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{file}: not found") from None
-    except pickle.UnpicklingError:
-        raise UserError(f"{file}: refused, it holds Python objects besides tensors; save its state_dict alone") from None
+    except pickle.UnpicklingError as error:
+        if foreign := re.search(r"GLOBAL (\S+)", str(error)):
+            raise UserError(f"{file}: refused, it holds Python objects ({foreign[1]}) besides tensors; save its state_dict alone") from None
+        raise UserError(f"{file}: not a torch file; a training file is what torch.save writes") from None
     except (RuntimeError, EOFError, OSError) as error:
         raise UserError(f"{file}: not a complete torch file ({str(error).splitlines()[0]}); copy it again") from None
     state = stored.get("state_dict", stored) if isinstance(stored, Mapping) else None
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{file}: not a dictionary of tensors, nor one under 'state_dict'")
-    return dict(state)
+    meta = stored.get("meta") if state is not stored else None
+    return dict(state), meta.get("lora_alpha") if isinstance(meta, Mapping) else None
+
+
+#: Of PEFT's settings, what would make the adapters compute something else, and the values that do not.
+_PLAIN = {"peft_type": "LORA", "bias": "none", "use_rslora": False, "use_dora": False, "rank_pattern": {}, "alpha_pattern": {}}
+
+
+def read_adapter(folder: Path) -> tuple[dict[str, Tensor], int]:
+    """The tensors of a folder with adapters of the language model as PEFT writes them, and their alpha."""
+    config, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
+    try:
+        settings = json.loads(config.read_text(encoding="utf-8"))
+        alpha = int(settings["lora_alpha"])
+        tensors = load_file(weights)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{error.filename or weights}: not found; PEFT's adapters are adapter_config.json and adapter_model.safetensors"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{config}: not a configuration of PEFT's adapters ({error})") from None
+    except SafetensorError as error:
+        raise UserError(f"{weights}: damaged safetensors file ({error}); copy it again") from None
+    if other := [f"{key} {settings[key]!r}" for key, value in _PLAIN.items() if (settings.get(key) or value) != value]:
+        raise UserError(f"{config}: {', '.join(other)} is not supported; only plain LoRA adapters are")
+    return tensors, alpha
 
 
 @torch.no_grad()

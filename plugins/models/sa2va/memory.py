@@ -1,29 +1,36 @@
-"""The tensors of SAM 2.0's video memory: pictures do not use them, but a complete checkpoint has them.
+"""The tensors of SAM 2.0's video memory: pictures do not use them, but a complete checkpoint has them. ``tracking`` does.
 
 Names and sizes: bytedance/Sa2VA, which is SAM 2.0, without SAM 2.1's additional tensors.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 _PREFIX = "grounding_encoder.sam2_model."
 _HIERA_L: dict[str, int] = {"num_layers": 4, "dim_feedforward": 2048, "mem_dim": 64}
-_FRAMES = 7  # whose memories have a place in time
+FRAMES = 7  # places in time that a memory may have
 
 
-def memory_shapes(published: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Published key -> shape of each memory tensor that a checkpoint with this ``config.json`` must have.
+def memory_sizes(published: dict[str, Any]) -> dict[str, Any] | None:
+    """Sizes of the memory of a checkpoint with this ``config.json``.
 
     Without ``sam2_config`` it is SAM 2.0 Hiera-L; a ``sam2_config`` without ``memory``, or with null, has none.
     """
     sam2 = published.get("sam2_config")
-    memory = _HIERA_L if not sam2 else sam2.get("memory")
-    if not memory:
+    return (sam2.get("memory") or None) if sam2 else _HIERA_L
+
+
+def memory_shapes(published: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Published key -> shape of each memory tensor that a checkpoint with this ``config.json`` must have."""
+    memory = memory_sizes(published)
+    if memory is None:
         return {}
-    width, inner, narrow = (sam2 or {"hidden_size": 256})["hidden_size"], memory["dim_feedforward"], memory["mem_dim"]
+    width = (published.get("sam2_config") or {"hidden_size": 256})["hidden_size"]
+    inner, narrow = memory["dim_feedforward"], memory["mem_dim"]
     shapes: dict[str, tuple[int, ...]] = {"no_mem_pos_enc": (1, 1, width), "no_obj_ptr": (1, width)}
-    shapes["maskmem_tpos_enc"] = (_FRAMES, 1, 1, narrow)
+    shapes["maskmem_tpos_enc"] = (FRAMES, 1, 1, narrow)
 
     def layer(name: str, *weight: int) -> None:
         shapes[f"{name}.weight"], shapes[f"{name}.bias"] = weight, weight[:1]
@@ -56,3 +63,38 @@ def memory_shapes(published: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     layer("memory_encoder.pix_feat_proj", width, width, 1, 1)
     layer("memory_encoder.out_proj", narrow, width, 1, 1)
     return {_PREFIX + name: shape for name, shape in shapes.items()}
+
+
+_NATIVE = [  # (published, name in transformers' Sam2VideoModel); the first that fits
+    (r"maskmem_tpos_enc", "memory_temporal_positional_encoding"),
+    (r"no_obj_ptr", "no_object_pointer"),
+    (r"obj_ptr_proj\.layers\.0\.(\w+)", r"object_pointer_proj.proj_in.\1"),
+    (r"obj_ptr_proj\.layers\.1\.(\w+)", r"object_pointer_proj.layers.0.\1"),
+    (r"obj_ptr_proj\.layers\.2\.(\w+)", r"object_pointer_proj.proj_out.\1"),
+    (r"memory_attention\.norm\.(\w+)", r"memory_attention.layer_norm.\1"),
+    (r"(memory_attention\.layers\.\d+)\.norm(\d\.\w+)", r"\1.layer_norm\2"),
+    (r"(memory_attention\..+)\.out_proj\.(\w+)", r"\1.o_proj.\2"),
+    (r"(memory_attention\..+)", r"\1"),
+    (r"memory_encoder\.mask_downsampler\.encoder\.12\.(\w+)", r"memory_encoder.mask_downsampler.final_conv.\1"),
+    (r"memory_encoder\.fuser\.(layers\.\d+)\.dwconv\.(\w+)", r"memory_encoder.memory_fuser.\1.depthwise_conv.\2"),
+    (r"memory_encoder\.fuser\.(layers\.\d+)\.norm\.(\w+)", r"memory_encoder.memory_fuser.\1.layer_norm.\2"),
+    (r"memory_encoder\.fuser\.(layers\.\d+)\.pwconv(\d\.\w+)", r"memory_encoder.memory_fuser.\1.pointwise_conv\2"),
+    (r"memory_encoder\.fuser\.(layers\.\d+)\.g_weight", r"memory_encoder.memory_fuser.\1.scale"),
+    (r"memory_encoder\.pix_feat_proj\.(\w+)", r"memory_encoder.feature_projection.\1"),
+    (r"memory_encoder\.out_proj\.(\w+)", r"memory_encoder.projection.\1"),
+]
+_DOWNSAMPLER = re.compile(r"memory_encoder\.mask_downsampler\.encoder\.(\d+)\.(\w+)")
+
+
+def native_name(published: str) -> str | None:
+    """The name of a memory tensor in transformers' ``Sam2VideoModel``; None for any other key, and for what nothing uses."""
+    if not published.startswith(_PREFIX):
+        return None
+    name = published.removeprefix(_PREFIX)
+    for pattern, native in _NATIVE:
+        if match := re.fullmatch(pattern, name):
+            return match.expand(native)
+    if match := _DOWNSAMPLER.fullmatch(name):  # convolution, norm, activation, four times
+        layer, part = divmod(int(match[1]), 3)
+        return f"memory_encoder.mask_downsampler.layers.{layer}.{('conv', 'layer_norm')[part]}.{match[2]}"
+    return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -30,6 +31,16 @@ class Vision:
     def fpn(self) -> tuple[Tensor, Tensor, Tensor]:
         """[N, C, R/4, R/4], [N, C, R/8, R/8], [N, C, R/16, R/16], before conv_s0 and conv_s1."""
         return self._fpn()
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What the mask decoder says of B objects."""
+
+    logits: Tensor  # [B, h, w] float32, low resolution
+    iou: Tensor  # [B] float32, predicted
+    token: Tensor  # [B, C], the output token of the chosen mask
+    score: Tensor  # [B, 1], positive where the object is thought to be visible
 
 
 def pixel_shuffle(features: Tensor, factor: float, version: str) -> Tensor:
@@ -80,29 +91,38 @@ class Network(nn.Module):
     def masks(self, fpn: tuple[Tensor, Tensor, Tensor], view: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
         """Mask of each [SEG]: pyramid of N pictures, picture index [B], [SEG] embedding [B, D2] -> ([B, h, w], [B]) logits, predicted IoU.
 
-        SAM2 exactly as upstream drives it: two not-a-point tokens before the language token, no mask prompt, the
-        no-memory embedding on the coarsest level only, the best of masks 1..3, no masking by the object score.
+        The no-memory embedding is added to the coarsest level only.
         """
-        decoder, prompt = self.sam2.mask_decoder, self.sam2.prompt_encoder
+        decoder = self.sam2.mask_decoder
         pictures, row = view.unique(return_inverse=True)  # convolve each picture once
         fine = decoder.conv_s0(fpn[0][pictures])[row]  # [B, C/8, R/4, R/4]
         middle = decoder.conv_s1(fpn[1][pictures])[row]  # [B, C/4, R/8, R/8]
         coarse = (fpn[2] + self.sam2.no_memory_embedding.view(1, -1, 1, 1))[view]  # [B, C, R/16, R/16]
-        batch = embedding.shape[0]
-        no_point = prompt.not_a_point_embed.weight.expand(batch, 1, 2, -1)  # [B, 1, 2, C]
-        sparse = torch.cat([no_point, embedding[:, None, None].to(no_point.dtype)], dim=2)  # [B, 1, 3, C]
+        decoded = self.decode(fine, middle, coarse, embedding)
+        return decoded.logits, decoded.iou
+
+    def decode(self, fine: Tensor, middle: Tensor, coarse: Tensor, embedding: Tensor | None) -> Decoded:
+        """SAM2's mask decoder exactly as upstream drives it, on B objects' features (after conv_s0, conv_s1 and memory).
+
+        Two not-a-point tokens stand before the language token ``embedding`` [B, D2] (None: a tracked frame has none), there is
+        no mask prompt, the best of masks 1..3 is taken, and the object score does not touch the mask.
+        """
+        decoder, prompt, batch = self.sam2.mask_decoder, self.sam2.prompt_encoder, len(coarse)
+        sparse = prompt.not_a_point_embed.weight.expand(batch, 1, 2, -1)  # [B, 1, 2, C]
+        if embedding is not None:
+            sparse = torch.cat([sparse, embedding[:, None, None].to(sparse.dtype)], dim=2)  # [B, 1, 3, C]
         dense = prompt.no_mask_embed.weight.view(1, -1, 1, 1).expand_as(coarse)
-        logits, ious, _, _ = decoder(
+        logits, ious, tokens, score = decoder(
             image_embeddings=coarse,
             image_positional_embeddings=self.sam2.get_image_wide_positional_embeddings().to(coarse.dtype).repeat(batch, 1, 1, 1),
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
             multimask_output=True,
             high_resolution_features=[fine, middle],
-        )  # [B, 1, 3, h, w], [B, 1, 3]
+        )  # [B, 1, 3, h, w], [B, 1, 3], [B, 1, 3, C], [B, 1, 1]
         best = ious[:, 0].argmax(-1)  # [B]
         every = torch.arange(batch, device=best.device)
-        return logits[every, 0, best].float(), ious[every, 0, best].float()
+        return Decoded(logits[every, 0, best].float(), ious[every, 0, best].float(), tokens[every, 0, best], score[:, 0])
 
     def final_mask(self, logits: Tensor, height: int, width: int) -> Tensor:
         """[B, h, w] logits -> [B, H, W] bool at the picture's size, by way of the SAM2 picture's size as upstream does."""

@@ -50,6 +50,11 @@ def tiles_of(image: np.ndarray, tile: int, most: int = MAX_TILES) -> np.ndarray:
     return np.ascontiguousarray(np.stack(parts).transpose(0, 3, 1, 2))
 
 
+def one_tile(image: np.ndarray, tile: int) -> np.ndarray:
+    """[H, W, 3] uint8 -> [3, tile, tile] uint8, the whole picture: a video's frame, or a thumbnail."""
+    return sam_picture(image, tile)
+
+
 def sam_picture(image: np.ndarray, size: int) -> np.ndarray:
     """[H, W, 3] uint8 -> [3, size, size] uint8."""
     resized = Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC)

@@ -11,6 +11,8 @@ from core.contracts import UserError
 
 IMAGE_START, IMAGE_TOKEN, IMAGE_END = "<img>", "<IMG_CONTEXT>", "</img>"
 REGION_START, REGION_END, SEG = "<vp>", "</vp>", "[SEG]"
+#: Each must be one token of a checkpoint's tokenizer.
+SPECIAL = (IMAGE_START, IMAGE_TOKEN, IMAGE_END, REGION_START, REGION_END, SEG)
 
 DESCRIBE = "Please generate a detailed description for the given image region."
 #: (before the phrase, after it); the first is the one evaluation always uses. The phrase brings its own leading space.
@@ -67,11 +69,12 @@ def segment_turn(turn: TurnFormat, image_tokens: int, before: str, after: str) -
     return turn.before + image + before, after + turn.between
 
 
-def question_turn(turn: TurnFormat, image_tokens: int, question: str, cells: list[int] | None, newlines: int) -> str:
-    """The whole prompt of a free question, with regions of ``cells[i]`` grid cells or (None) without a region list.
+def question_turn(turn: TurnFormat, pictures: list[int], question: str, cells: list[int] | None, newlines: int) -> str:
+    """The whole prompt of a free question about pictures (a video's frames) of ``pictures[i]`` image tokens each.
 
-    ``newlines`` stand between the region list and the question: 1 as in training, 2 as upstream's inference writes.
+    Regions have ``cells[i]`` grid cells; None: there is no region list. ``newlines`` stand between the list and the
+    question: 1 as in training, 2 as upstream's inference writes.
     """
-    image = IMAGE_START + IMAGE_TOKEN * image_tokens + IMAGE_END
+    images = "\n".join(IMAGE_START + IMAGE_TOKEN * count + IMAGE_END for count in pictures)
     between = "\n" if cells is None else region_text(cells) + "\n" * (newlines - 1)
-    return turn.before + image + between + question + turn.between
+    return turn.before + images + between + question.removeprefix("<image>").lstrip("\n") + turn.between

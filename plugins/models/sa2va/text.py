@@ -1,0 +1,76 @@
+"""Text to token ids and back, with the turn format and the special tokens of one checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import Qwen2Tokenizer
+
+from core.contracts import Tokens, UserError
+from plugins.models.sa2va import prompts
+
+
+class Text:
+    """A tokenizer and the strings around questions and answers."""
+
+    def __init__(self, tokenizer: Qwen2Tokenizer, template: str, where: Path | None) -> None:
+        """``where`` names the checkpoint in errors. Raises ``UserError`` where a special token is not one id."""
+        self.tokenizer, self.turn = tokenizer, prompts.turn_format(template)
+        split = {token: len(self.ids(token)) for token in prompts.SPECIAL if len(self.ids(token)) != 1}
+        if split:
+            found = ", ".join(f"{token!r} is {count} tokens" for token, count in split.items())
+            raise UserError(f"{where}: {found} in this tokenizer; Sa2VA needs each as one special token")
+        [self.seg], [self.image] = self.ids(prompts.SEG), self.ids(prompts.IMAGE_TOKEN)
+        self.pad: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        special = set(tokenizer.all_special_ids) | set(tokenizer.get_added_vocab().values())
+        self.ordinary = torch.tensor([i for i in range(len(tokenizer)) if i not in special])
+        self._end = self.ids(self.turn.end)
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids of a text, nothing added."""
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def rows(self, rows: Sequence[Sequence[int]], device: torch.device) -> Tokens:
+        """Rows of ids, padded at the right to [B, T]."""
+        longest = max(1, *map(len, rows)) if rows else 1
+        ids = torch.full((len(rows), longest), self.pad)
+        mask = torch.zeros(len(rows), longest, dtype=torch.bool)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+            mask[i, : len(row)] = True
+        return Tokens(ids.to(device), mask.to(device))
+
+    def decode(self, ids: list[int]) -> str:
+        """The text up to the turn's end; the special tokens inside it stay."""
+        text = str(self.tokenizer.decode(ids, skip_special_tokens=False))
+        return text.split(self.turn.end)[0].replace(self.tokenizer.eos_token or self.turn.end, "").strip()
+
+    def ended(self, ids: list[int]) -> bool:
+        """Whether the last id ends the answer."""
+        if ids[-1] == self.tokenizer.eos_token_id or ids[-len(self._end) :] == self._end:
+            return True
+        # the end may have merged with the text before it: then only the text tells
+        return self.turn.end in str(self.tokenizer.decode(ids[-len(self._end) - 2 :])).replace("\n", "")
+
+    def without_end(self, ids: list[int]) -> list[int]:
+        """The ids before the turn's end."""
+        while ids and self.ended(ids):
+            ids = ids[:-1]
+        return ids
+
+
+def read_tokenizer(folder: Path) -> Qwen2Tokenizer:
+    """The tokenizer of a checkpoint folder. Raises ``UserError`` where a file of it is missing or damaged."""
+    if not (folder / "tokenizer.json").is_file():  # then it is made from these
+        for name in ("vocab.json", "merges.txt"):
+            if not (folder / name).is_file():
+                raise UserError(f"{folder / name}: not found, nor is tokenizer.json; the tokenizer's files belong to a checkpoint")
+    if not (folder / "tokenizer_config.json").is_file():
+        raise UserError(f"{folder / 'tokenizer_config.json'}: not found; the tokenizer's files belong to a checkpoint")
+    try:
+        return Qwen2Tokenizer.from_pretrained(folder)
+    except Exception as error:  # the tokenizers library raises Exception itself
+        text = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder}: the tokenizer's files cannot be read ({type(error).__name__}: {text}); copy them again") from error

@@ -1,0 +1,50 @@
+"""The published reference checkpoint, and folders made from it with something changed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+CHECKPOINT = Path(__file__).parents[1] / "fixtures" / "sa2va_reference" / "tiny_sa2va_hf"
+
+
+def published_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Every tensor that a checkpoint with this ``config.json`` holds."""
+    from plugins.models.sa2va.config import parse_config
+    from plugins.models.sa2va.keys import place, published_names
+    from plugins.models.sa2va.memory import memory_shapes
+    from plugins.models.sa2va.network import Network
+
+    with torch.device("meta"):
+        native = Network(parse_config(config)).state_dict()
+    shapes = dict(memory_shapes(config))
+    for name, tensor in native.items():
+        shape = tuple(tensor.shape)
+        for key in published_names(name, shape[0] if shape else 0):
+            where = place(key)
+            assert where is not None
+            shapes[key] = {"split": (3 * shape[0], *shape[1:]), "row": (1, *shape[1:])}.get(where.kind, shape) if shape else shape
+    return shapes
+
+
+def write_shards(folder: Path, tensors: dict[str, torch.Tensor], count: int) -> None:
+    """``tensors`` as ``count`` safetensors files and their index."""
+    keys, index = sorted(tensors), {}
+    for number in range(count):
+        file = f"model-{number + 1:05d}-of-{count:05d}.safetensors"
+        save_file({key: tensors[key] for key in keys[number::count]}, folder / file)
+        index |= dict.fromkeys(keys[number::count], file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+
+
+def copy(target: Path, without: tuple[str, ...] = ()) -> Path:
+    """A copy of the reference checkpoint without the files named in ``without``."""
+    shutil.copytree(CHECKPOINT, target)
+    for file in without:
+        (target / file).unlink()
+    return target
