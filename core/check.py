@@ -64,6 +64,7 @@ def _findings(recipe: Recipe, registry: Registry, samples: int, seconds: float, 
     facts, found = machine.model_facts(recipe, registry)
     yield from machine.paths(recipe, registry)
     yield found
+    yield from machine.answers(facts)
     sources, built = data.sources(recipe, registry)
     yield from built
     yield from data.draw(recipe, registry, sources, facts, samples, seconds, out)

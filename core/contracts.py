@@ -138,6 +138,7 @@ class Gram:
     groups: tuple[str, ...]  # P names
     values: Tensor  # [P, n, n] float64, <g_i, g_j> within each parameter group
     scales: Tensor  # [n] float64, the loops' weights in the recipe (beta for loop 2)
+    losses: Tensor | None = None  # [n] float64, the loops' losses in this update, over all ranks
 
 
 @dataclass(frozen=True)
@@ -325,7 +326,10 @@ class TokenLoss(Loss, Protocol):
 
 @runtime_checkable
 class Teacher(Protocol):
-    """Kind ``teachers``: slow weights that label data."""
+    """Kind ``teachers``: slow weights that label data.
+
+    Optional: ``statistics() -> dict[str, float]``, logged after every update as ``teacher/NAME``.
+    """
 
     def start(self, groups: Mapping[str, Sequence[tuple[str, torch.nn.Parameter]]]) -> None: ...
 
@@ -357,7 +361,11 @@ class Loop(Protocol):
 
 @runtime_checkable
 class GradientOp(Protocol):
-    """Kind ``gradient_ops``: the update is ``sum_i w_i g_i`` with weights read off the Gram matrix."""
+    """Kind ``gradient_ops``: the update is ``sum_i w_i g_i`` with weights read off the Gram matrix.
+
+    Optional: ``per_parameter = True``, and P is then the number of parameters, with the names ``group/parameter``;
+    ``state_dict() -> dict`` of what JSON can carry, and ``load_state_dict(dict)``, for an op that keeps state.
+    """
 
     def weights(self, gram: Gram) -> Tensor:
         """[P, n] float64: a weight for each loop's gradient within each parameter group."""
@@ -391,7 +399,11 @@ class Evaluator(Protocol):
 
 @runtime_checkable
 class Tracker(Protocol):
-    """Kind ``trackers``: where numbers and pictures go."""
+    """Kind ``trackers``: where numbers and pictures go.
+
+    Optional: ``background = True``, and all calls but ``start`` come from a thread of the tracker's own;
+    ``panels(update, name, pictures: Sequence[Picture])``, the pictures of a sheet.
+    """
 
     def start(self, run: RunInfo) -> None: ...
 

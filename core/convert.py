@@ -1,4 +1,7 @@
-"""``python -m core.convert RUN_OR_CHECKPOINT OUT``: what a run trained, as a folder in the published layout."""
+"""``python -m core.convert SOURCE OUT``: what was trained, as a published folder, as PEFT's adapters, or as a training file.
+
+SOURCE is a run, one of its checkpoints, a training file ``.pth`` of upstream's own trainer, or a folder of PEFT's adapters.
+"""
 
 from __future__ import annotations
 
@@ -27,16 +30,19 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m core.convert", description="Write a run's checkpoint as a published folder.")
-    parser.add_argument("source", type=Path, metavar="RUN_OR_CHECKPOINT", help="a run folder, one of its checkpoints, or a training .pth")
-    parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write; must not exist")
+    parser = argparse.ArgumentParser(prog="python -m core.convert", description="Write what was trained as a published folder.")
+    sources = "a run folder, one of its checkpoints, a training file .pth, or a folder of PEFT's adapters"
+    parser.add_argument("source", type=Path, metavar="SOURCE", help=sources)
+    parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write, or a training file NAME.pth; must not exist")
     parser.add_argument(
         "--groups", default="full", metavar="GROUPS", help="trained groups to take, joined by +; the others are the base's (default: full)"
     )
     parser.add_argument("--verify", action="store_true", help="reload the folder and compare logits and masks with the live model's")
     parser.add_argument("--adapter", action="store_true", help="write the LoRA adapters alone, as PEFT reads them")
-    parser.add_argument("--base", type=Path, metavar="FOLDER", help="for a .pth: the published folder its training started from")
-    parser.add_argument("--lora-alpha", type=int, metavar="N", help="for a .pth: the adapters' alpha, which is not stored (default: 256)")
+    parser.add_argument(
+        "--base", type=Path, metavar="FOLDER", help="for a .pth or adapters: the published folder that training started from"
+    )
+    parser.add_argument("--lora-alpha", type=int, metavar="N", help="for a .pth that does not tell: the adapters' alpha (default: 256)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
 
@@ -48,9 +54,11 @@ def _convert(arguments: argparse.Namespace) -> int:
     if out.exists():
         raise UserError(f"{out}: already exists; remove it or choose another folder")
     trained: Trained
-    if arguments.source.is_file():
+    if arguments.verify and (arguments.adapter or out.suffix == ".pth"):
+        raise UserError("--verify reloads a published folder; it goes with neither --adapter nor a .pth")
+    if arguments.source.is_file() or (arguments.source / "adapter_config.json").is_file():
         if arguments.base is None:
-            raise UserError(f"{arguments.source}: a training file holds trained tensors only; name the folder it started from with --base")
+            raise UserError(f"{arguments.source}: it holds trained tensors only; name the folder that training started from with --base")
         trained = open_legacy(arguments.source, arguments.base, arguments.lora_alpha, registry)
     else:
         trained = open_run(arguments.source, registry)
@@ -62,6 +70,11 @@ def _convert(arguments: argparse.Namespace) -> int:
         _needs(model, "save_adapter")
         model.save_adapter(out)
         print(f"wrote the adapters of {trained.source} to {out}")
+        return 0
+    if out.suffix == ".pth":
+        _needs(model, "save_legacy")
+        model.save_legacy(out)
+        print(f"wrote {arguments.groups} of {trained.source} to {out}")
         return 0
     model.save(out)
     changes = model.changes(out) if hasattr(model, "changes") else []
@@ -84,9 +97,10 @@ def _needs(model: object, method: str) -> None:
 
 
 def _passed(differences: dict[str, float], changes: list[dict[str, Any]]) -> bool:
-    """Merged weights are rounded to the base's dtype, so that a 16-bit folder can only be near."""
+    """Merged weights are rounded to the base's dtype, so that what a 16-bit folder computes can only be near."""
     exact = all(row["dtype"] == "float32" for row in changes)
     limits = {"logits": EXACT, "mask_logits": EXACT, "mask_pixels": 0.0} if exact else {"logits": ROUNDED, "mask_logits": ROUNDED}
+    limits["tensors"] = 0.0
     return all(differences.get(name, 0.0) <= limit for name, limit in limits.items())
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from core.components import table
 from core.contracts import UserError
-from core.engine.launch import become_worker, start_workers, tell, to_start
+from core.engine.launch import become_worker, start_workers, tell, tell_stopped, to_start
+from core.engine.stopping import Stopped, listening
 from core.recipe import Recipe, check, components_used, json_schema, load, path_report, path_text, resolved_yaml
 from core.registry import Registry
 
@@ -32,6 +33,14 @@ def main(argv: list[str] | None = None) -> int:
             resume = True if named_recipe else resume
         if arguments.recipe is None:
             parser.error("name a recipe")
+        if arguments.sweep:
+            if resume or arguments.resolved:
+                parser.error("--sweep starts new runs: it goes with neither --resume nor --resolved")
+            from core.sweep import sweep
+
+            return sweep(arguments.recipe, arguments.overrides, arguments.sweep, registry, arguments)
+        if arguments.dry_run:
+            parser.error("--dry-run goes with --sweep; --check looks at one recipe")
         return _run(load(arguments.recipe, arguments.overrides), registry, arguments, resume, argv)
     except UserError as error:
         tell(error)
@@ -50,6 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--schema", action="store_true", help="print the JSON Schema of recipes for editors, and stop")
     folder = "continue from the last checkpoint: of this run folder, or of the newest run of the recipe"
     parser.add_argument("--resume", nargs="?", const=True, default=None, metavar="RUN_FOLDER", help=folder)
+    parser.add_argument("--sweep", nargs="+", metavar="key=a,b", help="run every combination of these values, one run after another")
+    parser.add_argument("--dry-run", action="store_true", help="with --sweep: print the runs' commands, one a line, and stop")
     parser.add_argument("--quiet", action="store_true", help="print the result only")
     return parser
 
@@ -69,9 +80,13 @@ def _run(recipe: Recipe, registry: Registry, arguments: argparse.Namespace, resu
         return 0
     if to_start(recipe.values["launch"]):
         return start_workers(recipe.values["launch"], argv)
-    from core.engine.runner import run  # late: it imports torch
+    try:
+        with listening():
+            from core.engine.runner import run  # late: it imports torch
 
-    return run(recipe, registry, resume=resume, quiet=arguments.quiet)
+            return run(recipe, registry, resume=resume, quiet=arguments.quiet)
+    except Stopped as stopped:
+        return tell_stopped(stopped, recipe.values["launch"]["requeue"])
 
 
 def report(recipe: Recipe, registry: Registry) -> None:

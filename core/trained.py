@@ -80,15 +80,15 @@ def open_run(path: Path, registry: Registry) -> Trained:
 
 
 def open_legacy(file: Path, base: Path, alpha: int | None, registry: Registry) -> Trained:
-    """The model of a training file ``.pth`` and the published folder it started from."""
-    given = {} if alpha is None else {"lora_alpha": alpha}
-    model: Model = registry.get("models", "sa2va.legacy").create(file=file, checkpoint=base, **given)
-    start = registry.get("models", "sa2va").create(checkpoint=base)
-    before = {name: p for members in start.trainable().values() for name, p in members}
+    """The model of a training file ``.pth`` or a folder of PEFT's adapters, and the published folder it started from."""
+    start: Model = registry.get("models", "sa2va").create(checkpoint=base)
+    before = {name: p.detach().clone() for members in start.trainable().values() for name, p in members}
+    del start  # one model in memory at a time
+    model: Model = registry.get("models", "sa2va.legacy").create(file=file, checkpoint=base, lora_alpha=alpha)
     values, originals = {}, {}
     for group, members in model.trainable().items():
         for name, p in members:
             values[f"{group}/{name}"] = p.detach().clone()
             # an adapter's base value is no change at all: B = 0
-            originals[f"{group}/{name}"] = before[name].detach() if name in before else torch.zeros_like(p)
+            originals[f"{group}/{name}"] = before[name] if name in before else torch.zeros_like(p)
     return Trained(model, originals, values, file)

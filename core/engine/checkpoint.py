@@ -10,7 +10,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch import Tensor
 from core.contracts import Teacher, UserError
 from core.engine.gradients import Groups
 
+MARGIN = 2**20  # bytes that a checkpoint may take besides its tensors
 _NAME = re.compile(r"update-(\d+)")
 
 
@@ -40,26 +42,67 @@ def save(
     state: Mapping[str, Any],
     keep: int,
 ) -> Path:
-    """Writes the checkpoint after ``update`` updates and removes all but the newest ``keep``; returns its folder."""
+    """Writes the checkpoint after ``update`` updates and removes all but the newest ``keep``; returns its folder.
+
+    Raises ``UserError`` where the disk does not take it; earlier checkpoints are as they were then.
+    """
     target = folder / f"update-{update:06d}"
     beside = folder / f".{target.name}.part"
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
     trained = {f"{group}/{name}": p.detach().cpu().contiguous() for group, members in groups.items() for name, p in members}
-    _write(beside / "trained.safetensors", trained)
-    _write(beside / "optimizer.safetensors", optimizer_tensors(groups, optimizer))
+    files = {"trained": trained, "optimizer": optimizer_tensors(groups, optimizer)}
     if teacher is not None:
-        _write(beside / "teacher.safetensors", {name: tensor.cpu().contiguous() for name, tensor in teacher.state_dict().items()})
-    (beside / "state.json").write_text(json.dumps({"update": update, **state}, indent=2) + "\n", encoding="utf-8")
-    for file in [*beside.iterdir(), beside]:
-        _sync(file)
-    if target.exists():  # a resumed run reached this update again
-        shutil.rmtree(target)
-    beside.rename(target)
-    _sync(folder)
+        files["teacher"] = {name: tensor.cpu().contiguous() for name, tensor in teacher.state_dict().items()}
+    with _writing(folder, f"the checkpoint of update {update}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(".update-*"):  # by a process that was killed
+            shutil.rmtree(left)
+        _require(folder, sum(tensor.nbytes for tensors in files.values() for tensor in tensors.values()))
+        beside.mkdir()
+        try:
+            for name, tensors in files.items():
+                _write(beside / f"{name}.safetensors", tensors)
+            (beside / "state.json").write_text(json.dumps({"update": update, **state}, indent=2) + "\n", encoding="utf-8")
+            for file in [*beside.iterdir(), beside]:
+                _sync(file)
+        except BaseException:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
+        if target.exists():
+            _remove(target)
+        beside.rename(target)
+        _sync(folder)
     for _, old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+        _remove(old)
     return target
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Raises ``UserError`` unless ``needed`` bytes, and a little more for names, can be written into ``folder``."""
+    with _writing(folder, "a checkpoint"):
+        _require(folder, needed)
+
+
+def _require(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed + MARGIN:
+        raise OSError(f"it needs {(needed + MARGIN) / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free")
+
+
+@contextmanager
+def _writing(folder: Path, what: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{folder}: {what} cannot be written ({error}); earlier ones are untouched. Make room or give another disk, then --resume"
+        ) from error
+
+
+def _remove(path: Path) -> None:
+    """Takes a checkpoint out of the list before its files go: one that is killed here leaves no half of it under its name."""
+    hidden = path.with_name(f".{path.name}.old")
+    path.rename(hidden)
+    shutil.rmtree(hidden)
 
 
 def load(path: Path, groups: Groups, optimizer: torch.optim.Optimizer, teacher: Teacher | None) -> dict[str, Any]:
@@ -70,7 +113,7 @@ def load(path: Path, groups: Groups, optimizer: torch.optim.Optimizer, teacher: 
         stored = load_file(path / "optimizer.safetensors")
         shadow = load_file(path / "teacher.safetensors") if teacher is not None else {}
     except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"{path}: not a complete checkpoint ({error}); resume from another one") from None
+        raise UserError(f"{path}: not a complete checkpoint ({error}); remove it, and --resume goes on from the one before") from None
     load_trained(trained, groups, path)
     for group, members in groups.items():
         for name, parameter in members:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from typing import Any
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from core.contracts import BadSample, Preparation, RegionBatch, UserError
+from core.engine.launch import die_with_parent
 from core.engine.plan import Plan, Slot
 
 MAX_ATTEMPTS = 20  # draws for one slot before its source is called unusable
@@ -68,6 +70,13 @@ class _Drawing(Dataset[MicroBatch]):
         )
 
 
+def _be_worker(number: int) -> None:
+    """A loader's worker ends with its process and not before: a scheduler sends its signals to every process of a job."""
+    for stop in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(stop, signal.SIG_IGN)
+    die_with_parent()
+
+
 class _Requests(Sampler[_Request]):
     def __init__(self, plan: Plan, updates: Sequence[int], micro: int, rank: int, world: int) -> None:
         self.plan, self.updates, self.micro, self.rank, self.world = plan, updates, micro, rank, world
@@ -101,6 +110,7 @@ class Feed:
             pin_memory=False,
             persistent_workers=False,
             prefetch_factor=4 if workers else None,
+            worker_init_fn=_be_worker,
         )
         self._batches = iter(loader)
 

@@ -30,6 +30,13 @@ class Gradients:
             for (_, parameter), part in zip(members, parts, strict=True):
                 yield parameter, part.view_as(parameter)
 
+    def blocks(self, per_parameter: bool = False) -> dict[str, Tensor]:
+        """The buffers that surgery weighs: of each group, or of each ``group/parameter``; flat [numel] float32."""
+        if not per_parameter:
+            return self.flat
+        names = [f"{group}/{name}" for group, members in self.groups.items() for name, _ in members]
+        return dict(zip(names, (view.view(-1) for _, view in self.views()), strict=True))
+
     @contextmanager
     def collecting(self) -> Iterator[None]:
         """Backward passes inside add to the buffers, from zero; afterwards no parameter holds a gradient."""
@@ -50,22 +57,24 @@ class Gradients:
                 parameter.grad = None
 
 
-def gram(gradients: Sequence[Gradients]) -> Tensor:
-    """[P, n, n] float64: inner products of n gradients within each of P groups."""
-    groups = list(gradients[0].flat)
-    values = torch.zeros(len(groups), len(gradients), len(gradients), dtype=torch.float64)
-    for p, group in enumerate(groups):
-        for i, first in enumerate(gradients):
-            for j, second in enumerate(gradients[: i + 1]):
+def gram(gradients: Sequence[Gradients], per_parameter: bool = False) -> Tensor:
+    """[P, n, n] float64: inner products of n gradients within each of P groups or parameters."""
+    blocks = [gradient.blocks(per_parameter) for gradient in gradients]
+    values = torch.zeros(len(blocks[0]), len(gradients), len(gradients), dtype=torch.float64)
+    for p, name in enumerate(blocks[0]):
+        for i, first in enumerate(blocks):
+            for j, second in enumerate(blocks[: i + 1]):
                 # float64 sums of float32 products: a cosine near zero is a difference of large numbers
-                product = float(torch.dot(first.flat[group].double(), second.flat[group].double()))
+                product = float(torch.dot(first[name].double(), second[name].double()))
                 values[p, i, j] = values[p, j, i] = product
     return values
 
 
 def combine(gradients: Sequence[Gradients], weights: Tensor) -> None:
     """Writes ``sum_i weights[p, i] * g_i`` into the first gradient's buffers; ``weights`` is [P, n] float64."""
-    for p, group in enumerate(gradients[0].flat):
-        target = gradients[0].flat[group].mul_(float(weights[p, 0]))
-        for i, other in enumerate(gradients[1:], start=1):
-            target.add_(other.flat[group], alpha=float(weights[p, i]))
+    per_parameter = len(weights) != len(gradients[0].flat)
+    first, *others = (gradient.blocks(per_parameter) for gradient in gradients)
+    for row, (name, target) in zip(weights.tolist(), first.items(), strict=True):
+        target.mul_(row[0])
+        for weight, other in zip(row[1:], others, strict=True):
+            target.add_(other[name], alpha=weight)

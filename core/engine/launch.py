@@ -1,7 +1,7 @@
 """Starts the worker processes of a run on this machine, and ends with the first failing worker's words and exit code.
 
-Workers are the same command again; under torchrun or SLURM, where ``RANK`` is set, nothing is started. Importing this
-module does not import torch.
+Workers are the same command again; under torchrun or in a SLURM step of several tasks nothing is started. Importing
+this module does not import torch.
 """
 
 from __future__ import annotations
@@ -15,11 +15,15 @@ import time
 import traceback
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 from core.contracts import UserError
+from core.engine import slurm, stopping
+from core.engine.stopping import Stopped
 
 LAUNCHER = "DUALLOOP_LAUNCHER"  # in a worker's environment: the process id of the command that started it
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -65,10 +69,20 @@ def start_workers(launch: Mapping[str, Any], arguments: Sequence[str]) -> int:
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
+        # the others are passed on: elastic would kill workers 30 seconds later, in the middle of a save
+        signals_to_handle="SIGINT,SIGHUP,SIGQUIT" if _children() is not None else "SIGTERM,SIGINT,SIGHUP,SIGQUIT",
     )
+    asked: list[int] = []
+    if _children() is not None:
+        for number in stopping.SIGNALS:
+            signal.signal(number, partial(_pass_on, asked))
     try:
         elastic_launch(config, sys.executable)("-m", "core.run", *arguments)
     except ChildFailedError as error:
+        if asked and all(failure.exitcode in (0, -asked[0]) for failure in error.failures.values()):
+            stopped = Stopped(asked[0])  # before the workers listened
+            print(stopped, file=sys.stderr)
+            return stopped.exit_code(launch["requeue"])
         return _first_failure(error.failures)
     except SignalException as error:
         print(f"stopped by {error.sigval.name}; the last checkpoint stands, --resume goes on from it", file=sys.stderr)
@@ -76,6 +90,19 @@ def start_workers(launch: Mapping[str, Any], arguments: Sequence[str]) -> int:
     finally:
         del os.environ[LAUNCHER]
     return 0
+
+
+def _children() -> list[int] | None:
+    """The processes that this one has started; None where the system does not say."""
+    files = list(Path("/proc/self/task").glob("*/children"))
+    return [int(child) for file in files for child in file.read_text().split()] if files else None
+
+
+def _pass_on(asked: list[int], number: int, frame: FrameType | None) -> None:
+    asked.append(number)
+    for child in _children() or []:
+        with suppress(ProcessLookupError):
+            os.kill(child, number)
 
 
 def _first_failure(failures: Mapping[int, Any]) -> int:
@@ -100,14 +127,32 @@ def _first_failure(failures: Mapping[int, Any]) -> int:
 
 
 def become_worker() -> None:
-    """In a worker started by this command: dies with the launcher, however that ends, and leaves its errors to it."""
+    """Joins SLURM. In a worker started by this command: dies with the launcher, however that ends, and leaves its errors to it."""
+    slurm.adopt(os.environ)
     if LAUNCHER not in os.environ:
         return
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     if os.getppid() != int(os.environ[LAUNCHER]):  # it died before the line above
         os._exit(1)
     sys.excepthook = _tell_crash
+
+
+def die_with_parent() -> None:
+    """Lets the system kill this process when the one that started it ends, however it ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def tell_stopped(stopped: Stopped, requeue: bool) -> int:
+    """Says that a signal stopped the run, on the first rank; returns the exit code. Raises ``UserError`` where SLURM refuses."""
+    main = os.environ.get("RANK", "0") == "0"
+    if requeue and main and stopped.signal == signal.SIGUSR1:
+        stopping.requeue()
+    if main and requeue:  # a launcher does not read what a worker that succeeded has to say
+        print(stopped, file=sys.stderr)
+    elif main or LAUNCHER in os.environ:
+        _tell(str(stopped), lost=True)
+    return stopped.exit_code(requeue)
 
 
 def tell(error: UserError) -> None:

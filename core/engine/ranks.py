@@ -71,6 +71,7 @@ class Joined(Ranks):
         else:
             store, self.rank, self.world = dist.HashStore(), 0, 1
         self.store = dist.PrefixStore("dualloop", store)  # for messages without a time limit
+        self.timeout_s, self.exchanges = timeout_s, 0
         if device == "cuda":
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
@@ -95,7 +96,7 @@ class Joined(Ranks):
     @contextmanager
     def main_first(self, what: str) -> Iterator[None]:
         if not self.main:
-            with self._contact(f"waiting for rank 0 ({what})"):
+            with self._contact(f"waiting for rank 0 ({what})", numbered=False):
                 while not self.store.check([what]):
                     time.sleep(0.1)
         yield
@@ -106,15 +107,34 @@ class Joined(Ranks):
         dist.destroy_process_group()
 
     @contextmanager
-    def _contact(self, doing: str) -> Iterator[None]:
+    def _contact(self, doing: str, numbered: bool = True) -> Iterator[None]:
+        """Around one exchange. All ranks make the same ones in the same order: who has not come to it is the one that hangs."""
+        began = time.monotonic()
         try:
+            if numbered:
+                self.exchanges += 1
+                self.store.set(f"at{self.rank}", f"{self.exchanges} {doing}")
             yield
         except RuntimeError as error:  # also what gloo, NCCL and the store raise
             reason = str(error).splitlines()[0].split("] ")[-1][:160]
+            silent = self._silent() if numbered and time.monotonic() - began >= self.timeout_s else ""
             raise LostRank(
-                f"rank {self.rank} lost the other ranks while {doing} ({reason}); the rank that failed first says why. "
-                "The last checkpoint stands, --resume goes on from it"
+                f"rank {self.rank} lost the other ranks while {doing} ({reason}); "
+                + (silent or "the rank that failed first says why. ")
+                + "The last checkpoint stands, --resume goes on from it"
             ) from error
+
+    def _silent(self) -> str:
+        """Which ranks have not come to this exchange, and what each did last."""
+        told = []
+        for rank in range(self.world):
+            try:
+                number, last = (self.store.get(f"at{rank}").decode() if self.store.check([f"at{rank}"]) else "0 joining").split(" ", 1)
+            except RuntimeError:  # the store lives in rank 0 unless a launcher keeps it
+                return "rank 0 does not answer. "
+            if int(number) < self.exchanges:
+                told.append(f"rank {rank} has been silent for launch.timeout_s={self.timeout_s} seconds, since {last}. ")
+        return "".join(told)
 
 
 def join(launch: Mapping[str, Any]) -> Ranks:

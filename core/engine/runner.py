@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 
 from core.contracts import Evaluation, Evaluator, Loop, Model, Picture, RunInfo, Teacher, UserError
-from core.engine import checkpoint
+from core.engine import checkpoint, stopping
 from core.engine.evaluation import before_after_table, evaluate_all, metric_values, write_result
 from core.engine.feed import Feed, bad_summary
 from core.engine.noise import derived_seed
@@ -23,13 +23,25 @@ from core.engine.progress import Progress
 from core.engine.ranks import Ranks, join
 from core.engine.sheet import picture_sheet
 from core.engine.strategy import make_strategy
-from core.engine.tracking import Trackers
+from core.engine.tracking import Trackers, peak_gib
 from core.engine.update import LoopSetup, Trainer
 from core.recipe import Recipe, build, local_files, resolved_values, resolved_yaml
 from core.registry import Registry
 
 #: What may differ between a run and its resumption without making it another experiment.
-FREE_ON_RESUME = ("track", "checkpoint", "output", "launch", "evaluate", "train.workers", "train.evaluate", "train.max_bad_fraction")
+FREE_ON_RESUME = (
+    "track",
+    "checkpoint",
+    "output",
+    "launch",
+    "evaluate",
+    "train.workers",
+    "train.evaluate",
+    "train.max_bad_fraction",
+    "train.max_bad_updates",
+    "train.batch_size",
+    "train.accumulate",
+)
 
 #: Of the probability that the sampler's k tokens hold: the less, the further its gradient is from the exact one.
 LOW_TOPK_MASS = 0.8
@@ -51,7 +63,10 @@ class Run:
 
 
 def run(recipe: Recipe, registry: Registry, resume: Path | bool | None = None, quiet: bool = False) -> int:
-    """Carries a checked recipe out. Returns 0; raises ``UserError`` for what the user can put right."""
+    """Carries a checked recipe out. Returns 0.
+
+    Raises ``UserError`` for what the user can put right and ``Stopped``, after saving, where a signal asked for it.
+    """
     ranks = join(recipe.values["launch"])
     console = Console()
     where = ranks.from_main(lambda: [path and str(path) for path in _run_folder(recipe, registry, resume)])
@@ -84,8 +99,10 @@ def run(recipe: Recipe, registry: Registry, resume: Path | bool | None = None, q
 def _run_folder(recipe: Recipe, registry: Registry, resume: Path | bool | None) -> tuple[Path, Path | None]:
     """(the run's folder, the checkpoint to continue from); a new folder gets the resolved recipe and local plugin files."""
     parent, name = Path(recipe.values["output"]), recipe.values["name"]
+    runs = sorted(path for path in parent.glob(f"{name}-*") if (path / "recipe.json").is_file())
+    if not resume and recipe.values["launch"]["requeue"] and runs and not (runs[-1] / "result.json").is_file():
+        resume = runs[-1]  # this is the same job, started again
     if resume:
-        runs = sorted(path for path in parent.glob(f"{name}-*") if (path / "recipe.json").is_file())
         folder = resume if isinstance(resume, Path) else runs[-1] if runs else None
         if folder is None or not folder.is_dir():
             raise UserError(f"nothing to resume: no run folder {folder or parent / (name + '-*')}; run without --resume first")
@@ -100,11 +117,20 @@ def _run_folder(recipe: Recipe, registry: Registry, resume: Path | bool | None) 
             break
         except FileExistsError:  # two runs in one second
             continue
+        except OSError as error:
+            raise UserError(f"output: the run folder {folder} cannot be made ({error}); give another folder, output=...") from None
     for file in local_files(recipe):
         shutil.copyfile(file, folder / file.name)
     (folder / "recipe.yaml").write_text(resolved_yaml(recipe, registry, beside=True), encoding="utf-8")
-    (folder / "recipe.json").write_text(json.dumps(resolved_values(recipe, registry), indent=2, default=str) + "\n", encoding="utf-8")
+    values = json.dumps(resolved_values(recipe, registry), indent=2, default=str) + "\n"
+    beside = folder / ".recipe.json"  # the folder counts as a run once it has this file: whole or not at all
+    beside.write_text(values, encoding="utf-8")
+    beside.rename(folder / "recipe.json")
     return folder, None
+
+
+def _global_batch(values: Mapping[str, Any]) -> int:
+    return values["train"]["batch_size"] * values["train"]["accumulate"] * values["launch"]["processes"]
 
 
 def _same_recipe(then: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
@@ -125,6 +151,11 @@ def _same_recipe(then: Mapping[str, Any], now: Mapping[str, Any], folder: Path) 
     if different:
         changes = ", ".join(f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in different[:5])
         raise UserError(f"{folder} was made by another recipe: {changes}; start a new run, or give the same values")
+    if (was := _global_batch(then)) != (asked := _global_batch(now)):
+        raise UserError(
+            f"{folder} was made with {was} samples per update and loop, this asks for {asked}; choose train.batch_size x "
+            f"train.accumulate x launch.processes = {was}: which samples come next depends on it"
+        )
 
 
 def _build(recipe: Recipe, registry: Registry, folder: Path, last: Path | None, ranks: Ranks | None = None) -> Run:
@@ -143,12 +174,12 @@ def _build(recipe: Recipe, registry: Registry, folder: Path, last: Path | None, 
     if teacher is not None:
         teacher.start(groups)
     op = build(recipe, ("gradient",), registry)
-    start = 0
+    start, skipped = 0, 0
     if last is not None:
         whole = strategy.whole_optimizer()
         state = checkpoint.load(last, groups, whole, teacher)
         strategy.restored(whole)
-        start = state["update"]
+        start, skipped = state["update"], state.get("skipped", 0)
         rate.load_state_dict(rate.state_dict() | {"last_epoch": state["updates_of_rate"], "_step_count": state["updates_of_rate"] + 1})
         for parameters, base, factor in zip(optimizer.param_groups, rate.base_lrs, rate.lr_lambdas, strict=True):
             parameters["lr"] = base * factor(rate.last_epoch)
@@ -179,6 +210,7 @@ def _build(recipe: Recipe, registry: Registry, folder: Path, last: Path | None, 
         trackers["jsonl"] = registry.get("trackers", "jsonl").object()  # always on
     evaluators = {name: build(recipe, ("evaluate", name), registry) for name in values["evaluate"]}
     trainer = Trainer(model, loops, teacher, op, schedule, strategy, rate, seed, launch["device"], train["precision"], folder)
+    trainer.max_bad_updates, trainer.skipped = train["max_bad_updates"], skipped
     return Run(recipe, folder, model, teacher, trainer, evaluators, Trackers(trackers), optimizer, start)
 
 
@@ -201,25 +233,53 @@ def _sheet(built: Run, update: int, name: str, results: Mapping[str, Evaluation]
         path = built.folder / f"pictures_{name}.png"
         picture_sheet(pictures, path, title=f"{built.recipe.values['name']}: {name} training")
         built.trackers.picture(update, f"pictures/{name}", path)
+        built.trackers.panels(update, f"pictures/{name}", pictures)
 
 
 def _train(built: Run, progress: Progress) -> list[dict[str, float]]:
-    """All updates; returns what was logged of each. The ranks' weights are compared at the start and then now and again."""
+    """All updates; returns what was logged of each but the skipped. Now and again the ranks' weights are compared.
+
+    Raises ``Stopped`` after the update in which a signal asked any rank for it, and after saving.
+    """
+    _room(built)
     built.trainer.strategy.check_agreement("at the start")
+    with stopping.patiently():
+        return _updates(built, progress)
+
+
+def _room(built: Run) -> None:
+    """Raises ``UserError`` where the first checkpoint would not find a place: at the start, not after hours."""
+    if built.trainer.strategy.ranks.main:
+        trained = sum(p.nbytes for members in built.trainer.strategy.groups.values() for _, p in members)
+        checkpoint.check_space(built.folder, trained * (4 if built.teacher else 3))  # with Adam's two moments and the teacher
+
+
+def _updates(built: Run, progress: Progress) -> list[dict[str, float]]:
+    ranks = built.trainer.strategy.ranks
     train, every = built.recipe.values["train"], built.recipe.values["checkpoint"]["every"]
-    history = []
+    history: list[dict[str, float]] = []
     for number in range(built.start, train["updates"]):
+        skipped = built.trainer.skipped
         values = built.trainer.update(number)
         samples = train["batch_size"] * train["accumulate"] * built.trainer.strategy.world * len(built.trainer.schedule.loops(number))
         values["time/samples_per_s"] = samples / values["time/update_s"]
+        values["memory/peak_gib"] = peak_gib(built.trainer.device)
+        statistics: dict[str, float] = getattr(built.teacher, "statistics", dict)()
+        values |= {f"teacher/{name}": value for name, value in statistics.items()}
         built.trackers.log(number + 1, values)
         progress.update(number + 1, values, samples)
-        history.append(values)
-        save = (number + 1) % every == 0 or number + 1 == train["updates"]
+        if built.trainer.skipped == skipped:
+            history.append(values)
+        stop = next((asked for asked in ranks.gather(stopping.asked()) if asked), None)
+        save = (number + 1) % every == 0 or number + 1 == train["updates"] or stop
         if save or (number + 1) % built.recipe.values["launch"]["check_every"] == 0:
             built.trainer.strategy.check_agreement(f"after update {number + 1}")
         if save:
             _save(built, number + 1)
+        if stop:
+            with ranks.main_first("saving"):  # who ends first must not take rank 0 along while it writes
+                pass
+            raise stopping.Stopped(stop, f"after update {number + 1} of {train['updates']}")
     return history
 
 
@@ -228,11 +288,13 @@ def _save(built: Run, update: int) -> None:
     optimizer = strategy.whole_optimizer()
     if not strategy.ranks.main:
         return
-    state = {"updates_of_rate": built.trainer.rate.last_epoch, "gradient_op": op.state_dict() if hasattr(op, "state_dict") else None}
-    folder = built.folder / "checkpoints"
-    folder.mkdir(exist_ok=True)
+    state = {
+        "updates_of_rate": built.trainer.rate.last_epoch,
+        "gradient_op": op.state_dict() if hasattr(op, "state_dict") else None,
+        "skipped": built.trainer.skipped,
+    }
     keep = built.recipe.values["checkpoint"]["keep"]
-    checkpoint.save(folder, update, strategy.groups, optimizer, built.teacher, state, keep)
+    checkpoint.save(built.folder / "checkpoints", update, strategy.groups, optimizer, built.teacher, state, keep)
 
 
 def _finish(
@@ -249,6 +311,8 @@ def _finish(
         summary[name] = f"{first:.4f} -> {last:.4f}"
         if name.endswith("/topk_mass") and last < LOW_TOPK_MASS:
             summary[name] += f"; below {LOW_TOPK_MASS}: the sampler's gradient leaves much out, raise its k"
+    if built.trainer.skipped:
+        summary["skipped updates"] = f"{built.trainer.skipped}, in which a loss or gradient was NaN or Inf; see not_finite-*.json"
     if bad:
         summary["bad samples"] = ", ".join(f"{count:.0f} x {what}" for what, count in bad.items())
     if built.recipe.values["checkpoint"]["export"]:

@@ -42,22 +42,26 @@ class Single:
         """Sums named numbers over ranks."""
         return self.ranks.total(counts)
 
-    def gram(self, gradients: Sequence[Gradients]) -> Tensor:
-        """[P, n, n] float64."""
-        return gram(gradients)
+    def gram(self, gradients: Sequence[Gradients], per_parameter: bool = False) -> Tensor:
+        """[P, n, n] float64, of P groups or parameters."""
+        return gram(gradients, per_parameter)
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Gradients], weights: Tensor) -> float:
         """Steps on ``sum_i weights[p, i] g_i`` clipped to the norm; returns the norm before clipping.
 
-        Where the norm is not finite nothing is changed.
+        Where the norm is not finite nothing is changed; the gradients are then still to be dropped.
         """
         norm = self._clipped(gradients, weights)
         if math.isfinite(norm):
             self.optimizer.step()
+            self.drop(gradients)
+        return norm
+
+    def drop(self, gradients: Sequence[Gradients]) -> None:
+        """Ends an update: its buffers are free for the next one."""
         self.optimizer.zero_grad(set_to_none=True)
         self._free.extend(reversed(gradients))
-        return norm
 
     def _clipped(self, gradients: Sequence[Gradients], weights: Tensor) -> float:
         """Puts the combined, clipped gradient into ``.grad``; returns its norm before clipping."""
@@ -104,7 +108,9 @@ def make_strategy(
 
         return DataParallel(groups, optimizer, clip_norm, ranks, loops)
     if name == "deepspeed":
-        from core.engine.strategy_deepspeed import DeepSpeedZero  # late: it imports deepspeed
+        from core.engine.strategy_deepspeed import DeepSpeedZero, self_test  # late: it imports deepspeed
 
+        if launch["zero_stage"] in (1, 2):
+            self_test(ranks, launch["zero_stage"], launch["device"])
         return DeepSpeedZero(groups, optimizer, clip_norm, ranks, loops, launch["zero_stage"])
-    raise UserError(f"launch.strategy={name} is not available yet; use ddp, or deepspeed with launch.zero_stage 1 or 2")
+    raise UserError(f"launch.strategy={name} is not available; use ddp, or deepspeed with launch.zero_stage 1 or 2")

@@ -24,14 +24,13 @@ from core.engine.ranks import Ranks
 from core.engine.strategy_ddp import DataParallel
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+TOLERANCE = 1e-6  # of the self-test's parameters, which are of size 1
 
 
 class DeepSpeedZero(DataParallel):
     """Needs Adam or AdamW of torch: their moments are what a checkpoint holds, in the same format as without DeepSpeed."""
 
-    def __init__(
-        self, groups: Groups, optimizer: torch.optim.Optimizer, clip_norm: float, ranks: Ranks, loops: int, stage: int
-    ) -> None:
+    def __init__(self, groups: Groups, optimizer: torch.optim.Optimizer, clip_norm: float, ranks: Ranks, loops: int, stage: int) -> None:
         if stage not in (1, 2):
             raise UserError(f"launch.zero_stage is {stage}, but deepspeed runs with 1 or 2; launch.strategy=ddp is stage 0")
         if not isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
@@ -54,9 +53,8 @@ class DeepSpeedZero(DataParallel):
                 "train_micro_batch_size_per_gpu": 1,
                 "gradient_accumulation_steps": 1,
                 "steps_per_print": 10**9,
-                "zero_optimization": {
-                    "stage": stage, "overlap_comm": False, "reduce_bucket_size": bucket, "allgather_bucket_size": bucket
-                },
+                "gradient_clipping": 0.0,  # done before; the default would clip to 1
+                "zero_optimization": {"stage": stage, "overlap_comm": False, "reduce_bucket_size": bucket, "allgather_bucket_size": bucket},
             },
         )
         self._window = ExitStack()  # open from the first backward of an update until its step
@@ -76,20 +74,27 @@ class DeepSpeedZero(DataParallel):
     @torch.no_grad()
     def step(self, gradients: Sequence[Gradients], weights: Tensor) -> float:
         norm = self._clipped(gradients, weights)
+        if not math.isfinite(norm):
+            return norm
         # the flat partitions know no missing gradient: a parameter that no loss reached would decay (its moments still do)
         untouched = [(parameter, parameter.clone()) for parameter in self.parameters if parameter.grad is None]
-        if not math.isfinite(norm):
-            self.engine.zero_grad()
-        self._window.close()  # divides the gradient over the ranks: a mean of equal copies
-        self._open = False
-        if math.isfinite(norm):
-            self.engine.step()
-            for parameter, value in untouched:
-                self.tools.safe_set_full_fp32_param(parameter, value)
-                parameter.copy_(value)
-        self.engine.zero_grad()
-        self._free.extend(reversed(gradients))
+        self._close()
+        self.engine.step()
+        for parameter, value in untouched:
+            self.tools.safe_set_full_fp32_param(parameter, value)
+            parameter.copy_(value)
+        self.drop(gradients)
         return norm
+
+    def drop(self, gradients: Sequence[Gradients]) -> None:
+        self.engine.zero_grad()
+        self._close()
+        super().drop(gradients)
+
+    def _close(self) -> None:
+        """Divides what is in ``.grad`` over the ranks: a mean of equal copies, or nothing."""
+        self._window.close()
+        self._open = False
 
     def whole_optimizer(self) -> torch.optim.Optimizer:
         """An object with the ``state`` of the optimizer: moments gathered from all ranks, one parameter at a time."""
@@ -128,3 +133,37 @@ class DeepSpeedZero(DataParallel):
         partitions = zip(zero.bit16_groups, zero.single_partition_of_fp32_groups, strict=True)
         made = {parameter: zero.optimizer.state[flat]["step"] for group, flat in partitions for parameter in group}
         return [made[parameter] for parameter in self.parameters]
+
+
+def self_test(ranks: Ranks, stage: int, device: str) -> None:
+    """Raises ``UserError`` unless two ZeRO updates of a toy are the plain ones; all ranks call it.
+
+    Some DeepSpeed versions reduce wrongly, without a word, where a module is used more than once in a step.
+    """
+    ends = []
+    for zero in (False, True):
+        weight, bias, unused = (nn.Parameter(torch.linspace(-1, 1, n, device=device)) for n in (7, 3, 2))
+        groups = {"first": [("weight", weight)], "second": [("bias", bias), ("unused", unused)]}
+        # the large eps and clip norm: otherwise neither Adam nor clipping would let a wrong scale be seen
+        optimizer = torch.optim.AdamW([{"params": [p for _, p in members]} for members in groups.values()], lr=0.1, eps=1.0)
+        parts = (groups, optimizer, 1e3, ranks, 2)
+        strategy = DeepSpeedZero(*parts, stage) if zero else DataParallel(*parts)
+        for update in (1, 2):
+            gradients = []
+            for loop in (1, 2):
+                with strategy.gradient() as gradient:
+                    for micro in (1, 2):
+                        x = (weight * (ranks.rank + micro)).sin() * loop  # [7]
+                        strategy.backward((x.sum() * bias.square().mean() + (weight * update).cos().sum()) / ranks.world)
+                gradients.append(gradient)
+            strategy.reduce(gradients)
+            strategy.step(gradients, torch.tensor([[1.0, 0.5], [0.7, -0.2]], dtype=torch.float64))
+        ends.append(torch.cat([parameter.detach() for parameter in (weight, bias, unused)]))
+    off = float((ends[0] - ends[1]).abs().max())
+    if not off <= TOLERANCE:  # NaN too
+        import deepspeed
+
+        raise UserError(
+            f"deepspeed {deepspeed.__version__} with launch.zero_stage={stage} makes other updates of a toy model than plain training "
+            f"(by {off:.1e}); use launch.strategy=ddp, or another version of deepspeed"
+        )

@@ -18,6 +18,7 @@ from core.engine.feed import Feed
 from core.engine.gradients import Gradients
 from core.engine.noise import RunNoise, derived_seed
 from core.engine.strategy import Single
+from core.engine.surgery import diagnostics
 
 
 @dataclass
@@ -28,6 +29,15 @@ class LoopSetup:
     weight: float
     tasks: Mapping[str, Loop]
     feed: Feed
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The samples of one backward pass on this rank, and whether their loss was finite."""
+
+    task: str  # loop/task
+    ids: list[str]
+    finite: bool
 
 
 @dataclass
@@ -45,34 +55,53 @@ class Trainer:
     device: str
     precision: str
     folder: Path
-    clock: Mapping[str, float] = field(default_factory=dict)
+    max_bad_updates: int = 0
+    skipped: int = 0  # updates so far whose loss or gradient was not finite
+    _seen: list[Seen] = field(default_factory=list)
 
     def update(self, number: int) -> dict[str, float]:
-        """Runs update ``number`` (from 0) and returns what is to be logged. Raises ``UserError`` for NaN or Inf."""
+        """Runs update ``number`` (from 0) and returns what is to be logged.
+
+        NaN or Inf in a loss or gradient changes nothing but the learning rate's place, and is counted: past
+        ``max_bad_updates`` it raises ``UserError``. All ranks decide alike, on exchanged numbers.
+        """
         started = time.perf_counter()
+        self._seen.clear()
         values: dict[str, float] = {}
-        gradients: dict[str, Gradients] = {}
-        for name in self.schedule.loops(number):
-            gradients[name] = self._gradient(self.loops[name], number, values)
-        order = list(gradients.values())
-        self.strategy.reduce(order)
-        gram = Gram(
-            loops=tuple(gradients),
-            groups=tuple(order[0].flat),
-            values=self.strategy.gram(order),
-            scales=torch.tensor([self.loops[name].weight for name in gradients], dtype=torch.float64),
-        )
-        weights = self.op.weights(gram)  # [P, n]
-        norm = self.strategy.step(order, weights)
-        self._finite(norm, f"the gradient of update {number}", {})
-        self.rate.step()
-        if self.teacher is not None:
+        gradients = {name: self._gradient(self.loops[name], number, values) for name in self.schedule.loops(number)}
+        wrong = next((f"the loss of {name}" for name in gradients if not math.isfinite(values[f"{name}/loss"])), None)
+        if wrong is None and not self._step(gradients, values):
+            wrong = "the gradient"
+        if wrong:
+            self.strategy.drop(list(gradients.values()))
+            self._skip(f"{wrong} in update {number}", number)
+        elif self.teacher is not None:
             self.teacher.update()
-        values |= surgery(gram, weights)
-        values["optimizer/grad_norm"] = norm
+        self.rate.step()
         values["optimizer/lr"] = float(self.rate.get_last_lr()[0])
+        values["optimizer/skipped"] = float(self.skipped)
         values["time/update_s"] = time.perf_counter() - started
         return values
+
+    def _step(self, gradients: Mapping[str, Gradients], values: dict[str, float]) -> bool:
+        """Surgery and the optimizer's step; False, with nothing changed, where the gradient is not finite."""
+        order = list(gradients.values())
+        self.strategy.reduce(order)
+        per_parameter = getattr(self.op, "per_parameter", False)
+        gram = Gram(
+            loops=tuple(gradients),
+            groups=tuple(order[0].blocks(per_parameter)),
+            values=self.strategy.gram(order, per_parameter),
+            scales=torch.tensor([self.loops[name].weight for name in gradients], dtype=torch.float64),
+            losses=torch.tensor([values[f"{name}/loss"] for name in gradients], dtype=torch.float64),
+        )
+        if not bool(gram.values.isfinite().all()):  # before the op, whose state would keep it
+            return False
+        weights = self.op.weights(gram)  # [P, n]
+        norm = self.strategy.step(order, weights)
+        values |= diagnostics(gram, weights)
+        values["optimizer/grad_norm"] = norm
+        return math.isfinite(norm)
 
     def _gradient(self, loop: LoopSetup, number: int, values: dict[str, float]) -> Gradients:
         """This rank's part of the accumulated gradient of one loop; losses and metrics are added to ``values``."""
@@ -92,20 +121,32 @@ class Trainer:
                     with torch.autocast(self.device, torch.bfloat16) if self.precision == "bf16" else nullcontext():
                         terms = loop.tasks[task](self.model, self.teacher, batch.to(self.device), noise)
                     loss = torch.stack([term.weight * term.total / max(totals[name], 1) for name, term in terms.terms.items()]).sum()
-                    self._finite(float(loss.detach()), f"the loss of update {number}, {loop.name}/{task}", micro.ids)
-                    self.strategy.backward(loss)
+                    self.strategy.backward(loss)  # also of NaN: the ranks' backward passes may wait for each other
+                    value = float(loss.detach())
+                    self._seen.append(Seen(f"{loop.name}/{task}", batch.ids, math.isfinite(value)))
                     add_sums(sums, f"{loop.name}/{task}", terms)
-                    sums[f"{loop.name}/loss"] += float(loss.detach())
+                    sums[f"{loop.name}/loss"] += value
         values |= means(self.strategy.total(sums))
         return gradients
 
-    def _finite(self, value: float, what: str, ids: dict[str, list[str]]) -> None:
-        if math.isfinite(value):
-            return
-        by_rank = f".rank{self.strategy.rank}" if self.strategy.rank else ""
-        file = self.folder / f"not_finite{by_rank}.json"
-        file.write_text(json.dumps({"what": what, "value": str(value), "samples": ids}, indent=2) + "\n", encoding="utf-8")
-        raise UserError(f"{what} is {value}; the batch's sample ids are in {file}. Lower optimizer.lr, or look at these samples")
+    def _skip(self, what: str, number: int) -> None:
+        """Counts an update that was not finite, and saves the ids of the samples it may come from."""
+        self.skipped += 1
+        bad = [seen for seen in self._seen if not seen.finite]
+        samples: dict[str, list[str]] = defaultdict(list)
+        # a gradient can fail where every loss is finite: then any sample may be the cause
+        for seen in bad or (self._seen if what.startswith("the gradient") else []):
+            samples[seen.task] += seen.ids
+        file = self.folder / f"not_finite-{number:06d}{f'.rank{self.strategy.rank}' if self.strategy.rank else ''}.json"
+        if samples:
+            report = {"what": what, "update": number, "samples": samples}
+            file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        if self.skipped > self.max_bad_updates:
+            known = f"the batch's sample ids are in {file}" if samples else "the rank with these samples has saved their ids"
+            count = f" ({self.skipped} such updates so far)" if self.skipped > 1 else ""
+            raise UserError(
+                f"{what} is NaN or Inf{count}; {known}. Lower optimizer.lr, look at these samples, or let train.max_bad_updates skip some"
+            )
 
 
 def add_sums(sums: dict[str, float], prefix: str, terms: LossTerms) -> None:
@@ -125,23 +166,3 @@ def means(sums: Mapping[str, float]) -> dict[str, float]:
         for name, total in sums.items()
         if not name.endswith("#") and sums.get(name + "#", 1)
     }
-
-
-def surgery(gram: Gram, weights: torch.Tensor) -> dict[str, float]:
-    """Diagnostics of the update: norms, cosine and conflict of the loops' gradients, over all and by group."""
-    values: dict[str, float] = {}
-    whole = gram.values.sum(0)  # [n, n]
-    for i, name in enumerate(gram.loops):
-        values[f"surgery/norm/{name}"] = math.sqrt(max(float(whole[i, i]), 0.0))
-        values[f"surgery/weight/{name}"] = float(weights[:, i].mean())
-        for j in range(i):
-            pair = f"{gram.loops[j]}_{name}"
-            values[f"surgery/cosine/{pair}"] = cosine(whole, i, j)
-            values |= {f"surgery/cosine/{pair}/{group}": cosine(gram.values[p], i, j) for p, group in enumerate(gram.groups)}
-    return values
-
-
-def cosine(gram: torch.Tensor, i: int, j: int) -> float:
-    """Cosine of two gradients from their Gram matrix [n, n]; 0 where one of them is zero."""
-    scale = math.sqrt(max(float(gram[i, i] * gram[j, j]), 0.0))
-    return float(gram[i, j]) / scale if scale else 0.0

@@ -48,8 +48,16 @@ def model_facts(recipe: Recipe, registry: Registry) -> tuple[Facts, Finding]:
         facts = dict(function(**{key: build(recipe, ("model", key), registry) for key in keys}))
     except (UserError, OSError, ValueError, KeyError, TypeError) as fault:
         return {}, Finding("fail", "model", str(fault))
-    trained = ", ".join(f"{group} {count:,}" for group, count in facts["trained"].items())
-    return facts, Finding("pass", "model", f"{facts['parameters']:,} parameters; trained: {trained}")
+    total = facts["parameters"]
+    trained = ", ".join(f"{group} {count:,} ({count / total:.2%})" for group, count in facts["trained"].items())
+    return facts, Finding("pass", "model", f"{total:,} parameters; trained: {trained}")
+
+
+def answers(facts: Facts) -> Iterator[Finding]:
+    """Whether the model's [SEG] token can be emitted and learned, where its component tells."""
+    if "seg" in facts:
+        status, text = facts["seg"]
+        yield Finding(status, "model", text)
 
 
 def epochs(recipe: Recipe, drawn: list[Drawn]) -> Iterator[Finding]:

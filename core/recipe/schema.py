@@ -52,6 +52,7 @@ class Train:
     group_pictures: bool = False  # regions of one picture follow each other, so that a batch encodes it once
     workers: Annotated[int, Within(0)] = 0  # of the loader; 0 prepares samples in the main process
     max_bad_fraction: Annotated[float, Within(0, 1)] = 0.01  # of a source's samples, before the run stops
+    max_bad_updates: Annotated[int, Within(0)] = 0  # with a loss or gradient of NaN or Inf, skipped before the run stops
     evaluate: Literal["none", "before_and_after"] = "none"
 
 
@@ -70,6 +71,7 @@ class Launch:
     device: Literal["cpu", "cuda"] = "cpu"
     check_every: Annotated[int, Within(1)] = 50  # updates, after which the ranks' weights are compared; also at every checkpoint
     timeout_s: Annotated[int, Within(1)] = 1800  # how long a rank waits for the others in an exchange
+    requeue: bool = False  # after SIGTERM or SIGUSR1 exit with 0; the same command goes on with the newest unfinished run
 
 
 @dataclass(frozen=True)

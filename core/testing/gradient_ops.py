@@ -26,12 +26,14 @@ class GradientOpKit:
     orthogonal_to: the part that the update adds to this loop's scaled gradient is orthogonal to it.
     conflict_free: with two loops, the update has no negative inner product with either loop's gradient.
     sum_without_conflict: where no two gradients conflict, the update is the plain weighted sum.
+    symmetric: the order of the loops does not matter.
     scope: ``global``: all parameter groups get equal weights; ``group``: a group's weights depend on that group alone.
     """
 
     orthogonal_to: str | None = None
     conflict_free = False
     sum_without_conflict = False
+    symmetric = False
     scope: Literal["global", "group"] | None = None
 
     def make(self) -> GradientOp:
@@ -122,6 +124,15 @@ class GradientOpKit:
             friendly = Gram(gram.loops, gram.groups, positive @ positive.mT, gram.scales)
             torch.testing.assert_close(self.make().weights(friendly), gram.scales.repeat(len(gram.groups), 1))
 
+    def test_declared_symmetry(self) -> None:
+        if not self.symmetric:
+            pytest.skip("symmetric is not declared")
+        for _, gram in problems():
+            order = torch.arange(len(gram.loops)).flip(0)
+            losses = None if gram.losses is None else gram.losses[order]
+            turned = Gram(gram.loops[::-1], gram.groups, gram.values[:, order][:, :, order], gram.scales[order], losses)
+            torch.testing.assert_close(self.make().weights(turned), self.make().weights(gram)[:, order])
+
     def test_declared_scope(self) -> None:
         for vectors, gram in problems():
             weights = self.make().weights(gram)
@@ -134,11 +145,11 @@ class GradientOpKit:
                 assert torch.equal(changed[0], weights[0]), "the first group's weights changed with another group"
 
 
-def gram_of(vectors: Tensor, scales: Tensor | None = None) -> Gram:
+def gram_of(vectors: Tensor, scales: Tensor | None = None, losses: Tensor | None = None) -> Gram:
     """The Gram matrix of explicit gradients [P, n, d]."""
     P, n, _ = vectors.shape
     scales = torch.ones(n, dtype=torch.float64) if scales is None else scales
-    return Gram(tuple(f"loop{i + 1}" for i in range(n)), tuple(f"group{p}" for p in range(P)), vectors @ vectors.mT, scales)
+    return Gram(tuple(f"loop{i + 1}" for i in range(n)), tuple(f"group{p}" for p in range(P)), vectors @ vectors.mT, scales, losses)
 
 
 def problems() -> Iterator[tuple[Tensor, Gram]]:
@@ -148,4 +159,5 @@ def problems() -> Iterator[tuple[Tensor, Gram]]:
         for lean in (-1.5, -0.3, 0.0, 0.8):
             vectors = torch.randn(3, n, 7, dtype=torch.float64, generator=draw)
             vectors[:, 1:] += lean * vectors[:, :1]
-            yield vectors, gram_of(vectors, torch.rand(n, dtype=torch.float64, generator=draw) + 0.1)
+            scales, losses = torch.rand(2, n, dtype=torch.float64, generator=draw) + 0.1
+            yield vectors, gram_of(vectors, scales, losses)

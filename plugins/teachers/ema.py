@@ -57,6 +57,16 @@ class Ema:
         if self._live:
             torch._foreach_lerp_(list(self._shadow.values()), [p.data for p in self._live.values()], 1 - self.decay)
 
+    @torch.no_grad()
+    def statistics(self) -> dict[str, float]:
+        """``distance``: the student's from the teacher, ``|w - shadow| / |shadow|`` over all trained parameters."""
+        self._require_start()
+        if not self._live:
+            return {}
+        apart = torch.stack([torch.dist(parameter.data, self._shadow[name]) for name, parameter in self._live.items()]).norm()
+        size = torch.stack([shadow.norm() for shadow in self._shadow.values()]).norm()
+        return {"distance": float(apart / size) if size else 0.0}
+
     def state_dict(self) -> dict[str, Tensor]:
         """The shadow, float32, by ``group/name``."""
         self._require_start()

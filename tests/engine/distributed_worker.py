@@ -10,14 +10,16 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from core.contracts import UserError
 from core.engine import checkpoint, runner
-from core.engine.ranks import Ranks, join
+from core.engine.ranks import Joined, Ranks, join
 from core.recipe import load
 from core.registry import Registry
 
@@ -26,11 +28,16 @@ Case = dict[str, Any]
 
 def on_ranks(world: int, cases: list[Case]) -> None:
     """Carries the cases out, one after the other, on ``world`` processes."""
+    start_ranks(world, be_rank, cases)
+
+
+def start_ranks(world: int, target: Callable[..., None], *arguments: object) -> None:
+    """Calls ``target(*arguments)`` in ``world`` processes that find each other; all must end well."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     context = multiprocessing.get_context("spawn")
-    ranks = [context.Process(target=be_rank, args=(rank, world, port, cases)) for rank in range(world)]
+    ranks = [context.Process(target=_call, args=(rank, world, port, target, arguments)) for rank in range(world)]
     for process in ranks:
         process.start()
     for process in ranks:
@@ -38,10 +45,41 @@ def on_ranks(world: int, cases: list[Case]) -> None:
     assert [process.exitcode for process in ranks] == [0] * world
 
 
-def be_rank(rank: int, world: int, port: int, cases: list[Case]) -> None:
+def _call(rank: int, world: int, port: int, target: Callable[..., None], arguments: tuple[object, ...]) -> None:
     torch.set_num_threads(1)
     numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in numbers.items()} | {"MASTER_ADDR": "127.0.0.1"}
+    target(*arguments)
+
+
+def check_zero() -> None:
+    """Stages 1 and 2 pass their self-test and skip what is not finite; a reduction that is off by a percent is noticed."""
+    from core.engine import strategy_deepspeed as module
+
+    ranks = Joined("cpu", 60)
+    right = module.DeepSpeedZero.backward
+    for stage in (1, 2):
+        module.self_test(ranks, stage, "cpu")
+        weight = torch.nn.Parameter(torch.ones(3))
+        zero = module.DeepSpeedZero({"g": [("w", weight)]}, torch.optim.AdamW([weight], lr=0.1), 1.0, ranks, 1, stage)
+        seen = []
+        for scale in (1.0, float("nan"), 1.0):
+            with zero.gradient() as gradient:
+                zero.backward(weight.square().sum() * scale)
+            zero.reduce([gradient])
+            if not zero.step([gradient], torch.ones(1, 1, dtype=torch.float64)) < 1e9:
+                zero.drop([gradient])
+            seen.append(weight.detach().clone())
+        assert torch.equal(seen[0], seen[1])
+        assert float(seen[1].sub(seen[2]).min()) > 0.05  # the NaN has left nothing behind
+        module.DeepSpeedZero.backward = lambda self, loss: right(self, loss * 1.01)
+        with pytest.raises(UserError, match=rf"deepspeed \S+ with launch\.zero_stage={stage} makes other updates of a toy model"):
+            module.self_test(ranks, stage, "cpu")
+        module.DeepSpeedZero.backward = right
+    ranks.leave()
+
+
+def be_rank(cases: list[Case]) -> None:
     if "resume" in cases[0]:
         [case] = cases
         assert runner.run(load(Path(case["recipe"])), Registry(), resume=Path(case["resume"]), quiet=True) == 0

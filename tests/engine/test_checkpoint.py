@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -85,3 +86,65 @@ def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
     os.truncate(path / "optimizer.safetensors", 9)
     with pytest.raises(UserError, match="not a complete checkpoint"):
         checkpoint.load(path, groups, optimizer, None)
+
+
+def test_a_full_disk_is_reported_before_anything_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups, optimizer = fresh()
+    first = checkpoint.save(tmp_path, 1, groups, optimizer, None, {}, keep=1)
+    before = {file.name: file.read_bytes() for file in first.iterdir()}
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(UserError, match=r"checkpoint of update 2 cannot be written \(it needs 1 MB, 0 MB are free\); earlier ones are unt"):
+        checkpoint.save(tmp_path, 2, groups, optimizer, None, {}, keep=1)
+    assert {file.name: file.read_bytes() for file in first.iterdir()} == before
+
+
+FULL = """
+import resource, sys
+import torch
+from pathlib import Path
+from torch import nn
+from core.contracts import UserError
+from core.engine import checkpoint
+
+layer = nn.Linear(64, 64)
+groups = {"layer": list(layer.named_parameters())}
+optimizer = torch.optim.AdamW(layer.parameters())
+checkpoint.save(Path(sys.argv[1]), 1, groups, optimizer, None, {}, keep=1)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # the system refuses to write on, as a full disk does
+try:
+    checkpoint.save(Path(sys.argv[1]), 2, groups, optimizer, None, {}, keep=1)
+except UserError as error:
+    print(error)
+"""
+
+
+def test_a_disk_that_fills_up_while_writing_leaves_the_previous_checkpoint(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FULL, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert "the checkpoint of update 2 cannot be written" in done.stdout, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["update-000001"]
+    groups, optimizer = fresh()
+    assert checkpoint.load(tmp_path / "update-000001", groups, optimizer, None)["update"] == 1
+
+
+def test_where_no_folder_can_be_made(tmp_path: Path) -> None:
+    groups, optimizer = fresh()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"update 1 cannot be written \(.*Not a directory"):
+        checkpoint.save(tmp_path / "file" / "checkpoints", 1, groups, optimizer, None, {}, keep=1)
+
+
+def test_a_checkpoint_is_out_of_the_list_before_its_files_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups, optimizer = fresh()
+    checkpoint.save(tmp_path, 1, groups, optimizer, None, {}, keep=1)
+
+    def killed(path: Path, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint.save(tmp_path, 2, groups, optimizer, None, {}, keep=1)
+    assert [update for update, _ in checkpoint.list_checkpoints(tmp_path)] == [2]
+    checkpoint.save(tmp_path, 3, groups, optimizer, None, {}, keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["update-000003"]

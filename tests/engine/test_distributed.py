@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +16,14 @@ from core.engine import checkpoint, runner
 from core.engine.ranks import Joined, Ranks
 from core.recipe import Recipe, resolved_yaml
 from core.registry import Registry
-from tests.engine.distributed_worker import Case, carry_out, on_ranks
+from tests.engine.distributed_worker import Case, carry_out, check_zero, on_ranks, start_ranks
 
 Make = Callable[..., Recipe]
 Tensors = dict[str, torch.Tensor]
+
+needs_compiler = pytest.mark.skipif(
+    not (shutil.which("g++") and shutil.which("ninja")), reason="deepspeed compiles an extension: no g++ or ninja"
+)
 
 PROJECTIONS = {
     "global": "gradient={use: pcgrad_orthogonal, anchor: loop1}",
@@ -90,21 +95,50 @@ def test_any_number_of_processes_makes_the_same_updates(case: Callable[..., Case
     assert distance(references["group"], joined(case("ddp", 1, "group"))) < 1e-5
 
 
-@pytest.mark.skipif(not (shutil.which("g++") and shutil.which("ninja")), reason="deepspeed compiles an extension: no g++ or ninja")
+@needs_compiler
 def test_zero_makes_the_same_updates_and_shares_checkpoints(case: Callable[..., Case]) -> None:
     reference, whole = case("single", 1, "conflict"), case("single", 1, "conflict", updates=3)
     alone(reference)
     alone(whole)
     third = checkpoint.list_checkpoints(Path(whole["out"]))[0][1]
     one, two = case("deepspeed", 2, "conflict", zero_stage=1), case("deepspeed", 2, "conflict", last=str(third))
-    on_ranks(2, [one, two])  # the second goes on from a checkpoint of one process
+    three = case("deepspeed", 2, "conflict", updates=3)
+    on_ranks(2, [one, two, three])  # the second goes on from a checkpoint of one process
     for case_ in (one, two):
         assert distance(result(reference), result(case_)) < 1e-5
         moments = result(reference, "optimizer")
         found = result(case_, "optimizer")
         assert moments.keys() <= found.keys()
         assert distance(moments, {name: found[name] for name in moments}) < 1e-5
+    back = {**reference, "out": three["out"], "last": str(checkpoint.list_checkpoints(Path(three["out"]))[0][1])}
+    assert distance(result(reference), alone(back)) < 1e-5  # ZeRO's third checkpoint, gone on with by one process
     assert distance(result(reference), joined(case("deepspeed", 1, "conflict"))) < 1e-5
+
+
+@needs_compiler
+@pytest.mark.skipif("DUALLOOP_LONG" not in os.environ, reason="takes two minutes; set DUALLOOP_LONG=1, and -s for the table")
+def test_every_strategy_number_of_processes_and_projection(case: Callable[..., Case]) -> None:
+    references = {name: alone(case("single", 1, name)) for name in PROJECTIONS}
+    strategies = {"ddp": ("ddp", 0), "ZeRO-1": ("deepspeed", 1), "ZeRO-2": ("deepspeed", 2)}
+    off: dict[tuple[str, int, str], float] = {}
+    for world in (1, 2, 4):
+        cases = {
+            (label, world, name): case(strategy, world, name, zero_stage=stage)
+            for label, (strategy, stage) in strategies.items()
+            for name in PROJECTIONS
+        }
+        on_ranks(world, list(cases.values()))
+        off |= {key: distance(references[key[2]], result(done)) for key, done in cases.items()}
+    print("\n| strategy | processes |", " | ".join(PROJECTIONS), "|")
+    for label in strategies:
+        for world in (1, 2, 4):
+            print(f"| {label} | {world} |", " | ".join(f"{off[label, world, name]:.1e}" for name in PROJECTIONS), "|")
+    assert max(off.values()) < 1e-5
+
+
+@needs_compiler
+def test_zero_tests_itself_and_skips_what_is_not_finite() -> None:
+    start_ranks(2, check_zero)
 
 
 def test_launch_must_fit(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:

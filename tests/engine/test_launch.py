@@ -6,17 +6,18 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from safetensors.torch import load_file
 
-from core.engine import launch, runner
+from core.engine import checkpoint, launch, runner
 from core.recipe import Recipe, resolved_yaml
 from core.registry import Registry
 from tests.engine.distributed_worker import on_ranks
@@ -31,9 +32,12 @@ from pathlib import Path
 from typing import Literal
 from core.contracts import Model, UserError
 
-def model(*, pids: str, mode: Literal["user", "exit", "crash", "sleep"], checkpoint: str = "") -> Model:
+def model(*, pids: str, mode: Literal["user", "exit", "crash", "sleep", "joined"], checkpoint: str = "") -> Model:
     Path(pids).mkdir(exist_ok=True)
     (Path(pids) / str(os.getpid())).touch()
+    if mode == "joined":
+        import torch.distributed as dist
+        raise UserError(f"rank {dist.get_rank()} of {dist.get_world_size()} is here")
     if mode == "user":
         raise UserError("the moon is too bright; wait for the day")
     if mode == "exit":
@@ -44,10 +48,11 @@ def model(*, pids: str, mode: Literal["user", "exit", "crash", "sleep"], checkpo
 """
 
 
-def start(recipe: Path, *overrides: str) -> subprocess.Popen[str]:
+def start(recipe: Path, *overrides: str, by: Sequence[str] = (sys.executable,), **variables: str) -> subprocess.Popen[str]:
     """The command in a process group of its own, as a shell starts it."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")} | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "core.run", str(recipe), "--quiet", *overrides]
+    ours = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+    environment = {k: v for k, v in os.environ.items() if k not in ours} | {"OMP_NUM_THREADS": "1"} | variables
+    command = [*by, "-m", "core.run", str(recipe), "--quiet", *overrides]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
 
 
@@ -117,6 +122,54 @@ def test_no_orphans(fake: Callable[[str], Path], tmp_path: Path, number: signal.
     until(lambda: not workers(process.pid), 5)
 
 
+def test_under_torchrun_it_joins(fake: Callable[[str], Path]) -> None:
+    by = (
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--rdzv-backend",
+        "c10d",
+        "--rdzv-endpoint",
+        "localhost:0",
+    )
+    process = start(fake("joined"), by=by)
+    _, errors = process.communicate(timeout=90)
+    assert process.returncode == 1  # torchrun's own
+    assert "model: rank 0 of 2 is here" in errors
+
+
+def test_in_a_slurm_step_it_joins(fake: Callable[[str], Path]) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "localhost", "MASTER_PORT": str(port)}
+    recipe = fake("joined")
+    tasks = [start(recipe, **step, SLURM_PROCID=str(number), SLURM_LOCALID=str(number)) for number in (0, 1)]
+    told = [task.communicate(timeout=90)[1] for task in tasks]
+    assert [task.returncode for task in tasks] == [2, 2]
+    assert "model: rank 0 of 2 is here" in told[0]
+    assert "rank 1 lost the other ranks" in told[1]
+
+
+def test_the_loaders_workers_do_not_outlive_a_killed_run(tiny: Make, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(resolved_yaml(tiny("train.workers=2", "train.updates=500"), Registry()))
+    process = start(recipe)
+    family = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    until(lambda: list((tmp_path / "runs").glob("*/checkpoints/update-000002")))
+    loaders = [int(child) for child in family.read_text().split()]
+    assert len(loaders) >= 2
+    for loader in loaders:  # a scheduler sends its signals to every process of a job
+        os.kill(loader, signal.SIGTERM)
+    time.sleep(0.2)
+    assert all(Path(f"/proc/{loader}").exists() for loader in loaders)
+    process.kill()
+    process.communicate(timeout=30)
+    until(lambda: not any(Path(f"/proc/{loader}").exists() for loader in loaders), 5)
+
+
 def failure(exitcode: int, timestamp: int = 100, **told: object) -> SimpleNamespace:
     return SimpleNamespace(exitcode=exitcode, timestamp=timestamp, error_file_data=told)
 
@@ -132,7 +185,7 @@ def test_a_rank_that_only_lost_the_others_is_not_the_first(capsys: pytest.Captur
 
 def test_a_run_on_two_processes_survives_the_death_of_one(tiny: Make, tmp_path: Path) -> None:
     """Killed after some updates and resumed, it arrives where one process arrives with the same global batch."""
-    common = ["optimizer.eps=1.0e-3", "model.lora={r: 4, alpha: 8, dropout: 0.0}", "train.updates=6", "checkpoint.every=1"]
+    common = ["optimizer.eps=1.0e-3", "model.lora={r: 4, alpha: 8, dropout: 0.0}", "train.updates=12", "checkpoint.every=1"]
     recipe = tiny("launch={strategy: ddp, processes: 2, check_every: 1}", "train.batch_size=1", *common)
     file, runs = tmp_path / "recipe.yaml", Path(recipe.values["output"])
     file.write_text(resolved_yaml(recipe, Registry()))
@@ -145,10 +198,18 @@ def test_a_run_on_two_processes_survives_the_death_of_one(tiny: Make, tmp_path: 
     assert "was killed by SIGKILL" in errors
     assert workers(broken.pid) == []
     [folder] = runs.iterdir()
+    reached = checkpoint.list_checkpoints(folder / "checkpoints")[-1][0]
+    asked = start(file, "launch.requeue=true")  # the same command goes on, and is asked to stop
+    until(lambda: asked.poll() is not None or checkpoint.list_checkpoints(folder / "checkpoints")[-1][0] > reached)
+    asked.send_signal(signal.SIGUSR1)
+    _, errors = asked.communicate(timeout=60)
+    assert asked.returncode == 0, errors
+    assert re.fullmatch(r"stopped by SIGUSR1 after update \d+ of \d+; --resume goes on from the last checkpoint\n", errors), errors
+    assert workers(asked.pid) == []
     on_ranks(2, [{"recipe": str(file), "resume": str(folder)}])
-    assert [json.loads(line)["update"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4, 5, 6]
+    assert [json.loads(line)["update"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == list(range(1, 13))
     alone = tiny(*common, f"output={tmp_path / 'alone'}")
     assert runner.run(alone, Registry(), quiet=True) == 0
     [other] = (tmp_path / "alone").iterdir()
-    first, second = (load_file(path / "checkpoints" / "update-000006" / "trained.safetensors") for path in (folder, other))
+    first, second = (load_file(path / "checkpoints" / "update-000012" / "trained.safetensors") for path in (folder, other))
     assert max(float((first[name] - second[name]).abs().max()) for name in second) < 1e-5

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -79,3 +82,110 @@ def test_an_interrupt_is_not_swallowed():
 
     with pytest.raises(KeyboardInterrupt):
         Trackers({"x": Interrupted()}).log(1, {})
+
+
+class Slow(Recorder):
+    """Waits in log() until it is let go; after 20 s without that it fails, and so does the test."""
+
+    background = True
+
+    def __init__(self, fails_in=""):
+        super().__init__(fails_in)
+        self.go = threading.Event()
+
+    def __getattribute__(self, name):
+        own = super().__getattribute__(name)
+        if name != "log":
+            return own
+
+        def call(*arguments):
+            assert self.go.wait(20), "the run waited for a slow tracker"
+            own(*arguments)
+
+        return call
+
+
+def test_a_slow_tracker_is_not_waited_for_and_misses_nothing():
+    slow, quick, warned = Slow(), Recorder(), []
+    trackers = Trackers({"slow": slow, "quick": quick}, warn=warned.append)
+    trackers.start(RUN)
+    values = {"a": 0.0}
+    for update in range(1, 501):
+        values["a"] = float(update)  # one mapping, changed: the tracker's copy stays
+        trackers.log(update, values)
+    assert slow.calls == [("start", RUN)]
+    slow.go.set()
+    trackers.finish({"b": 1.0})
+    assert slow.calls[1:] == [*(("log", update, {"a": float(update)}) for update in range(1, 501)), ("finish", {"b": 1.0})]
+    assert len(quick.calls) == 502
+    assert warned == []
+
+
+def test_what_is_left_out_of_a_tracker_that_is_too_slow_is_counted(monkeypatch):
+    monkeypatch.setattr("core.engine.tracking.MOST_WAITING", 10)
+    slow, warned = Slow(), []
+    trackers = Trackers({"slow": slow}, warn=warned.append)
+    trackers.start(RUN)
+    for update in range(50):
+        trackers.log(update, {})
+    slow.go.set()
+    trackers.finish({})
+    assert slow.calls[-1] == ("finish", {})
+    assert 38 <= 50 - (len(slow.calls) - 2) <= 40
+    assert warned == [f"tracker 'slow' was too slow: {50 - (len(slow.calls) - 2)} of its calls were left out"]
+
+
+def test_the_end_of_a_run_does_not_wait_for_ever():
+    slow, warned = Slow(), []
+    trackers = Trackers({"slow": slow}, warn=warned.append, patience_s=0.05)
+    trackers.start(RUN)
+    trackers.log(1, {})
+    trackers.finish({})
+    slow.go.set()
+    assert len(warned) == 1
+    assert "'slow' is still busy" in warned[0]
+    assert trackers.active == ()
+
+
+@pytest.mark.parametrize("fails_in", ["log", "finish"])
+def test_a_failing_tracker_in_the_background_is_switched_off_once(fails_in):
+    bad, warned = Slow(fails_in), []
+    bad.go.set()
+    trackers = Trackers({"bad": bad}, warn=warned.append)
+    drive(trackers)
+    assert trackers.active == ()
+    assert len(warned) == 1
+    assert f"'bad' failed in {fails_in}()" in warned[0]
+    assert [call[0] for call in bad.calls].count(fails_in) == 1
+
+
+def test_panels_go_to_the_trackers_that_have_them():
+    class Shows(Recorder):
+        def panels(self, update, name, pictures):
+            self.calls.append((update, name, pictures))
+
+    shows, plain = Shows(), Recorder()
+    trackers = Trackers({"shows": shows, "plain": plain})
+    trackers.panels(3, "pictures/after", [])
+    assert (shows.calls, plain.calls) == ([(3, "pictures/after", [])], [])
+    assert trackers.active == ("shows", "plain")
+
+
+def test_a_run_that_ends_with_an_error_still_hands_over_what_waits(tmp_path):
+    script = f"""
+import time
+from core.engine.tracking import Trackers
+class File:
+    background = True
+    def start(self, run): ...
+    def log(self, update, values):
+        time.sleep(0.05)
+        open({str(tmp_path / "log")!r}, "a").write(f"{{update}} ")
+trackers = Trackers({{"file": File()}})
+trackers.start(None)
+for update in range(5):
+    trackers.log(update, {{}})
+raise SystemExit(3)
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 3
+    assert (tmp_path / "log").read_text() == "0 1 2 3 4 "

@@ -86,7 +86,7 @@ def test_loop1_feeds_soft_text_and_never_ids_to_the_second_forward(
     teacher = Ema(decay=0.9)
     teacher.start(model.trainable())
     seen, embedded = {}, []
-    segment, embed = model.segment, model.embed
+    segment, embed = model.segment, model.sequences.embed
 
     def spy(vision, view, text, mask, wording):
         seen["text"], seen["view"], seen["ids_before"] = text, view, len(embedded)
@@ -95,7 +95,7 @@ def test_loop1_feeds_soft_text_and_never_ids_to_the_second_forward(
         return result
 
     monkeypatch.setattr(model, "segment", spy)
-    monkeypatch.setattr(model, "embed", lambda ids: (embedded.append(ids.shape), embed(ids))[1])
+    monkeypatch.setattr(model.sequences, "embed", lambda ids: (embedded.append(ids.shape), embed(ids))[1])
     loop1(StGumbelTopk(k=16))(model, teacher, batch, NOISE)
     assert seen["text"].grad_fn is not None
     assert torch.equal(seen["view"], batch.view2)
@@ -124,7 +124,7 @@ def test_the_teacher_labels_with_its_own_weights(model: Sa2va, batch: RegionBatc
 
 def test_masked_tokens_are_a_share_of_the_real_ones_and_ordinary(model: Sa2va) -> None:
     loop = loop1(StGumbelTopk(k=4), token_mask_ratio=0.25)
-    pseudo = model._rows([[int(t) for t in model.ordinary_tokens[:8]], [int(t) for t in model.ordinary_tokens[:4]], []])
+    pseudo = model.text.rows([[int(t) for t in model.ordinary_tokens[:8]], [int(t) for t in model.ordinary_tokens[:4]], []], model.device)
     masked, hidden = loop.mask_tokens(pseudo, ["a", "b", "c"], model.ordinary_tokens, NOISE)
     assert hidden.sum(1).tolist() == [2, 1, 0]
     assert torch.equal(masked.ids[~hidden], pseudo.ids[~hidden])
@@ -133,7 +133,9 @@ def test_masked_tokens_are_a_share_of_the_real_ones_and_ordinary(model: Sa2va) -
     assert not special & set(model.ordinary_tokens.tolist())
     again, _ = loop.mask_tokens(pseudo, ["a", "b", "c"], model.ordinary_tokens, NOISE)
     assert torch.equal(again.ids, masked.ids)
-    alone, _ = loop.mask_tokens(model._rows([[int(t) for t in model.ordinary_tokens[:4]]]), ["b"], model.ordinary_tokens, NOISE)
+    alone, _ = loop.mask_tokens(
+        model.text.rows([[int(t) for t in model.ordinary_tokens[:4]]], model.device), ["b"], model.ordinary_tokens, NOISE
+    )
     assert torch.equal(alone.ids[0], masked.ids[1, :4])  # a sample's noise does not depend on its neighbours
 
 

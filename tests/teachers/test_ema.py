@@ -52,6 +52,16 @@ def test_small_steps_arrive():
     torch.testing.assert_close(moved, torch.full((100,), 1 - 0.999**500), rtol=0.01, atol=0)
 
 
+def test_the_distance_of_the_student(model):
+    teacher = started(model)
+    assert teacher.statistics() == {"distance": 0.0}
+    shadow = torch.cat([tensor.flatten() for tensor in teacher.state_dict().values()])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.5)
+    assert teacher.statistics()["distance"] == pytest.approx(0.5 * len(shadow) ** 0.5 / float(shadow.norm()))
+
+
 def test_weights_swaps_pointers_and_holds_only_trained_parameters(model):
     teacher = started(model)
     with torch.no_grad():

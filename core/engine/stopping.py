@@ -1,0 +1,86 @@
+"""SIGTERM and SIGUSR1: a run that is asked to stop finishes its update, saves and ends. Importing this does not import torch.
+
+Outside the updates there is nothing to save, and the signal ends the run at once. With ``launch.requeue`` the exit code
+is 0, and a SIGUSR1 within a SLURM job puts the job back into the queue.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from core.contracts import UserError
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class Stopped(BaseException):
+    """A signal asked the run to stop. Not an ``Exception``: like Ctrl-C it must pass whatever handles failures."""
+
+    def __init__(self, number: int, when: str = "before it had trained") -> None:
+        self.signal = signal.Signals(number)
+        super().__init__(f"stopped by {self.signal.name} {when}; --resume goes on from the last checkpoint")
+
+    def exit_code(self, requeue: bool) -> int:
+        """0 for who asked to be started again, otherwise 128 + the signal's number as in a shell."""
+        return 0 if requeue else 128 + self.signal
+
+
+class _State:
+    asked: int | None = None  # the first signal taken
+    patient = False  # whether the run looks at ``asked`` by itself
+    owner = 0  # the process that listens
+
+
+def asked() -> int | None:
+    """The number of the signal that asked this process to stop."""
+    return _State.asked
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """Inside it the signals are taken; they raise ``Stopped`` unless ``patiently`` is entered."""
+    if threading.current_thread() is not threading.main_thread():  # Python takes signals in the main thread only
+        yield
+        return
+    _State.asked, _State.owner = None, os.getpid()
+    before = {number: signal.signal(number, _take) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        _State.asked = None
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def patiently() -> Iterator[None]:
+    """Inside it a signal is only noted: the caller asks for it where it can stop."""
+    _State.patient = True
+    try:
+        yield
+    finally:
+        _State.patient = False
+
+
+def requeue() -> None:
+    """Puts the SLURM job of this process, if it is in one, back into the queue. Raises ``UserError`` where SLURM refuses."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job and shutil.which("scontrol"):
+        done = subprocess.run(["scontrol", "requeue", job], check=False, capture_output=True, text=True)
+        if done.returncode:
+            raise UserError(f"saved, but SLURM does not requeue job {job}: {done.stderr.strip()}; submit it again, with --resume")
+
+
+def _take(number: int, frame: FrameType | None) -> None:
+    if os.getpid() != _State.owner:  # a loader's worker has inherited the handler; its end is the main process's business
+        return
+    _State.asked = _State.asked or number
+    if not _State.patient:
+        raise Stopped(number)

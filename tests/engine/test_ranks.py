@@ -1,0 +1,97 @@
+"""Joining: SLURM's names, a rank that hangs."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from core.engine import slurm
+from core.engine.ranks import Joined, LostRank
+
+
+def test_a_slurm_step_of_several_tasks_is_joined() -> None:
+    step = {
+        "SLURM_JOB_ID": "4242",
+        "SLURM_STEP_ID": "1",
+        "SLURM_STEP_NUM_TASKS": "20",
+        "SLURM_STEP_NODELIST": "gpu[003-004,011]",
+        "SLURM_STEP_TASKS_PER_NODE": "8(x2),4",
+        "SLURM_PROCID": "17",
+        "SLURM_LOCALID": "1",
+        "SLURM_NODEID": "2",
+    }
+    environment = dict(step)
+    slurm.adopt(environment)
+    found = {name: value for name, value in environment.items() if name not in step}
+    assert found == {
+        "RANK": "17",
+        "WORLD_SIZE": "20",
+        "LOCAL_RANK": "1",
+        "LOCAL_WORLD_SIZE": "4",
+        "MASTER_ADDR": "gpu003",
+        "MASTER_PORT": "25251",
+    }
+    own = step | {"SLURM_GPUS_PER_TASK": "1", "MASTER_PORT": "29500"}  # each task sees its own GPU as the first
+    slurm.adopt(own)
+    assert (own["LOCAL_RANK"], own["LOCAL_WORLD_SIZE"], own["MASTER_PORT"]) == ("0", "1", "29500")
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "1"},  # the batch script itself
+        {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"},  # srun with one task, which starts its own workers
+        {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "RANK": "3"},  # srun torchrun
+    ],
+)
+def test_where_nothing_is_to_be_joined(environment: dict[str, str]) -> None:
+    given = dict(environment)
+    slurm.adopt(environment)
+    assert environment == given
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [("n1", "n1"), ("n7,n9", "n7"), ("gpu[003-008,011]-ib,login1", "gpu003-ib"), ("a[5],b[1-2]", "a5"), ("10.0.0.1", "10.0.0.1")],
+)
+def test_the_first_host_of_a_node_list(nodes: str, first: str) -> None:
+    assert slurm.first_host(nodes) == first
+
+
+def two(rank: int, port: int, out: Path) -> None:
+    """Rank 1 comes to two exchanges and not to the third."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = Joined("cpu", timeout_s=2)
+    ranks.gather(rank)
+    ranks.total({"a": rank})
+    if rank == 1:
+        while not (out / "told").exists():
+            time.sleep(0.05)
+        os._exit(0)
+    try:
+        ranks.gather("where are you")
+    except LostRank as error:
+        (out / "told.part").write_text(str(error))
+        (out / "told.part").rename(out / "told")
+    os._exit(0)
+
+
+def test_a_rank_that_hangs_is_named_after_the_timeout(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=two, args=(rank, port, tmp_path)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    told = (tmp_path / "told").read_text()
+    assert told.startswith("rank 0 lost the other ranks while exchanging numbers (")
+    assert "rank 1 has been silent for launch.timeout_s=2 seconds, since exchanging numbers. The last checkpoint stands" in told
