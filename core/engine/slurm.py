@@ -23,12 +23,12 @@ def adopt(environment: MutableMapping[str, str]) -> None:
     one_gpu = environment.get("SLURM_GPUS_PER_TASK") == "1"  # each task sees its own as the first
     node = int(environment.get("SLURM_NODEID", "0"))
     here = tasks_per_node(environment.get("SLURM_STEP_TASKS_PER_NODE", str(tasks)))[node]
-    environment |= {
-        "RANK": environment["SLURM_PROCID"],
-        "WORLD_SIZE": str(tasks),
-        "LOCAL_RANK": "0" if one_gpu else environment.get("SLURM_LOCALID", "0"),
-        "LOCAL_WORLD_SIZE": "1" if one_gpu else str(here),
-    }
+    environment.update(
+        RANK=environment["SLURM_PROCID"],
+        WORLD_SIZE=str(tasks),
+        LOCAL_RANK="0" if one_gpu else environment.get("SLURM_LOCALID", "0"),
+        LOCAL_WORLD_SIZE="1" if one_gpu else str(here),
+    )
     environment.setdefault("MASTER_ADDR", first_host(environment.get("SLURM_STEP_NODELIST", "localhost")))
     step = int(environment.get("SLURM_JOB_ID", "0")) + 1009 * int(environment.get("SLURM_STEP_ID", "0"))
     environment.setdefault("MASTER_PORT", str(PORTS[step % len(PORTS)]))
