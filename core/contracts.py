@@ -374,7 +374,12 @@ class GradientOp(Protocol):
 
 @runtime_checkable
 class Schedule(Protocol):
-    """Kind ``schedules``: which loops take part in an update, in which order."""
+    """Kind ``schedules``: which loops take part in an update, in which order.
+
+    Optional: ``running = (loop, decay)``. The engine then keeps the running mean of that loop's gradients. In an update of
+    other loops too, the gradient op sees this mean under the loop's name, with scale 0: what it subtracts of it comes out of
+    the others, and the loop's own gradient, if it takes part, enters with its weight in the recipe.
+    """
 
     def loops(self, update: int) -> Sequence[str]: ...
 

@@ -1,7 +1,8 @@
 """Checkpoints of a run: complete or absent, trained groups only, everything a bit-exact resume needs.
 
 ``checkpoints/update-000250/`` holds ``trained.safetensors`` (``group/name``), ``optimizer.safetensors``
-(``group/name/exp_avg``...), ``teacher.safetensors`` and ``state.json``. It is written beside, synced and renamed.
+(``group/name/exp_avg``...), ``teacher.safetensors`` and ``running.safetensors`` (a schedule's running gradient) where there
+are such, and ``state.json``. It is written beside, synced and renamed.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ def save(
     teacher: Teacher | None,
     state: Mapping[str, Any],
     keep: int,
+    running: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Writes the checkpoint after ``update`` updates and removes all but the newest ``keep``; returns its folder.
 
@@ -52,6 +54,8 @@ def save(
     files = {"trained": trained, "optimizer": optimizer_tensors(groups, optimizer)}
     if teacher is not None:
         files["teacher"] = {name: tensor.cpu().contiguous() for name, tensor in teacher.state_dict().items()}
+    if running is not None:
+        files["running"] = {name: tensor.cpu().contiguous() for name, tensor in running.items()}
     with _writing(folder, f"the checkpoint of update {update}"):
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.glob(".update-*"):  # by a process that was killed
@@ -107,13 +111,11 @@ def _remove(path: Path) -> None:
 
 def load(path: Path, groups: Groups, optimizer: torch.optim.Optimizer, teacher: Teacher | None) -> dict[str, Any]:
     """Restores parameters, optimizer and teacher in place; returns ``state.json``. Raises ``UserError`` on any mismatch."""
-    try:
+    with _reading(path):
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
         trained = load_file(path / "trained.safetensors")
         stored = load_file(path / "optimizer.safetensors")
         shadow = load_file(path / "teacher.safetensors") if teacher is not None else {}
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"{path}: not a complete checkpoint ({error}); remove it, and --resume goes on from the one before") from None
     load_trained(trained, groups, path)
     for group, members in groups.items():
         for name, parameter in members:
@@ -124,6 +126,20 @@ def load(path: Path, groups: Groups, optimizer: torch.optim.Optimizer, teacher: 
     if teacher is not None:
         teacher.load_state_dict(shadow)
     return state
+
+
+def load_running(path: Path) -> dict[str, Tensor]:
+    """The running gradient of a checkpoint. Raises ``UserError`` where it has none."""
+    with _reading(path):
+        return load_file(path / "running.safetensors")
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"{path}: not a complete checkpoint ({error}); remove it, and --resume goes on from the one before") from None
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from core.engine.noise import derived_seed
 from core.engine.plan import Plan, Source
 from core.engine.progress import Progress
 from core.engine.ranks import Ranks, join
+from core.engine.running import RunningGradient
 from core.engine.sheet import picture_sheet
 from core.engine.strategy import make_strategy
 from core.engine.tracking import Trackers, peak_gib
@@ -186,6 +187,9 @@ def _build(recipe: Recipe, registry: Registry, folder: Path, last: Path | None, 
         if hasattr(op, "load_state_dict"):
             op.load_state_dict(state["gradient_op"])
     schedule, loops = build(recipe, ("schedule",), registry), {}
+    running = RunningGradient(groups, *schedule.running) if hasattr(schedule, "running") else None
+    if running and last is not None:
+        running.load_state_dict(checkpoint.load_running(last))
     for name, loop in values["loops"].items():
         tasks: dict[str, Loop] = {task: build(recipe, ("loops", name, "tasks", task), registry) for task in loop["tasks"]}
         sources = [
@@ -210,7 +214,7 @@ def _build(recipe: Recipe, registry: Registry, folder: Path, last: Path | None, 
         trackers["jsonl"] = registry.get("trackers", "jsonl").object()  # always on
     evaluators = {name: build(recipe, ("evaluate", name), registry) for name in values["evaluate"]}
     trainer = Trainer(model, loops, teacher, op, schedule, strategy, rate, seed, launch["device"], train["precision"], folder)
-    trainer.max_bad_updates, trainer.skipped = train["max_bad_updates"], skipped
+    trainer.max_bad_updates, trainer.skipped, trainer.running = train["max_bad_updates"], skipped, running
     return Run(recipe, folder, model, teacher, trainer, evaluators, Trackers(trackers), optimizer, start)
 
 
@@ -251,7 +255,7 @@ def _room(built: Run) -> None:
     """Raises ``UserError`` where the first checkpoint would not find a place: at the start, not after hours."""
     if built.trainer.strategy.ranks.main:
         trained = sum(p.nbytes for members in built.trainer.strategy.groups.values() for _, p in members)
-        checkpoint.check_space(built.folder, trained * (4 if built.teacher else 3))  # with Adam's two moments and the teacher
+        checkpoint.check_space(built.folder, trained * (3 + bool(built.teacher) + bool(built.trainer.running)))  # with Adam's two moments
 
 
 def _updates(built: Run, progress: Progress) -> list[dict[str, float]]:
@@ -293,8 +297,9 @@ def _save(built: Run, update: int) -> None:
         "gradient_op": op.state_dict() if hasattr(op, "state_dict") else None,
         "skipped": built.trainer.skipped,
     }
-    keep = built.recipe.values["checkpoint"]["keep"]
-    checkpoint.save(built.folder / "checkpoints", update, strategy.groups, optimizer, built.teacher, state, keep)
+    keep, running = built.recipe.values["checkpoint"]["keep"], built.trainer.running
+    mean = running.state_dict() if running else None
+    checkpoint.save(built.folder / "checkpoints", update, strategy.groups, optimizer, built.teacher, state, keep, mean)
 
 
 def _finish(

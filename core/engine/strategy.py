@@ -47,12 +47,13 @@ class Single:
         return gram(gradients, per_parameter)
 
     @torch.no_grad()
-    def step(self, gradients: Sequence[Gradients], weights: Tensor) -> float:
+    def step(self, gradients: Sequence[Gradients], weights: Tensor, kept: Sequence[Gradients] = ()) -> float:
         """Steps on ``sum_i weights[p, i] g_i`` clipped to the norm; returns the norm before clipping.
 
+        ``kept`` are further gradients of the sum, with the last columns of ``weights``, which outlive the update.
         Where the norm is not finite nothing is changed; the gradients are then still to be dropped.
         """
-        norm = self._clipped(gradients, weights)
+        norm = self._clipped([*gradients, *kept], weights)
         if math.isfinite(norm):
             self.optimizer.step()
             self.drop(gradients)

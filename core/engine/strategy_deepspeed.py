@@ -72,8 +72,8 @@ class DeepSpeedZero(DataParallel):
         self.engine.backward(loss, scale_wrt_gas=False)
 
     @torch.no_grad()
-    def step(self, gradients: Sequence[Gradients], weights: Tensor) -> float:
-        norm = self._clipped(gradients, weights)
+    def step(self, gradients: Sequence[Gradients], weights: Tensor, kept: Sequence[Gradients] = ()) -> float:
+        norm = self._clipped([*gradients, *kept], weights)
         if not math.isfinite(norm):
             return norm
         # the flat partitions know no missing gradient: a parameter that no loss reached would decay (its moments still do)

@@ -17,6 +17,7 @@ from core.contracts import GradientOp, Gram, Loop, LossTerms, Model, Schedule, T
 from core.engine.feed import Feed
 from core.engine.gradients import Gradients
 from core.engine.noise import RunNoise, derived_seed
+from core.engine.running import RunningGradient
 from core.engine.strategy import Single
 from core.engine.surgery import diagnostics
 
@@ -57,6 +58,7 @@ class Trainer:
     folder: Path
     max_bad_updates: int = 0
     skipped: int = 0  # updates so far whose loss or gradient was not finite
+    running: RunningGradient | None = None
     _seen: list[Seen] = field(default_factory=list)
 
     def update(self, number: int) -> dict[str, float]:
@@ -87,21 +89,34 @@ class Trainer:
         """Surgery and the optimizer's step; False, with nothing changed, where the gradient is not finite."""
         order = list(gradients.values())
         self.strategy.reduce(order)
-        per_parameter = getattr(self.op, "per_parameter", False)
-        gram = Gram(
-            loops=tuple(gradients),
-            groups=tuple(order[0].blocks(per_parameter)),
-            values=self.strategy.gram(order, per_parameter),
-            scales=torch.tensor([self.loops[name].weight for name in gradients], dtype=torch.float64),
-            losses=torch.tensor([values[f"{name}/loss"] for name in gradients], dtype=torch.float64),
-        )
+        scales = {name: self.loops[name].weight for name in gradients}
+        gram = self._gram(gradients, scales, values)
         if not bool(gram.values.isfinite().all()):  # before the op, whose state would keep it
             return False
-        weights = self.op.weights(gram)  # [P, n]
-        norm = self.strategy.step(order, weights)
+        seen = self.running.follow(gradients) if self.running else gradients
+        if self.running and (mean := self.running.mean) in seen.values():
+            main = self.running.loop
+            gram = self._gram(seen, scales | {main: 0.0}, values)
+            weights = self.op.weights(gram)  # [P, n], of the mean and the others
+            own = dict(zip(seen, weights.unbind(1), strict=True))
+            columns = [torch.full_like(own[main], scales[name]) if name == main else own[name] for name in gradients]
+            norm = self.strategy.step(order, torch.stack([*columns, own[main]], 1), kept=[mean])
+        else:
+            weights = self.op.weights(gram)  # [P, n]
+            norm = self.strategy.step(order, weights)
         values |= diagnostics(gram, weights)
         values["optimizer/grad_norm"] = norm
         return math.isfinite(norm)
+
+    def _gram(self, gradients: Mapping[str, Gradients], scales: Mapping[str, float], values: Mapping[str, float]) -> Gram:
+        order, per_parameter = list(gradients.values()), getattr(self.op, "per_parameter", False)
+        return Gram(
+            loops=tuple(gradients),
+            groups=tuple(order[0].blocks(per_parameter)),
+            values=self.strategy.gram(order, per_parameter),
+            scales=torch.tensor([scales[name] for name in gradients], dtype=torch.float64),
+            losses=torch.tensor([values.get(f"{name}/loss", 0.0) for name in gradients], dtype=torch.float64),
+        )
 
     def _gradient(self, loop: LoopSetup, number: int, values: dict[str, float]) -> Gradients:
         """This rank's part of the accumulated gradient of one loop; losses and metrics are added to ``values``."""

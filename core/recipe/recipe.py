@@ -99,7 +99,7 @@ def _cross_check(recipe: Recipe, root: Node, planner: Planner) -> None:
     loops = recipe.values.get("loops")
     if not isinstance(loops, dict):
         return
-    for section, key in (("gradient", "anchor"), ("schedule", "order")):
+    for section, key in (("gradient", "anchor"), ("schedule", "order"), ("schedule", "main"), ("schedule", "other")):
         named = _given(root.children.get(section), key)
         for name in [named] if isinstance(named, str) else named if isinstance(named, list | tuple) else []:
             if isinstance(name, str) and name not in loops:

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from typing import NotRequired
 
 import torch
+from torch import Tensor
 
 from core.contracts import LossTerm, LossTerms, Model, Noise, RegionBatch, Sampler, Teacher, TokenLoss, Tokens, Wording
 from plugins.loops._segmentation import SegmentationLosses, answer_term, iou_metric, mask_term, positive, segmentation_counts
+
+NEVER = -1e4  # added to a logit: its probability is then 0 in every dtype, and no arithmetic overflows
 
 
 class MaskCaptionLosses(SegmentationLosses):
@@ -21,7 +24,7 @@ class MaskCaptionMask:
     """The teacher describes region 1; the student reads the masked description, says it softly, and segments view 2 by it.
 
     The gradient of the mask loss runs through the second forward, the sampler and the first forward, projector included.
-    Token ids are never fed to the second forward.
+    Token ids are never fed to the second forward, and no special token is ever drawn into the text.
     """
 
     needs = frozenset({"teacher"})
@@ -44,7 +47,7 @@ class MaskCaptionMask:
         masked, hidden = self.mask_tokens(pseudo, batch.ids, model.ordinary_tokens, noise)
         states = model.caption_states(vision, batch.view1, batch.cells, masked)  # [B, T, D]
         gumbel = [noise.generator(sample, "gumbel") for sample in batch.ids]
-        text, seen = self.sampler(states, model.head(), model.embedding(), gumbel)  # [B, T, D]
+        text, seen = self.sampler(states, ordinary_head(model), model.embedding(), gumbel)  # [B, T, D]
         wording = model.wording(batch.ids, noise)
         request = Wording([before + " " for before in wording.before], wording.after, wording.answers)  # a caption brings no space
         result = model.segment(vision, batch.view2, text, pseudo.mask, request)
@@ -56,19 +59,24 @@ class MaskCaptionMask:
             loss = self.losses["pseudo"]
             mean = loss(states, Tokens(pseudo.ids, hidden), model.head()) / hidden.sum().clamp_min(1)
             terms["pseudo"] = LossTerm(mean * len(batch), len(batch), loss.weight)
-        real = float(pseudo.mask.sum())
+        lengths = pseudo.mask.sum(1)  # [B], tokens before the end-of-text token
+        ended = lengths < self.caption_length  # [B]; without that token a caption is exactly caption_length tokens long
+        real = float(lengths.sum())
         return LossTerms(
             terms,
             {
                 "iou": iou_metric(result.mask_logits, batch.mask2),
                 "caption_tokens": (real, len(batch)),
-                "empty_captions": (float((~pseudo.mask.any(1)).sum()), len(batch)),
+                "empty_captions": (float((lengths == 0).sum()), len(batch)),
+                "ended_captions": (float(ended.sum()), len(batch)),
+                "end_position": (float(lengths[ended].sum()), float(ended.sum())),
+                "padding": (len(batch) * self.caption_length - real, len(batch) * self.caption_length),
                 "topk_mass": (float(seen["topk_mass"][pseudo.mask].sum()), real),
                 "kept_tokens": (float((seen["ids"] == pseudo.ids)[pseudo.mask].sum()), real),
             },
         )
 
-    def mask_tokens(self, pseudo: Tokens, samples: Sequence[str], ordinary: torch.Tensor, noise: Noise) -> tuple[Tokens, torch.Tensor]:
+    def mask_tokens(self, pseudo: Tokens, samples: Sequence[str], ordinary: Tensor, noise: Noise) -> tuple[Tokens, Tensor]:
         """Replaces a share of each row's real tokens by random ordinary ones -> (tokens, where they were replaced [B, T])."""
         ids, hidden = pseudo.ids.clone(), torch.zeros_like(pseudo.mask)
         for row, sample in enumerate(samples):
@@ -79,3 +87,11 @@ class MaskCaptionMask:
             ids[row, chosen] = ordinary[drawn].to(ids.device)
             hidden[row, chosen] = True
         return Tokens(ids, pseudo.mask), hidden
+
+
+def ordinary_head(model: Model) -> tuple[Tensor, Tensor]:
+    """The output layer, [V, D] and [V], with a bias that rules out special tokens and rows beyond the vocabulary."""
+    weight, bias = model.head()
+    ruled_out = torch.full((len(weight),), NEVER, dtype=weight.dtype, device=weight.device)
+    ruled_out[model.ordinary_tokens.to(weight.device)] = 0
+    return weight, ruled_out if bias is None else ruled_out + bias

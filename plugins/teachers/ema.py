@@ -38,8 +38,12 @@ class Ema:
 
     @contextmanager
     def weights(self) -> Iterator[None]:
-        """Inside it the parameters point at the shadow, without gradient; nothing is copied, and it is undone on errors too."""
+        """Inside it the parameters point at the shadow, without gradient; nothing is copied, and it is undone on errors too.
+
+        Autocast remembers the casts of trained weights by parameter: what it has of the other model is forgotten at both ends.
+        """
         self._require_start()
+        torch.clear_autocast_cache()
         student = [parameter.data for parameter in self._live.values()]
         try:
             for name, parameter in self._live.items():
@@ -49,6 +53,7 @@ class Ema:
         finally:
             for parameter, data in zip(self._live.values(), student, strict=True):
                 parameter.data = data
+            torch.clear_autocast_cache()
 
     @torch.no_grad()
     def update(self) -> None:

@@ -35,8 +35,12 @@ from plugins.loops.region_description import RegionDescription
 from plugins.losses.bce_dice import BceDice
 from plugins.losses.caption_ce import CaptionCe
 from plugins.optimizers.adamw import AdamW
+from plugins.samplers.greedy_st import GreedySt
+from plugins.samplers.soft import Soft
+from plugins.samplers.st_gumbel import StGumbel
 from plugins.samplers.st_gumbel_topk import StGumbelTopk
 from plugins.schedules.alternate import Alternate
+from plugins.schedules.every_n import EveryN
 from plugins.schedules.stages import Stage, Stages
 from plugins.teachers.ema import Ema
 from plugins.trackers.jsonl import Jsonl
@@ -108,6 +112,25 @@ class TestStGumbelTopk(SamplerKit):
         return StGumbelTopk(k=7)
 
 
+class TestStGumbel(SamplerKit):
+    hard = True
+
+    def make(self):
+        return StGumbel()
+
+
+class TestSoft(SamplerKit):
+    def make(self):
+        return Soft()
+
+
+class TestGreedySt(SamplerKit):
+    hard = True
+
+    def make(self):
+        return GreedySt()
+
+
 class TestEma(TeacherKit):
     def make(self):
         return Ema(decay=0.9)
@@ -118,6 +141,13 @@ class TestAlternate(ScheduleKit):
 
     def make(self):
         return Alternate(order=["loop1", "loop2"])
+
+
+class TestEveryN(ScheduleKit):
+    names = frozenset({"loop1", "loop2"})
+
+    def make(self):
+        return EveryN(main="loop1", other="loop2", n=4)
 
 
 class TestStages(ScheduleKit):

@@ -139,6 +139,34 @@ def test_masked_tokens_are_a_share_of_the_real_ones_and_ordinary(model: Sa2va) -
     assert torch.equal(alone.ids[0], masked.ids[1, :4])  # a sample's noise does not depend on its neighbours
 
 
+def test_what_the_teacher_wrote_is_counted(model: Sa2va, batch: RegionBatch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three captions of at most five tokens, as long as ``caption_length``: one is cut, one ended after two, one is empty."""
+    words = [int(t) for t in model.ordinary_tokens[:5]]
+    monkeypatch.setattr(model, "generate", lambda *given: model.text.rows([words, words[:2], []], model.device))
+    teacher = Ema(decay=0.9)
+    teacher.start(model.trainable())
+    metrics = loop1(StGumbelTopk(k=16))(model, teacher, batch, NOISE).metrics
+    wanted = {"caption_tokens": (7, 3), "empty_captions": (1, 3), "ended_captions": (2, 3), "end_position": (2, 2), "padding": (8, 15)}
+    assert {name: metrics[name] for name in wanted} == wanted
+
+
+def test_no_special_token_is_drawn_into_the_text(model: Sa2va, batch: RegionBatch) -> None:
+    """Even by a student that predicts nothing else."""
+    with torch.no_grad():
+        model.network.llm.lm_head.weight[model.seg_token] *= 300
+        model.network.llm.lm_head.weight[model.image_token] *= -300  # one of the two is far ahead at any state
+    teacher, drawn = Ema(decay=0.9), []
+
+    class Watched(StGumbelTopk):
+        def __call__(self, *given):
+            drawn.append(super().__call__(*given))
+            return drawn[0]
+
+    teacher.start(model.trainable())
+    loop1(Watched(k=16))(model, teacher, batch, NOISE)
+    assert set(drawn[0][1]["ids"].flatten().tolist()) <= set(model.ordinary_tokens.tolist())
+
+
 @pytest.mark.parametrize(("logit", "empty"), [(-9.0, 3), (9.0, 0)])
 def test_an_empty_predicted_mask_still_gives_a_caption_loss(
     model: Sa2va, batch: RegionBatch, monkeypatch: pytest.MonkeyPatch, logit: float, empty: int

@@ -133,3 +133,24 @@ def test_misuse_is_refused(model):
         Ema().start({"lora": [("a", nn.Parameter(torch.zeros(1, dtype=torch.bfloat16)))]})
     with pytest.raises(ValueError, match="decay must"):
         Ema(decay=1.0)
+
+
+def test_autocast_mixes_neither_models_casts_nor_their_gradient(model):
+    """In one autocast block the student and the teacher take turns, in either order."""
+    model.requires_grad_(True)
+    teacher = Ema(decay=0.9)
+    teacher.start({"all": list(model.named_parameters())})
+    x = torch.randn(3, 4)
+    with torch.autocast("cpu", torch.bfloat16), teacher.weights():
+        wanted = model(x)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        student = model(x)
+        with teacher.weights():
+            assert torch.equal(model(x), wanted)
+        again = model(x)
+    assert torch.equal(student, again)
+    again.sum().backward()  # not the teacher's casts, which were made without gradient
+    assert model[1].weight.grad.norm() > 0
