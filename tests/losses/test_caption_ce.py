@@ -21,9 +21,11 @@ def inputs(lengths=(6, 2, 0), dtype=torch.float64):
     return states.requires_grad_(), Tokens(ids, mask), weight, bias
 
 
-@pytest.fixture(params=[2**23, 3 * V])  # all rows in one chunk; three rows in each
+@pytest.fixture(params=["whole", "chunks"])  # all at once; three rows, and of a frozen layer seven tokens, in each
 def chunk(request, monkeypatch):
-    monkeypatch.setattr(caption_ce, "CHUNK_ELEMENTS", request.param)
+    if request.param == "chunks":
+        for name, value in (("CHUNK_ELEMENTS", 3 * V), ("CACHED", 3 * 7), ("ROWS", 3)):
+            monkeypatch.setattr(caption_ce, name, value)
 
 
 @pytest.mark.usefixtures("chunk")
@@ -80,14 +82,25 @@ def test_half_precision_and_no_gradient():
     torch.testing.assert_close(mixed, total)
 
 
-def test_no_tensor_of_batch_by_vocabulary_is_kept(monkeypatch):
+@pytest.mark.parametrize("trained", [False, True])
+def test_no_tensor_of_batch_by_vocabulary_is_kept(monkeypatch, trained):
     monkeypatch.setattr(caption_ce, "CHUNK_ELEMENTS", 2 * V)
     states, tokens, weight, bias = inputs((6, 6, 6))
+    weight.requires_grad_(trained)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
         CaptionCe()(states, tokens, (weight, bias)).backward()
     assert max(kept) <= max(B * T * D, V * D)
     assert sum(n for n in kept if n % V == 0 and n != V * D) < B * T * V
+
+
+def test_a_sure_answer_in_half_precision_costs_nothing():
+    """The target's logit and the sum over all logits are rounded alike: otherwise the loss would fall below 0."""
+    source = torch.Generator().manual_seed(1)
+    weight = (40 * F.normalize(torch.randn(V, D, generator=source), dim=1)).bfloat16()
+    states = weight[:T].float()[None] + 0.01 * torch.randn(1, T, D, generator=source)
+    total = CaptionCe()(states, Tokens(torch.arange(T)[None], torch.ones(1, T, dtype=torch.bool)), (weight, None))
+    assert total.item() == 0
 
 
 def test_arguments_are_checked():

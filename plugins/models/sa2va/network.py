@@ -15,6 +15,8 @@ from transformers.models.internvl.modeling_internvl import InternVLMultiModalPro
 from plugins.models.sa2va.config import Sa2vaConfig
 from plugins.models.sa2va.preparation import normalize
 
+FEW = 8  # rows up to which a float32 product on a CPU is bound by reading the other matrix
+
 
 class Vision:
     """Features of N pictures up to the first layer that may be trained: computed once, on first use, for all forwards."""
@@ -87,6 +89,17 @@ class Network(nn.Module):
     def hidden_states(self, inputs_embeds: Tensor) -> Tensor:
         """[B, L, D] right-padded -> [B, L, D] after the final norm. Causal, so that padding at the right changes nothing."""
         return self.llm.model(inputs_embeds=inputs_embeds, use_cache=False).last_hidden_state
+
+    def next_tokens(self, states: Tensor) -> Tensor:
+        """[B, n, D] -> [B, n] int64, the likeliest token after each state."""
+        head = self.llm.lm_head
+        rows = states.flatten(0, 1)  # [B * n, D]: of a 3-D slice, linear would make a product of its own, and a copy of the head, per row
+        if rows.device.type == "cpu" and head.weight.dtype == torch.float32 and len(rows) <= FEW:
+            logits = (head.weight @ rows.T).T  # [B * n, V], in the order that reads the head in half the time
+            logits = logits if head.bias is None else logits + head.bias
+        else:
+            logits = head(rows)
+        return logits.argmax(-1).unflatten(0, states.shape[:2])
 
     def masks(self, fpn: tuple[Tensor, Tensor, Tensor], view: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
         """Mask of each [SEG]: pyramid of N pictures, picture index [B], [SEG] embedding [B, D2] -> ([B, h, w], [B]) logits, predicted IoU.
