@@ -33,7 +33,7 @@ _PATIENCE_S = 3.0  # a rank that only lost the others lets the rank that failed 
 def check_launch(launch: Mapping[str, Any]) -> None:
     """Raises ``UserError`` for what this machine cannot carry out."""
     if launch["strategy"] == "single" and launch["processes"] > 1:
-        raise UserError(f"launch.processes={launch['processes']} needs launch.strategy=ddp or deepspeed; single is one process")
+        raise UserError(f"launch.processes={launch['processes']} needs launch.strategy=ddp, deepspeed or fsdp2; single is one process")
     if launch["device"] != "cuda":
         return
     import torch  # late: a launcher on the CPU needs none of it
@@ -49,8 +49,8 @@ def to_start(launch: Mapping[str, Any]) -> bool:
     return launch["processes"] > 1 and "RANK" not in os.environ
 
 
-def start_workers(launch: Mapping[str, Any], arguments: Sequence[str]) -> int:
-    """Runs ``python -m core.run arguments`` in every worker and waits; returns the exit code of the run."""
+def start_workers(launch: Mapping[str, Any], arguments: Sequence[str], module: str = "core.run") -> int:
+    """Runs ``python -m module arguments`` in every worker and waits; returns the exit code."""
     check_launch(launch)
     import logging
 
@@ -77,7 +77,7 @@ def start_workers(launch: Mapping[str, Any], arguments: Sequence[str]) -> int:
         for number in stopping.SIGNALS:
             signal.signal(number, partial(_pass_on, asked))
     try:
-        elastic_launch(config, sys.executable)("-m", "core.run", *arguments)
+        elastic_launch(config, sys.executable)("-m", module, *arguments)
     except ChildFailedError as error:
         if asked and all(failure.exitcode in (0, -asked[0]) for failure in error.failures.values()):
             stopped = Stopped(asked[0])  # before the workers listened

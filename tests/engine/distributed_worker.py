@@ -1,12 +1,13 @@
 """Ranks for the tests of several processes.
 
-A case is {"recipe", "launch", "updates", "out"} and perhaps "corrupt", "last", "resume". It is built as the runner builds
+A case is {"recipe", "launch", "updates", "out"} and perhaps "corrupt", "last", "layers", "resume". It is built as the runner builds
 it, from the checkpoint ``last`` if given, and updated; the main rank writes a checkpoint into the folder ``out``. With
 ``resume``, a run folder, the runner itself carries the recipe out.
 """
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import socket
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed.tensor import DTensor
 
 from core.contracts import UserError
 from core.engine import checkpoint, runner
@@ -91,7 +93,7 @@ def be_rank(cases: list[Case]) -> None:
 
 
 def carry_out(case: Case, ranks: Ranks) -> None:
-    out = Path(case["out"])
+    out, given = Path(case["out"]), _watched_layers() if "layers" in case else []
     run = runner._build(load(Path(case["recipe"])), Registry(), out, case.get("last") and Path(case["last"]), ranks)
     for number in range(run.start, case["updates"]):
         run.trainer.update(number)
@@ -100,6 +102,8 @@ def carry_out(case: Case, ranks: Ranks) -> None:
     optimizer = strategy.whole_optimizer()
     if ranks.main:
         checkpoint.save(out, case["updates"], strategy.groups, optimizer, run.teacher, {"updates_of_rate": case["updates"]}, 1)
+    if "layers" in case:
+        (out / f"layers{ranks.rank}").write_text(json.dumps(_frozen_bytes(run) | {"given": len(given)}))
     if "corrupt" in case:
         if case["corrupt"] == ranks.rank:
             with torch.no_grad():
@@ -108,3 +112,28 @@ def carry_out(case: Case, ranks: Ranks) -> None:
             strategy.check_agreement("after update 7")
         except UserError as error:
             (out / f"rank{ranks.rank}").write_text(str(error))
+
+
+def _watched_layers() -> list[int]:
+    """Fills with the layers that this rank helps to gather without needing them."""
+    from core.engine.strategy_fsdp2 import Rounds
+
+    given, give = [], Rounds._give
+
+    def watch(self: Rounds, number: int) -> None:
+        given.append(number)
+        give(self, number)
+
+    Rounds._give = watch  # type: ignore[method-assign]
+    return given
+
+
+def _frozen_bytes(run: runner.Run) -> dict[str, int]:
+    """Of the frozen weights: all of them, those of sharded layers, and what this rank holds of these."""
+    frozen = [p for p in run.model.parameters() if not p.requires_grad]  # type: ignore[attr-defined]
+    sharded = [p for p in frozen if isinstance(p, DTensor)]
+    return {
+        "frozen": sum(p.numel() for p in frozen),
+        "whole": sum(p.numel() for p in sharded),
+        "held": sum(p.to_local().numel() for p in sharded),
+    }

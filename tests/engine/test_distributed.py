@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -95,6 +96,16 @@ def test_any_number_of_processes_makes_the_same_updates(case: Callable[..., Case
     assert distance(references["group"], joined(case("ddp", 1, "group"))) < 1e-5
 
 
+def test_fsdp2_makes_the_same_updates_with_its_part_of_the_frozen_weights(case: Callable[..., Case]) -> None:
+    """The ranks' tasks and caption lengths differ, so that they need other layers at other times."""
+    reference, sharded = case("single", 1, "conflict"), case("fsdp2", 2, "conflict", layers=True)
+    on_ranks(2, [sharded])
+    assert distance(alone(reference), result(sharded)) < 1e-5
+    told = [json.loads((Path(sharded["out"]) / f"layers{rank}").read_text()) for rank in (0, 1)]
+    assert all(rank["held"] < 0.55 * rank["whole"] and rank["whole"] > 0.5 * rank["frozen"] for rank in told), told
+    assert all(rank["given"] > 10 for rank in told), told
+
+
 @needs_compiler
 def test_zero_makes_the_same_updates_and_shares_checkpoints(case: Callable[..., Case]) -> None:
     reference, whole = case("single", 1, "conflict"), case("single", 1, "conflict", updates=3)
@@ -119,7 +130,7 @@ def test_zero_makes_the_same_updates_and_shares_checkpoints(case: Callable[..., 
 @pytest.mark.skipif("DUALLOOP_LONG" not in os.environ, reason="takes two minutes; set DUALLOOP_LONG=1, and -s for the table")
 def test_every_strategy_number_of_processes_and_projection(case: Callable[..., Case]) -> None:
     references = {name: alone(case("single", 1, name)) for name in PROJECTIONS}
-    strategies = {"ddp": ("ddp", 0), "ZeRO-1": ("deepspeed", 1), "ZeRO-2": ("deepspeed", 2)}
+    strategies = {"ddp": ("ddp", 0), "fsdp2": ("fsdp2", 0), "ZeRO-1": ("deepspeed", 1), "ZeRO-2": ("deepspeed", 2)}
     off: dict[tuple[str, int, str], float] = {}
     for world in (1, 2, 4):
         cases = {
@@ -144,6 +155,8 @@ def test_zero_tests_itself_and_skips_what_is_not_finite() -> None:
 def test_launch_must_fit(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"launch\.processes=2 needs launch\.strategy=ddp"):
         runner.run(tiny("launch.processes=2"), Registry(), quiet=True)
+    with pytest.raises(UserError, match=r"fsdp2 no process holds the whole model: set checkpoint\.export=false, then evaluate or export"):
+        runner.run(tiny("launch={strategy: fsdp2, processes: 2}", "checkpoint.export=true"), Registry(), quiet=True)
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(UserError, match=r"launch\.processes=2, but 4 started; set launch\.processes=4"):
         runner.run(tiny("launch={strategy: ddp, processes: 2}"), Registry(), quiet=True)
