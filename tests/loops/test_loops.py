@@ -103,6 +103,23 @@ def test_loop1_feeds_soft_text_and_never_ids_to_the_second_forward(
     assert len(seen["ids"]) == 3 * len(batch)
 
 
+def test_each_picture_is_encoded_once_for_all_forwards(model: Sa2va, batch: RegionBatch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Teacher, first and second forward share the frozen features; SAM2 sees only pictures in which something is segmented."""
+    seen: dict[str, list[torch.Tensor]] = {"tile_features": [], "sam_features": []}
+    for name, pictures in seen.items():
+        encode = getattr(model.network, name)
+        monkeypatch.setattr(model.network, name, lambda given, encode=encode, pictures=pictures: (pictures.extend(given), encode(given))[1])
+    teacher = Ema(decay=0.9)
+    teacher.start(model.trainable())
+    loop2 = CaptionMaskCaption(losses={"caption": CaptionCe(), "answer": CaptionCe()}, caption_length=4)
+    for loop, view in ((loop1(StGumbelTopk(k=16)), batch.view2), (loop2, batch.view1)):
+        loop(model, teacher, batch, NOISE)
+        assert torch.equal(torch.stack(seen["tile_features"]), batch.tiles)
+        assert torch.equal(torch.stack(seen["sam_features"]), batch.sam_pictures[view.unique()])
+        for pictures in seen.values():
+            pictures.clear()
+
+
 def test_the_teacher_labels_with_its_own_weights(model: Sa2va, batch: RegionBatch) -> None:
     """A student moved away from the teacher does not change the pseudo captions; an updated teacher does."""
     teacher = Ema(decay=0.0)

@@ -125,9 +125,9 @@ class Sa2va(nn.Module):
             with torch.set_grad_enabled(grad and "vision_model" in self._trainable):
                 return list(self.network.tile_features(tiles).split(counts))
 
-        def sam_features() -> tuple[Tensor, Tensor, Tensor]:
+        def sam_features(chosen: list[int]) -> tuple[Tensor, Tensor, Tensor]:
             with torch.set_grad_enabled(grad and "sam2_encoder" in self._trainable):
-                return self.network.sam_features(pictures)
+                return self.network.sam_features(pictures[chosen])
 
         return Vision(tile_features, sam_features)
 
@@ -172,7 +172,8 @@ class Sa2va(nn.Module):
 
     def masks(self, vision: Vision, view: Tensor, embedding: Tensor) -> Tensor:
         """[SEG] embeddings [B, D2] -> low-resolution mask logits [B, h, w] float32."""
-        return self.network.masks(vision.fpn, view, embedding)[0]
+        pictures, row = view.unique(return_inverse=True)
+        return self.network.masks(vision.fpn(pictures.tolist()), row, embedding)[0]
 
     # ------------------------------------------------------------------------------------------ generation
 

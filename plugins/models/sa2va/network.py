@@ -21,18 +21,25 @@ FEW = 8  # rows up to which a float32 product on a CPU is bound by reading the o
 class Vision:
     """Features of N pictures up to the first layer that may be trained: computed once, on first use, for all forwards."""
 
-    def __init__(self, tiles: Callable[[], list[Tensor]], fpn: Callable[[], tuple[Tensor, Tensor, Tensor]]) -> None:
+    def __init__(self, tiles: Callable[[], list[Tensor]], fpn: Callable[[list[int]], tuple[Tensor, ...]]) -> None:
+        """``fpn`` gives the pyramids of the pictures that it is asked for."""
         self._tiles, self._fpn = tiles, fpn
+        self._pyramids: dict[int, tuple[Tensor, ...]] = {}  # picture -> the levels of its pyramid, without the batch dimension
 
     @cached_property
     def tiles(self) -> list[Tensor]:
         """N of [n_i, G*G, C], pixel-shuffled, before the projector."""
         return self._tiles()
 
-    @cached_property
-    def fpn(self) -> tuple[Tensor, Tensor, Tensor]:
-        """[N, C, R/4, R/4], [N, C, R/8, R/8], [N, C, R/16, R/16], before conv_s0 and conv_s1."""
-        return self._fpn()
+    def fpn(self, pictures: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """[n, C, R/4, R/4], [n, C, R/8, R/8], [n, C, R/16, R/16] of n pictures, before conv_s0 and conv_s1.
+
+        Only pictures in which something is segmented are encoded: of loop 1's pairs, the second ones.
+        """
+        if new := [picture for picture in pictures if picture not in self._pyramids]:
+            self._pyramids |= zip(new, zip(*self._fpn(new), strict=True), strict=True)
+        fine, middle, coarse = (torch.stack(level) for level in zip(*(self._pyramids[picture] for picture in pictures), strict=True))
+        return fine, middle, coarse
 
 
 @dataclass(frozen=True)
