@@ -9,6 +9,7 @@ COMMANDS = {
     "run": "check a recipe and run it",
     "check": "look at everything a run will need, before it",
     "convert": "write a run's checkpoint as a published folder",
+    "evaluate": "measure a model: result card, intervals, ablation",
     "compare": "show runs side by side in one HTML file",
     "dashboard": "make a W&B workspace and report for runs",
     "components": "list, explain, write and check components",

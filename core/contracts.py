@@ -10,7 +10,7 @@ V vocabulary, G the side of the grid of image tokens (16 for 448-pixel tiles), h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -393,12 +393,36 @@ class OptimizerFactory(Protocol):
         ...
 
 
+#: What was measured of one expression or region, as JSON holds it. ``id``: the sample's. ``score``: 0..1, orders the picture
+#: sheet. ``bad``: why there is no result. ``unit``: added by the engine. All else is the evaluator's own.
+Item = dict[str, Any]
+
+
 @runtime_checkable
 class Evaluator(Protocol):
-    """Kind ``evaluators``."""
+    """Kind ``evaluators``: measures a model unit by unit. A unit is a picture with everything that is asked about it.
 
-    def evaluate(self, model: Model, progress: Callable[[int, int], None]) -> Evaluation:
-        """Runs in eval mode without gradient; calls ``progress(done, total)``."""
+    The engine shares units between processes, keeps their items on disk, and draws units anew for intervals. So a unit's
+    items must depend on the model and the unit alone, and metrics are functions of sums over items.
+
+    Optional: ``picture(item) -> Picture``, for sheets; ``whole(items) -> dict[str, float]``, metrics that no sums give (they
+    get no interval).
+    """
+
+    def __len__(self) -> int:
+        """The number of units."""
+        ...
+
+    def measure(self, model: Model, unit: int) -> list[Item]:
+        """In eval mode without gradient. A ``BadSample`` that it raises becomes an item with ``bad``."""
+        ...
+
+    def tally(self, items: Sequence[Item]) -> Mapping[str, np.ndarray]:
+        """What each item adds: name -> [len(items)] numbers. ``items``: all that were measured but the bad ones, in order."""
+        ...
+
+    def metrics(self, sums: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """Metrics from the tally's sums, elementwise: each sum is [R], one for each of R draws. Shares in 0..1, counts ``n_...``."""
         ...
 
 

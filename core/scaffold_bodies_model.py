@@ -152,36 +152,42 @@ EVALUATOR = '''
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 
-from core.contracts import BadSample, Dataset, Evaluation, Model, UserError
+import numpy as np
+from core.contracts import BadSample, Dataset, Item, Model, Picture
 
 
 class $object:
-    """Metrics: mean_iou in 0..1 over the described regions, n_regions, n_bad."""
+    """Metrics: mean_iou in 0..1 over the described regions, n_regions. A unit is one region."""
 
     def __init__(self, *, data: Dataset, max_new_tokens: int = 32) -> None:
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, not {max_new_tokens}.")
         self.data, self.max_new_tokens = data, max_new_tokens
 
-    def evaluate(self, model: Model, progress: Callable[[int, int], None]) -> Evaluation:
-        """Raises ``UserError`` where the data set has no described region."""
-        scores: list[float] = []
-        for index in range(len(self.data)):
-            try:
-                region = self.data[index]
-            except BadSample:
-                region = None
-            if region is not None and region.caption:
-                [answer] = model.predict(region.image, [region.caption], self.max_new_tokens)
-                union = region.mask.sum() if answer.mask is None else (answer.mask | region.mask).sum()
-                scores.append(0.0 if answer.mask is None else float((answer.mask & region.mask).sum() / union))
-            progress(index + 1, len(self.data))
-        if not scores:
-            raise UserError("$name: the evaluation data set gave no described region: check its paths.")
-        bad = len(self.data) - len(scores)
-        return Evaluation({"mean_iou": sum(scores) / len(scores), "n_regions": float(len(scores)), "n_bad": float(bad)})
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def measure(self, model: Model, unit: int) -> list[Item]:
+        region = self.data[unit]
+        if not region.caption:
+            raise BadSample("no description", region.id)
+        [answer] = model.predict(region.image, [region.caption], self.max_new_tokens)
+        mask = np.zeros_like(region.mask) if answer.mask is None else answer.mask  # [H, W]
+        union = (mask | region.mask).sum()
+        iou = float((mask & region.mask).sum() / union) if union else 1.0
+        return [{"id": region.id, "text": answer.text, "score": iou}]
+
+    def tally(self, items: Sequence[Item]) -> Mapping[str, np.ndarray]:
+        return {"ious": np.array([item["score"] for item in items]), "regions": np.ones(len(items))}
+
+    def metrics(self, sums: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        return {"mean_iou": sums["ious"] / sums["regions"], "n_regions": sums["regions"]}
+
+    def picture(self, item: Item) -> Picture:
+        region = self.data[item["unit"]]
+        return Picture(region.caption or "", region.image, region.mask, text=item["text"], score=item["score"])
 '''
 
 EVALUATOR_TEST = '''

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from core.contracts import Model, UserError
 from core.engine import checkpoint
-from core.recipe import build, load
+from core.recipe import Recipe, build, load
 from core.registry import Registry
 
 #: The ablation of the method: base weights, and of these groups the trained ones.
@@ -38,9 +38,9 @@ class Trained:
 
     @torch.no_grad()
     def use(self, variant: str) -> None:
-        """Trained values in the groups of ``variant`` (groups joined by ``+``, or ``full``: all), the base's in the others."""
+        """Trained values in the groups of ``variant`` (joined by ``+``; ``full``: all; ``base``: none), the base's in the others."""
         groups = self.model.trainable()
-        wanted = set(groups) if variant == "full" else set(variant.split("+"))
+        wanted = {"full": set(groups), "base": set()}.get(variant, set(variant.split("+")))
         if unknown := sorted(wanted - set(groups)):
             raise UserError(f"--groups {variant}: {', '.join(unknown)} was not trained here; there are {', '.join(groups)}")
         for group, members in groups.items():
@@ -54,8 +54,8 @@ def is_run(path: Path) -> bool:
     return (path / "trained.safetensors").is_file() or (path / "recipe.json").is_file()
 
 
-def open_run(path: Path, registry: Registry) -> Trained:
-    """The model of a run folder (its newest checkpoint) or of one checkpoint in it. Raises ``UserError``."""
+def find_checkpoint(path: Path) -> tuple[Path, Path]:
+    """(the checkpoint, its run's recipe) of a run folder, whose newest it is, or of a checkpoint. Raises ``UserError``."""
     if not path.is_dir():
         raise UserError(f"{path}: not found; name a run folder or one of its checkpoints")
     if (path / "trained.safetensors").is_file():
@@ -68,7 +68,16 @@ def open_run(path: Path, registry: Registry) -> Trained:
     file = run / "recipe.yaml"
     if not file.is_file():
         raise UserError(f"{file}: not found; a checkpoint is read together with its run's recipe")
-    model: Model = build(load(file), ("model",), registry)
+    return folder, file
+
+
+def open_run(path: Path, registry: Registry, recipe: Recipe | None = None) -> Trained:
+    """The model of a run folder (its newest checkpoint) or of one checkpoint in it, as ``recipe`` or else the run's own builds it.
+
+    Raises ``UserError``.
+    """
+    folder, file = find_checkpoint(path)
+    model: Model = build(recipe or load(file), ("model",), registry)
     try:
         values = load_file(folder / "trained.safetensors")
     except (OSError, SafetensorError) as error:

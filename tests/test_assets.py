@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from core.engine.evaluation import evaluating
+from core.engine.evaluation import evaluate
+from core.engine.progress import Progress
 from plugins.datasets.dam import lvis
 from plugins.datasets.refcoco import Refcoco
 from plugins.datasets.shapes import write_world
@@ -32,8 +33,7 @@ def unseen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_segments_pictures_it_has_never_seen(unseen: Path) -> None:
     evaluator = RefcocoEvaluator(data=Refcoco(root=unseen / "ref_seg", split="val"), max_new_tokens=16)
     model = load(checkpoint=ASSET, max_tiles=1)
-    with evaluating(model):
-        metrics = evaluator.evaluate(model, lambda done, total: None).metrics
+    metrics = evaluate("referring", evaluator, model, Progress(0, quiet=True)).metrics
     assert metrics["n_expressions"] > 100
     assert metrics["cIoU"] > 0.65  # a coarse guard: docs/results.md has the measured figure
     assert metrics["no_seg_share"] < 0.05
@@ -41,6 +41,6 @@ def test_it_segments_pictures_it_has_never_seen(unseen: Path) -> None:
 
 def test_it_describes_regions_it_has_never_seen(unseen: Path) -> None:
     model = load(checkpoint=ASSET, max_tiles=1)
-    with evaluating(model):
-        metrics = RegionCaption(data=lvis(root=unseen / "dam_val"), caption_length=24).evaluate(model, lambda done, total: None).metrics
+    evaluator = RegionCaption(data=lvis(root=unseen / "dam_val"), caption_length=24)
+    metrics = evaluate("caption", evaluator, model, Progress(0, quiet=True)).metrics
     assert metrics["caption_token_accuracy"] > 0.7

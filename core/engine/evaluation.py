@@ -1,20 +1,25 @@
-"""Runs the evaluators and writes what changed: a table for people, JSON for programs."""
+"""Evaluators at work, in a run and in ``core.evaluate``, and what a run says of it: a table for people, JSON for programs."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from core.contracts import Evaluation, Evaluator, Model
+from core.contracts import BadSample, Evaluation, Evaluator, Item, Model, Picture, UserError
 from core.engine.progress import Progress
+
+SHOWN = 12  # pictures of a run's sheet, of each evaluator
 
 
 @contextmanager
@@ -31,14 +36,59 @@ def evaluating(model: object) -> Iterator[None]:
             module.training = training
 
 
+def measured(evaluator: Evaluator, model: Model, unit: int) -> list[Item]:
+    """The items of one unit, with its number."""
+    try:
+        items = evaluator.measure(model, unit)
+    except BadSample as error:
+        items = [{"id": error.sample, "bad": error.reason, "detail": error.detail}]
+    return [{"unit": unit, **item} for item in items]
+
+
+def usable(items: Sequence[Item], name: str) -> list[Item]:
+    """The items that have a result. Raises ``UserError`` where none has."""
+    good = [item for item in items if "bad" not in item]
+    if not good:
+        why = bad_reasons(items) or "its data set is empty"
+        raise UserError(f"evaluator {name}: nothing could be measured ({why}); check its data set's paths and split")
+    return good
+
+
+def bad_reasons(items: Sequence[Item]) -> str:
+    """``2 x unreadable picture, e.g. val/17``: a count and an example of each reason; empty where no item is bad."""
+    bad = [item for item in items if "bad" in item]
+    example = {item["bad"]: f"{item['id']} ({item['detail']})" if item.get("detail") else item["id"] for item in reversed(bad)}
+    return "; ".join(f"{count} x {reason}, e.g. {example[reason]}" for reason, count in Counter(item["bad"] for item in bad).most_common())
+
+
+def scored(evaluator: Evaluator, items: Sequence[Item], tally: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """The metrics of all ``items`` together, of which ``tally`` is the tally of the usable ones; and ``n_bad``."""
+    good = [item for item in items if "bad" not in item]
+    sums = {key: np.asarray(values, dtype=np.float64).sum(keepdims=True) for key, values in tally.items()}  # [1] each
+    metrics = {key: float(value[0]) for key, value in evaluator.metrics(sums).items()}
+    if hasattr(evaluator, "whole"):
+        metrics |= evaluator.whole(good)
+    return metrics | {"n_bad": float(len(items) - len(good))}
+
+
+def evaluate(name: str, evaluator: Evaluator, model: Model, progress: Progress) -> Evaluation:
+    """One evaluator's result by this process alone; warns of what it could not use. Raises ``UserError``."""
+    items: list[Item] = []
+    with evaluating(model), progress.phase(f"evaluating {name}") as callback:
+        for unit in range(len(evaluator)):
+            items += measured(evaluator, model, unit)
+            callback(unit + 1, len(evaluator))
+    good = usable(items, name)
+    if len(good) < len(items):
+        warnings.warn(f"{len(items) - len(good)} of {len(items)} items of {name} were not used: {bad_reasons(items)}.", stacklevel=2)
+    shown = good[:: math.ceil(len(good) / SHOWN)] if hasattr(evaluator, "picture") else []
+    pictures: list[Picture] = [evaluator.picture(item) for item in shown]  # type: ignore[attr-defined]
+    return Evaluation(scored(evaluator, items, evaluator.tally(good)), pictures)
+
+
 def evaluate_all(model: Model, evaluators: Mapping[str, Evaluator], progress: Progress) -> dict[str, Evaluation]:
     """Each evaluator's result under its name in the recipe."""
-    results = {}
-    with evaluating(model):
-        for name, evaluator in evaluators.items():
-            with progress.phase(f"evaluating {name}") as callback:
-                results[name] = evaluator.evaluate(model, callback)
-    return results
+    return {name: evaluate(name, evaluator, model, progress) for name, evaluator in evaluators.items()}
 
 
 def metric_values(results: Mapping[str, Evaluation]) -> dict[str, float]:
@@ -100,8 +150,8 @@ def write_result(
     }
     facts = [f"- {key}: {_fact(value)}" for key, value in extra.items()]
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "result.json", json.dumps(strict({**numbers, **extra}), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-    _write(folder / "result.md", "\n".join(["# Result", "", before_after_table(before, after), *facts]) + "\n")
+    write_whole(folder / "result.json", json.dumps(strict({**numbers, **extra}), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    write_whole(folder / "result.md", "\n".join(["# Result", "", before_after_table(before, after), *facts]) + "\n")
 
 
 def _fact(value: Any) -> str:
@@ -110,7 +160,7 @@ def _fact(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _write(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     """Written beside and renamed: complete or the old one."""
     beside = path.with_name(path.name + ".new")
     beside.write_text(text, encoding="utf-8")

@@ -26,6 +26,7 @@ from core.engine import slurm, stopping
 from core.engine.stopping import Stopped
 
 LAUNCHER = "DUALLOOP_LAUNCHER"  # in a worker's environment: the process id of the command that started it
+RESUME = "the last checkpoint stands, --resume goes on from it"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _PATIENCE_S = 3.0  # a rank that only lost the others lets the rank that failed be heard first
 
@@ -49,8 +50,8 @@ def to_start(launch: Mapping[str, Any]) -> bool:
     return launch["processes"] > 1 and "RANK" not in os.environ
 
 
-def start_workers(launch: Mapping[str, Any], arguments: Sequence[str], module: str = "core.run") -> int:
-    """Runs ``python -m module arguments`` in every worker and waits; returns the exit code."""
+def start_workers(launch: Mapping[str, Any], arguments: Sequence[str], module: str = "core.run", goes_on: str = RESUME) -> int:
+    """Runs ``python -m module arguments`` in every worker and waits; returns the exit code. ``goes_on``: what a stop leaves."""
     check_launch(launch)
     import logging
 
@@ -81,11 +82,11 @@ def start_workers(launch: Mapping[str, Any], arguments: Sequence[str], module: s
     except ChildFailedError as error:
         if asked and all(failure.exitcode in (0, -asked[0]) for failure in error.failures.values()):
             stopped = Stopped(asked[0])  # before the workers listened
-            print(stopped, file=sys.stderr)
+            print(stopped if goes_on is RESUME else f"stopped by {stopped.signal.name}; {goes_on}", file=sys.stderr)
             return stopped.exit_code(launch["requeue"])
-        return _first_failure(error.failures)
+        return _first_failure(error.failures, goes_on)
     except SignalException as error:
-        print(f"stopped by {error.sigval.name}; the last checkpoint stands, --resume goes on from it", file=sys.stderr)
+        print(f"stopped by {error.sigval.name}; {goes_on}", file=sys.stderr)
         return 128 + error.sigval
     finally:
         del os.environ[LAUNCHER]
@@ -105,7 +106,7 @@ def _pass_on(asked: list[int], number: int, frame: FrameType | None) -> None:
             os.kill(child, number)
 
 
-def _first_failure(failures: Mapping[int, Any]) -> int:
+def _first_failure(failures: Mapping[int, Any], goes_on: str = RESUME) -> int:
     """Prints what the rank that failed first has to say; returns its exit code, 128 + the signal's number if one killed it."""
 
     def order(rank: int) -> tuple[bool, bool, bool, float]:
@@ -119,8 +120,7 @@ def _first_failure(failures: Mapping[int, Any]) -> int:
     if "words" in told:
         print(told["words"].rstrip(), file=sys.stderr)
     elif code < 0:
-        resume = "the last checkpoint stands, --resume goes on from it"
-        print(f"error: rank {rank} was killed by {signal.Signals(-code).name}; {resume}", file=sys.stderr)
+        print(f"error: rank {rank} was killed by {signal.Signals(-code).name}; {goes_on}", file=sys.stderr)
     else:
         print(f"error: rank {rank} ended with exit code {code}", file=sys.stderr)
     return code if code >= 0 else 128 - code

@@ -52,7 +52,7 @@ class Progress:
         self._total, self._done, self._quiet, self._interval, self._show, self._clock = total, 0, quiet, interval, re.compile(show), clock
         self._marks: deque[tuple[float, int, int]] = deque(maxlen=window + 1)  # time, update, samples so far
         self._values: dict[str, float] = {}
-        self._phase: tuple[str, int, int] | None = None
+        self._phase: tuple[str, int, int, str] | None = None
         self._paused, self._last_line = 0.0, float("-inf")
         live = not quiet and self.console.is_terminal
         self._live = Live(get_renderable=self._render, console=self.console, refresh_per_second=4) if live else None
@@ -78,15 +78,21 @@ class Progress:
     def phase(self, name: str) -> Iterator[Callable[[int, int], None]]:
         """A stretch that is no training, such as an evaluation; its time does not count for the time left.
 
-        Gives the callback ``(done, total)``.
+        Gives the callback ``(done, total)``. Time left is known from its second call on.
         """
         began = self._clock()
-        self._phase = (name, 0, 0)
+        self._phase = (name, 0, 0, "")
+        first: list[tuple[float, int]] = []  # when the callback was called first, and what was done by then
 
         def callback(done: int, total: int) -> None:
-            self._phase = (name, done, total)
+            now = self._clock()
+            if not first:
+                first.append((now, done))
+            since, before = first[0]
+            left = f"{duration((now - since) / (done - before) * (total - done))} left" if before < done < total and now > since else ""
+            self._phase = (name, done, total, left)
             if not self._live:
-                self._line(f"{name} {done}/{total}", due=done >= total)
+                self._line(f"{name} {done}/{total}  {left}".rstrip(), due=done >= total)
 
         try:
             yield callback
@@ -130,12 +136,12 @@ class Progress:
             grid.add_row(name, ProgressBar(total=max(1, total), completed=done, width=30), f"{done}/{total}", Text(right, style="cyan"))
             return grid
 
-        rows: list[RenderableType] = [row("update", self._done, self._total, self._speed())]
+        rows: list[RenderableType] = [row("update", self._done, self._total, self._speed())] if self._total else []
         if self._values:
             table = Table.grid(padding=(0, 2))
             for name, value in self._values.items():
                 table.add_row(Text("  " + name, style="dim"), f"{value:.4g}")
             rows.append(table)
         if self._phase:
-            rows.append(row(self._phase[0], *self._phase[1:], ""))
+            rows.append(row(*self._phase))
         return Group(*rows)

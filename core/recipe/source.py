@@ -29,7 +29,7 @@ def read(file: Path, overrides: Sequence[str] = ()) -> Source:
     if "base" in source.values:
         source = _with_base(source, file)
     for text in overrides:
-        _override(source, text)
+        override(source, text)
     return source
 
 
@@ -179,7 +179,7 @@ def _forget(origins: dict[KeyPath, Origin], path: KeyPath) -> None:
         del origins[place]
 
 
-def _override(source: Source, text: str) -> None:
+def override(source: Source, text: str) -> None:
     """Sets one key; keys on the way are made where they are missing."""
 
     def fault(message: str) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
+import pytest
 import torch
 
-from core.contracts import Dataset, Evaluation, Evaluator, Model, Region
+from core.contracts import Dataset, Evaluator, Item, Model, Picture, Region
+from core.engine.evaluation import evaluating, measured, scored
 from core.testing.tiny_model import TinyModel, regions
 
 
@@ -38,34 +41,55 @@ class EvaluatorKit:
     def model(self) -> Model:
         return TinyModel()
 
-    def result(self, model: Model | None = None, seed: int = 0) -> tuple[Evaluation, list[tuple[int, int]]]:
-        """The evaluation, and the calls of ``progress``."""
-        calls: list[tuple[int, int]] = []
+    def items(self, model: Model | None = None, seed: int = 0, backwards: bool = False) -> tuple[Evaluator, list[Item]]:
+        """The evaluator and all it measured, by unit."""
         torch.manual_seed(seed)
-        with torch.no_grad():
-            found = self.make(ListData(regions(5))).evaluate(model or self.model(), lambda done, total: calls.append((done, total)))
-        return found, calls
+        evaluator, model = self.make(ListData(regions(5))), model or self.model()
+        units = reversed(range(len(evaluator))) if backwards else range(len(evaluator))
+        with evaluating(model):
+            by_unit = {unit: measured(evaluator, model, unit) for unit in units}
+        return evaluator, [item for unit in sorted(by_unit) for item in by_unit[unit]]
 
     def test_metrics_are_finite_and_in_their_range(self) -> None:
-        assert isinstance(self.make(ListData(regions(5))), Evaluator)
-        result, _ = self.result()
-        assert result.metrics
-        for name, value in result.metrics.items():
+        evaluator, items = self.items()
+        assert isinstance(evaluator, Evaluator)
+        assert items, "nothing was measured"
+        assert [item for item in items if "bad" in item] == []
+        metrics = scored(evaluator, items, evaluator.tally(items))
+        assert set(metrics) > {"n_bad"}
+        for name, value in metrics.items():
             assert math.isfinite(value), name
             if name not in self.unbounded and not name.startswith("n_"):
                 assert 0 <= value <= 1, f"{name} is {value}: a share in 0..1, a count named n_..., or declared unbounded"
 
-    def test_progress_grows_to_the_total(self) -> None:
-        _, calls = self.result()
-        assert calls, "progress was never called"
-        assert [done for done, _ in calls] == sorted(done for done, _ in calls)
-        assert calls[-1][0] == calls[-1][1]
+    def test_items_survive_json(self) -> None:
+        _, items = self.items()
+        assert json.loads(json.dumps(items, allow_nan=False)) == items
+        assert all(isinstance(item["id"], str) for item in items)
+        assert all(0 <= item["score"] <= 1 for item in items if "score" in item)
 
-    def test_gives_the_same_again(self) -> None:
-        assert self.result(seed=1)[0].metrics == self.result(seed=2)[0].metrics
+    def test_a_unit_depends_on_the_model_and_itself_alone(self) -> None:
+        assert self.items(seed=1)[1] == self.items(seed=2, backwards=True)[1]
+
+    def test_metrics_are_elementwise_functions_of_sums(self) -> None:
+        """Two draws at once give what each gives alone: this is how intervals are computed."""
+        evaluator, items = self.items()
+        tally = evaluator.tally(items)
+        for name, values in tally.items():
+            assert np.shape(values) == (len(items),), f"tally {name}: one number for each item"
+        counts = np.array([np.ones(len(items)), np.arange(len(items)) + 1.0])  # [2, n], how often each item is drawn
+        both = evaluator.metrics({name: counts @ values for name, values in tally.items()})
+        for draw, row in enumerate(counts):
+            alone = evaluator.metrics({name: row[None] @ values for name, values in tally.items()})
+            for name, value in alone.items():
+                assert value[0] == pytest.approx(both[name][draw], nan_ok=True), name
 
     def test_pictures_have_the_shapes_of_the_contract(self) -> None:
-        for picture in self.result()[0].pictures:
+        evaluator, items = self.items()
+        if not hasattr(evaluator, "picture"):
+            return
+        for item in items:
+            picture: Picture = evaluator.picture(item)
             assert picture.image.dtype == np.uint8
             assert picture.image.ndim == 3
             for mask in (picture.truth, picture.predicted):
@@ -75,7 +99,7 @@ class EvaluatorKit:
     def test_the_model_is_left_as_it_was(self) -> None:
         model = self.model()
         before = [p.detach().clone() for named in model.trainable().values() for _, p in named]
-        self.result(model)
+        self.items(model)
         after = [p for named in model.trainable().values() for _, p in named]
         assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
         assert all(p.grad is None for p in after)

@@ -1,13 +1,12 @@
-"""Which items of a data set an evaluator takes, and an account of those it could not use."""
+"""Which pictures of a data set an evaluator takes, and the regions that it finds in each."""
 
 from __future__ import annotations
 
-import warnings
-from collections import Counter
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from core.contracts import BadSample
+from core.contracts import BadSample, Dataset, Item, Region
 
 
 def spread(total: int, wanted: int | None) -> list[int]:
@@ -17,24 +16,29 @@ def spread(total: int, wanted: int | None) -> list[int]:
     return np.linspace(0, total - 1, wanted).round().astype(int).tolist()
 
 
-class BadItems:
-    """Counts the items that could not be used, by reason; keeps one example of each."""
+def pictures(data: Dataset, max_samples: int | None) -> list[list[int]]:
+    """The data set's indices by picture, of at most ``max_samples`` pictures; without ``images()`` each index is a picture."""
+    images: Callable[[], list[list[int]]] | None = getattr(data, "images", None)
+    groups = images() if images is not None else [[index] for index in range(len(data))]
+    return [groups[number] for number in spread(len(groups), max_samples)]
 
-    def __init__(self) -> None:
-        self._reasons: Counter[str] = Counter()
-        self._examples: dict[str, str] = {}
 
-    def add(self, bad: BadSample) -> None:
-        self._reasons[bad.reason] += 1
-        self._examples.setdefault(bad.reason, str(bad))
+def described(data: Dataset, indices: Sequence[int]) -> tuple[dict[int, Region], list[Item]]:
+    """The regions with a text, by index, and an item with ``bad`` for each that cannot be used."""
+    regions, bad = {}, []
+    for index in indices:
+        try:
+            region = data[index]
+            if not (region.caption or "").strip():
+                raise BadSample("no text", region.id)
+            regions[index] = region
+        except BadSample as error:
+            bad.append({"id": error.sample, "bad": error.reason, "detail": error.detail})
+    return regions, bad
 
-    def __len__(self) -> int:
-        return self._reasons.total()
 
-    def __str__(self) -> str:
-        return "; ".join(f"{count} x {reason}, e.g. {self._examples[reason]}" for reason, count in self._reasons.most_common())
-
-    def report(self, total: int) -> None:
-        """One warning if there were any: the metrics then stand for fewer items than asked for."""
-        if len(self):
-            warnings.warn(f"{len(self)} of {total} evaluation items could not be used: {self}.", stacklevel=3)
+def at_least_one(**given: int | None) -> None:
+    """Raises ValueError for a parameter below 1."""
+    for name, value in given.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}.")

@@ -1,67 +1,52 @@
-"""Metrics of predicted masks: sums that can be merged over processes, in numpy alone."""
+"""Metrics of predicted masks, as sums over expressions; in numpy alone."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+
+from core.contracts import Item
 
 THRESHOLDS = (0.5, 0.7, 0.9)
 
 
-@dataclass
-class MaskScores:
-    """Running sums over expressions. cIoU = sum of intersections / sum of unions, gIoU = mean IoU, precision@t = share with IoU > t.
+def compared(predicted: np.ndarray | None, truth: np.ndarray) -> Item:
+    """``intersection`` and ``union`` in pixels, ``iou``, and ``seg``, whether there is a mask; None is an empty mask.
 
-    The definitions of the referring segmentation literature (LAVT, GRES); an IoU of two empty masks is 1.
+    [H, W] bool each. The IoU of two empty masks is 1. Raises ValueError where the sizes differ.
     """
+    if predicted is not None and predicted.shape != truth.shape:
+        raise ValueError(f"the predicted mask is {predicted.shape}, the true one {truth.shape}.")
+    mask = np.zeros_like(truth) if predicted is None else predicted  # [H, W]
+    intersection, union = int((mask & truth).sum()), int((mask | truth).sum())
+    iou = intersection / union if union else 1.0
+    return {"intersection": intersection, "union": union, "iou": iou, "seg": predicted is not None}
 
-    n: int = 0
-    intersections: int = 0  # pixels
-    unions: int = 0  # pixels
-    iou_sum: float = 0.0
-    n_without_mask: int = 0
-    above: Counter[float] = field(default_factory=Counter)  # threshold -> expressions
 
-    def add(self, predicted: np.ndarray | None, truth: np.ndarray) -> float:
-        """[H, W] bool each; None is an empty mask. Returns the IoU. Raises ValueError where the sizes differ."""
-        if predicted is not None and predicted.shape != truth.shape:
-            raise ValueError(f"the predicted mask is {predicted.shape}, the true one {truth.shape}.")
-        truth = truth.astype(bool)
-        mask = np.zeros_like(truth) if predicted is None else predicted.astype(bool)  # [H, W]
-        intersection, union = int((mask & truth).sum()), int((mask | truth).sum())
-        iou = intersection / union if union else 1.0
-        self.n += 1
-        self.intersections += intersection
-        self.unions += union
-        self.iou_sum += iou
-        self.n_without_mask += predicted is None
-        self.above.update(t for t in THRESHOLDS if iou > t)
-        return iou
+def tally(items: Sequence[Item]) -> dict[str, np.ndarray]:
+    """What each expression adds to the sums that ``metrics`` takes: [n] each."""
+    iou = np.array([item["iou"] for item in items], dtype=np.float64)
+    return {
+        "intersections": np.array([item["intersection"] for item in items], dtype=np.float64),
+        "unions": np.array([item["union"] for item in items], dtype=np.float64),
+        "ious": iou,
+        **{f"above {t}": (iou > t).astype(np.float64) for t in THRESHOLDS},
+        "without": np.array([not item["seg"] for item in items], dtype=np.float64),
+        "expressions": np.ones(len(items)),
+    }
 
-    @classmethod
-    def merged(cls, parts: Sequence[MaskScores]) -> MaskScores:
-        """The scores of all the parts together, as if one process had seen every expression."""
-        total = cls()
-        for part in parts:
-            total.n += part.n
-            total.intersections += part.intersections
-            total.unions += part.unions
-            total.iou_sum += part.iou_sum
-            total.n_without_mask += part.n_without_mask
-            total.above += part.above
-        return total
 
-    def metrics(self) -> dict[str, float]:
-        """Needs at least one expression. Shares in 0..1; cIoU is 1 where every mask was empty on both sides."""
-        if not self.n:
-            raise ValueError("no expression was scored.")
-        return {
-            "cIoU": self.intersections / self.unions if self.unions else 1.0,
-            "gIoU": self.iou_sum / self.n,
-            **{f"precision@{t}": self.above[t] / self.n for t in THRESHOLDS},
-            "no_seg_share": self.n_without_mask / self.n,
-            "n_expressions": float(self.n),
-        }
+def metrics(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """cIoU = sum of intersections / sum of unions, gIoU = mean IoU, precision@t = share with IoU > t, share without [SEG].
+
+    The definitions of the referring segmentation literature (LAVT, GRES); cIoU is 1 where all masks were empty on both sides.
+    """
+    n, unions = sums["expressions"], sums["unions"]
+    return {
+        "cIoU": np.where(unions > 0, sums["intersections"] / np.maximum(unions, 1), 1.0),
+        "gIoU": sums["ious"] / n,
+        **{f"precision@{t}": sums[f"above {t}"] / n for t in THRESHOLDS},
+        "no_seg_share": sums["without"] / n,
+        "n_expressions": n,
+    }

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 
-from core.contracts import BadSample, Dataset, Evaluation, Model, Picture, Region, UserError
-from plugins.evaluators.items import BadItems, spread
-from plugins.evaluators.mask_metrics import MaskScores
+import numpy as np
+from pycocotools import mask as rle
+
+from core.contracts import Dataset, Item, Model, Picture
+from plugins.evaluators import mask_metrics
+from plugins.evaluators.items import at_least_one, described, pictures
 
 
 class RefcocoEvaluator:
     """Asks for every expression with the evaluation template and scores the first mask; no mask is an empty mask.
 
-    All expressions about one picture go to the model in one call: a data set may group its items by picture with a
-    method ``images() -> list[list[int]]``; without it each item is a picture of its own.
-
-    ``max_samples`` pictures are taken, spread evenly over the set, and of each the first ``max_texts_per_image``
-    expressions. Metrics: cIoU, gIoU, precision@0.5/0.7/0.9, no_seg_share, n_expressions, n_pictures, n_bad (items that
-    could not be read or have no phrase). ``pictures`` is the number of pictures for the sheet.
+    All expressions about one picture go to the model in one call. ``max_samples`` pictures are taken, spread evenly over the
+    set, and of each the first ``max_texts_per_image`` expressions. Metrics: cIoU (the literature's Acc), gIoU,
+    precision@0.5/0.7/0.9, no_seg_share, n_expressions, n_pictures.
     """
 
     def __init__(
@@ -27,51 +27,48 @@ class RefcocoEvaluator:
         max_samples: int | None = None,
         max_texts_per_image: int | None = None,
         max_new_tokens: int = 512,
-        pictures: int = 12,
     ) -> None:
-        for name, value in (("max_samples", max_samples), ("max_texts_per_image", max_texts_per_image), ("max_new_tokens", max_new_tokens)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}.")
-        if pictures < 0:
-            raise ValueError(f"pictures must not be negative, not {pictures}.")
-        self.data, self.max_samples, self.max_texts_per_image = data, max_samples, max_texts_per_image
-        self.max_new_tokens, self.pictures = max_new_tokens, pictures
+        at_least_one(max_samples=max_samples, max_texts_per_image=max_texts_per_image, max_new_tokens=max_new_tokens)
+        self.data, self.max_new_tokens = data, max_new_tokens
+        self._units = [group[:max_texts_per_image] for group in pictures(data, max_samples)]
 
-    def evaluate(self, model: Model, progress: Callable[[int, int], None]) -> Evaluation:
-        """Raises UserError where the data set has no usable expression."""
-        groups = self._groups()
-        shown = set(spread(len(groups), self.pictures))
-        scores, sheet = MaskScores(), []
-        n_pictures, bad = 0, BadItems()
-        for done, group in enumerate(groups, start=1):
-            regions = self._read(group, bad)
-            if regions:
-                n_pictures += 1
-                answers = model.predict(regions[0].image, [region.caption or "" for region in regions], self.max_new_tokens)
-                for number, (region, answer) in enumerate(zip(regions, answers, strict=True)):
-                    iou = scores.add(answer.mask, region.mask)
-                    if number == 0 and done - 1 in shown:
-                        sheet.append(Picture(region.caption or "", region.image, region.mask, answer.mask, answer.text, iou))
-            progress(done, len(groups))
-        if not scores.n:
-            raise UserError(f"The evaluation data set gave no usable expression ({bad or 'it is empty'}): check its paths and split.")
-        bad.report(len(bad) + scores.n)
-        return Evaluation(scores.metrics() | {"n_pictures": float(n_pictures), "n_bad": float(len(bad))}, sheet)
+    def __len__(self) -> int:
+        return len(self._units)
 
-    def _groups(self) -> list[list[int]]:
-        images = getattr(self.data, "images", None)
-        groups = images() if callable(images) else [[item] for item in range(len(self.data))]
-        return [groups[number][: self.max_texts_per_image] for number in spread(len(groups), self.max_samples)]
+    def measure(self, model: Model, unit: int) -> list[Item]:
+        """An item keeps the generated text and the mask, as COCO's compressed RLE."""
+        regions, items = described(self.data, self._units[unit])
+        if not regions:
+            return items
+        first = next(iter(regions.values()))
+        answers = model.predict(first.image, [region.caption or "" for region in regions.values()], self.max_new_tokens)
+        for (index, region), answer in zip(regions.items(), answers, strict=True):
+            item = mask_metrics.compared(answer.mask, region.mask)
+            asked = {"id": region.id, "index": index, "phrase": region.caption, "text": answer.text}
+            items.append(asked | item | {"score": item["iou"], "mask": _encoded(answer.mask)})
+        return items
 
-    def _read(self, group: list[int], bad: BadItems) -> list[Region]:
-        """The usable regions of one picture; the others go to ``bad``."""
-        regions = []
-        for item in group:
-            try:
-                region = self.data[item]
-                if not region.caption:
-                    raise BadSample("no phrase", region.id)
-                regions.append(region)
-            except BadSample as error:
-                bad.add(error)
-        return regions
+    def tally(self, items: Sequence[Item]) -> Mapping[str, np.ndarray]:
+        units = [item["unit"] for item in items]
+        new = np.array([here != before for here, before in zip(units, [None, *units], strict=False)], dtype=np.float64)
+        return mask_metrics.tally(items) | {"pictures": new}
+
+    def metrics(self, sums: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        return mask_metrics.metrics(sums) | {"n_pictures": sums["pictures"]}
+
+    def picture(self, item: Item) -> Picture:
+        """Reads the sample again."""
+        region = self.data[item["index"]]
+        return Picture(item["phrase"], region.image, region.mask, _decoded(item["mask"]), item["text"], item["score"])
+
+
+def _encoded(mask: np.ndarray | None) -> Item | None:
+    """[H, W] bool -> ``size`` [H, W] and ``counts``."""
+    if mask is None:
+        return None
+    coded = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(side) for side in coded["size"]], "counts": coded["counts"].decode("ascii")}
+
+
+def _decoded(coded: Item | None) -> np.ndarray | None:
+    return None if coded is None else rle.decode(coded).astype(bool)  # [H, W]

@@ -4,11 +4,12 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
 
-from core.contracts import Evaluation
+from core.contracts import BadSample, Evaluation
 from core.engine.evaluation import before_after_table, evaluate_all, metric_values, write_result
 from core.engine.progress import Progress
 
@@ -20,15 +21,25 @@ AFTER = {
 
 
 class Looking:
-    """An evaluator that notes in what state it found the model."""
+    """An evaluator that notes in what state it found the model; its second unit is bad."""
 
-    def evaluate(self, model, progress):
-        progress(1, 1)
-        return Evaluation({"training": float(model.training), "grad": float(torch.is_grad_enabled())})
+    def __len__(self):
+        return 2
+
+    def measure(self, model, unit):
+        if unit:
+            raise BadSample("no picture", "x7", "gone")
+        return [{"id": "x", "training": model.training, "grad": torch.is_grad_enabled()}]
+
+    def tally(self, items):
+        return {name: np.array([float(item[name]) for item in items]) for name in ("training", "grad")}
+
+    def metrics(self, sums):
+        return sums
 
 
-class Failing:
-    def evaluate(self, model, progress):
+class Failing(Looking):
+    def measure(self, model, unit):
         raise RuntimeError("out of memory")
 
 
@@ -46,11 +57,12 @@ def test_eval_mode_without_gradient_and_every_mode_restored():
     network = model()
     stream = io.StringIO()
     progress = Progress(1, console=Console(file=stream))
-    results = evaluate_all(network, {"a": Looking(), "b": Looking()}, progress)
-    assert results["a"].metrics == results["b"].metrics == {"training": 0.0, "grad": 0.0}
+    with pytest.warns(UserWarning, match=r"1 of 2 items of a were not used: 1 x no picture, e.g. x7 \(gone\)"):
+        results = evaluate_all(network, {"a": Looking(), "b": Looking()}, progress)
+    assert results["a"].metrics == results["b"].metrics == {"training": 0.0, "grad": 0.0, "n_bad": 1.0}
     assert modes(network) == [True, True, False]
     assert torch.is_grad_enabled()
-    assert "evaluating a 1/1" in stream.getvalue()
+    assert "evaluating a 2/2" in stream.getvalue()
 
 
 def test_modes_are_restored_after_an_error():

@@ -7,19 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plugins.evaluators.items import spread
-from plugins.evaluators.mask_metrics import MaskScores
+from plugins.evaluators.mask_metrics import compared, metrics, tally
 
 EMPTY = np.zeros((8, 8), dtype=bool)
+PAIRS = [(square(10), square(20)), (square(8), square(10)), (None, square(10)), (None, EMPTY), (square(4), EMPTY)]
+
+
+def measured(pairs):
+    sums = {name: values.sum(keepdims=True) for name, values in tally([compared(*pair) for pair in pairs]).items()}
+    return {name: value.item() for name, value in metrics(sums).items()}
 
 
 def test_hand_computed_numbers():
-    scores = MaskScores()
-    assert scores.add(square(10), square(20)) == 0.5  # inside: 10 / 20
-    assert scores.add(square(8), square(10)) == 0.8
-    assert scores.add(None, square(10)) == 0.0
-    assert scores.add(None, EMPTY) == 1.0  # nothing to find, nothing found
-    assert scores.add(square(4), EMPTY) == 0.0
-    assert scores.metrics() == pytest.approx(
+    assert [compared(*pair)["iou"] for pair in PAIRS] == [0.5, 0.8, 0.0, 1.0, 0.0]  # nothing to find and nothing found is right
+    assert measured(PAIRS) == pytest.approx(
         {
             "cIoU": (10 + 8) / (20 + 10 + 10 + 0 + 4),
             "gIoU": (0.5 + 0.8 + 0 + 1 + 0) / 5,
@@ -30,28 +31,19 @@ def test_hand_computed_numbers():
             "n_expressions": 5,
         }
     )
+    assert measured([(None, EMPTY)])["cIoU"] == 1
 
 
-@given(st.lists(st.tuples(st.integers(0, 64) | st.none(), st.integers(0, 64)), min_size=1), st.integers(1, 4))
-def test_parts_merge_to_the_whole(pairs, n_parts):
-    def scored(chosen):
-        scores = MaskScores()
-        for predicted, truth in chosen:
-            scores.add(None if predicted is None else square(predicted), square(truth))
-        return scores
-
-    merged = MaskScores.merged([scored(pairs[part::n_parts]) for part in range(n_parts)])
-    assert merged.metrics() == pytest.approx(scored(pairs).metrics())
+@given(st.lists(st.tuples(st.integers(0, 64) | st.none(), st.integers(0, 64)), min_size=1))
+def test_shares_are_shares(pairs):
+    values = measured([(None if predicted is None else square(predicted), square(truth)) for predicted, truth in pairs])
+    assert all(0 <= value <= 1 for name, value in values.items() if name != "n_expressions")
+    assert values["precision@0.5"] >= values["precision@0.7"] >= values["precision@0.9"]
 
 
 def test_masks_of_different_sizes_are_an_error():
     with pytest.raises(ValueError, match=r"\(8, 8\).*\(4, 4\)"):
-        MaskScores().add(square(4), square(4, side=4))
-
-
-def test_no_expression_is_an_error_and_not_a_number():
-    with pytest.raises(ValueError, match="no expression"):
-        MaskScores().metrics()
+        compared(square(4), square(4, side=4))
 
 
 def test_spread_covers_the_whole_set_and_repeats_nothing():

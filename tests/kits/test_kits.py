@@ -218,7 +218,7 @@ class TestRefcocoEvaluator(EvaluatorKit):
 
 
 class TestRegionCaption(EvaluatorKit):
-    unbounded = frozenset({"caption_ce"})
+    unbounded = frozenset({"caption_ce", "CIDEr"})
 
     def make(self, data):
         return RegionCaption(data=data, caption_length=6, batch_size=2)

@@ -1,0 +1,1 @@
+"""What ``core.evaluate`` is made of: where the model comes from, the shared work, intervals, the result card."""

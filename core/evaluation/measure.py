@@ -1,0 +1,158 @@
+"""The work of ``core.evaluate`` in each of its processes: build, share the units, put the parts together, write the card."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from core.contracts import Evaluator, Item, Model, UserError
+from core.engine import checkpoint
+from core.engine.evaluation import bad_reasons, evaluating, measured
+from core.engine.progress import Progress
+from core.engine.ranks import Ranks
+from core.evaluation import card, store
+from core.evaluation.source import Job
+from core.recipe import build, resolved_values
+from core.recipe.recipe import nodes, plan_of
+from core.registry import Registry
+from core.trained import VARIANTS, Trained, open_legacy, open_run
+
+
+@dataclass
+class Options:
+    """What does not change the result, but for ``groups``."""
+
+    out: Path
+    groups: str = "full"
+    max_bad: int = 0  # items of one evaluator that may be left out
+    overwrite: bool = False
+    device: str = "cpu"
+    quiet: bool = False
+
+
+def run(job: Job, registry: Registry, options: Options, ranks: Ranks) -> int:
+    """Measures all that is missing and writes the cards. Returns 0; raises ``UserError``."""
+    if not job.trained and (job.ablate or options.groups != "full"):
+        raise UserError(f"{job.path}: ablate and --groups need what was trained: name a run or checkpoint, or a training file with --base")
+    names = list(job.recipe.values["evaluate"])
+    evaluators: dict[str, Evaluator] = {name: build(job.recipe, ("evaluate", name), registry) for name in names}
+    if empty := [name for name, evaluator in evaluators.items() if not len(evaluator)]:
+        raise UserError(f"evaluator {empty[0]}: its data set has nothing to measure; check its paths and split")
+    torch.manual_seed(0)
+    with ranks.main_first("building the model"):  # it may write files that the others then read
+        model, trained = _open(job, registry)
+    variants = _variants(model, job, options)
+    if isinstance(model, torch.nn.Module):
+        model.to(options.device)
+    console = Console()
+    with Progress(0, options.quiet or not ranks.main, console=console) as progress:
+        claimed = ranks.from_main(lambda: _claim(job, registry, options, evaluators))
+        for variant in variants:
+            if trained is not None:
+                trained.use(variant)
+            for name, evaluator in evaluators.items():
+                _measure(name, variant, evaluator, model, options, ranks, progress)
+    ranks.leave()
+    if ranks.main:
+        for name, evaluator in evaluators.items():
+            _finish(name, evaluator, claimed[name], variants, options, ranks, console)
+    return 0
+
+
+def _open(job: Job, registry: Registry) -> tuple[Model, Trained | None]:
+    trained = None
+    if job.kind == "run":
+        trained = open_run(job.path, registry, job.recipe)
+    elif job.kind == "file" and job.base is not None:
+        trained = open_legacy(job.path, job.base, job.recipe.values["model"].get("lora_alpha"), registry)
+    model: Model = trained.model if trained else build(job.recipe, ("model",), registry)
+    return model, trained
+
+
+def _variants(model: Model, job: Job, options: Options) -> list[str]:
+    if not job.ablate:
+        return [options.groups]
+    there = set(model.trainable())
+    variants = [name for name, groups in VARIANTS.items() if name == "full" or there >= set(groups)]
+    if len(variants) == 1:
+        raise UserError(f"ablate=true: {job.path} trained {', '.join(sorted(there))}, of which no variant of the ablation is made")
+    return variants
+
+
+def _claim(job: Job, registry: Registry, options: Options, evaluators: Mapping[str, Evaluator]) -> dict[str, Any]:
+    """Makes each evaluator's folder; returns their protocols."""
+    values, weights = resolved_values(job.recipe, registry), _weights(job, registry)
+    protocols = {}
+    for name, evaluator in evaluators.items():
+        folder = options.out / name
+        protocol = {**weights, "protocol": {**values["evaluate"][name], "units": len(evaluator)}, "model": values["model"]}
+        if options.overwrite and (folder / "protocol.json").is_file():
+            shutil.rmtree(folder)
+        try:
+            store.claim(folder, protocol)
+        except OSError as error:
+            raise UserError(f"{folder} cannot be written ({error.strerror}); choose another --out") from None
+        protocols[name] = store.plain(protocol)
+    return protocols
+
+
+def _weights(job: Job, registry: Registry) -> dict[str, Any]:
+    """Hashes of what the numbers are about: the checkpoint, and every file or folder that its model is built from."""
+    paths = [node.value for node in nodes(plan_of(job.recipe, registry).root.children["model"]) if isinstance(node.value, Path)]
+    base = {str(path): card.sha256(path) for path in paths if path.exists() and path != job.path}
+    if job.kind == "recipe":
+        return {"base": base}
+    weights = job.path / "trained.safetensors" if job.kind == "run" else job.path
+    found: dict[str, Any] = {"path": str(job.path), "sha256": card.sha256(weights)}
+    if job.kind == "run":
+        found["update"] = next(update for update, path in checkpoint.list_checkpoints(job.path.parent) if path.name == job.path.name)
+    return {"checkpoint": found, "base": base}
+
+
+def _measure(name: str, variant: str, evaluator: Evaluator, model: Model, options: Options, ranks: Ranks, progress: Progress) -> None:
+    """This process's share of the units that are not there yet; ends when every process is through."""
+    folder = options.out / name / variant
+    todo: list[int] = ranks.from_main(lambda: store.missing(folder, len(evaluator)))
+    mine = todo[ranks.rank :: ranks.world]
+    bad: list[Item] = []
+    label = name if variant == "full" else f"{name} [{variant}]"
+    if ranks.world > 1:
+        label += f", process 1 of {ranks.world}"
+    with evaluating(model), store.adding(folder, ranks.rank) if mine else nullcontext() as add, progress.phase(label) as callback:
+        callback(0, len(mine))
+        for done, unit in enumerate(mine, start=1):
+            items = measured(evaluator, model, unit)
+            bad += [item for item in items if "bad" in item]
+            if len(bad) > options.max_bad:
+                raise UserError(f"evaluator {name}: {bad_reasons(bad)}; put it right, or leave such items out with --max-bad N")
+            if add is not None:
+                add(unit, items)
+            callback(done, len(mine))
+    ranks.gather(len(mine))
+
+
+def _finish(
+    name: str, evaluator: Evaluator, protocol: Mapping[str, Any], variants: list[str], options: Options, ranks: Ranks, console: Console
+) -> None:
+    """Everything in the evaluator's folder that is whole goes on the card, also variants that were measured before."""
+    folder, found, bad = options.out / name, {}, []
+    before = sorted(file.parent.name for file in folder.glob("*/items.jsonl"))
+    for variant in sorted({*variants, *before}, key=lambda v: (list(VARIANTS) + sorted({*variants, *before})).index(v)):
+        items = store.merge(folder / variant, len(evaluator))
+        found[variant] = card.results(name, evaluator, items)
+        bad += [item for item in items if "bad" in item]
+        if len(bad) > options.max_bad * len(found):
+            raise UserError(
+                f"evaluator {name}: {bad_reasons(bad)}; put it right and use --overwrite, or leave such items out with --max-bad N"
+            )
+        card.sheet(folder / variant / "sheet.png", card.result_name(name, variant), evaluator, items)
+    card.write_card(folder, name, protocol, found, bad, {"device": options.device, "processes": ranks.world})
+    card.show(console, name, found)
+    console.print(f"{folder / 'card.md'}", highlight=False, markup=False, soft_wrap=True)
