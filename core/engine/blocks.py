@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
+import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 
 def blocks(module: nn.Module) -> Iterator[nn.Module]:
@@ -14,3 +18,22 @@ def blocks(module: nn.Module) -> Iterator[nn.Module]:
             yield child
         else:
             yield from blocks(child)
+
+
+def recompute(module: nn.Module) -> None:
+    """Activation checkpointing: backward keeps the layers' inputs only and computes each layer once more, with the same dropout."""
+    for layer in blocks(module):
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]
+
+
+def compiled(module: nn.Module, backend: str = "inductor") -> None:
+    """``torch.compile`` of each layer in the forwards that train, at the first of them; batches of any size share a compilation.
+
+    Without gradient, as in generation, layers run as they are: their caches would be compiled anew for each length.
+    """
+    for layer in blocks(module):
+        layer.forward = partial(_one_of, torch.compile(layer.forward, dynamic=True, backend=backend), layer.forward)  # type: ignore[method-assign]
+
+
+def _one_of(fast: Callable[..., Any], plain: Callable[..., Any], *given: Any, **named: Any) -> Any:
+    return (fast if torch.is_grad_enabled() else plain)(*given, **named)

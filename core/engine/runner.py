@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from rich.console import Console
 
 from core.contracts import Evaluation, Evaluator, Loop, Model, Picture, RunInfo, Teacher, UserError
-from core.engine import checkpoint, stopping
+from core.engine import blocks, checkpoint, stopping
 from core.engine.evaluation import before_after_table, evaluate_all, metric_values, write_result
 from core.engine.feed import Feed, bad_summary
 from core.engine.noise import derived_seed
@@ -37,6 +38,8 @@ FREE_ON_RESUME = (
     "launch",
     "evaluate",
     "train.workers",
+    "train.activation_checkpointing",
+    "train.compile",
     "train.evaluate",
     "train.max_bad_fraction",
     "train.max_bad_updates",
@@ -72,13 +75,16 @@ def run(recipe: Recipe, registry: Registry, resume: Path | bool | None = None, q
     ranks = join(recipe.values["launch"])
     console = Console()
     where = ranks.from_main(lambda: [path and str(path) for path in _run_folder(recipe, registry, resume)])
-    folder, last = Path(where[0]), where[1] and Path(where[1])
+    folder, last, new = Path(where[0]), where[1] and Path(where[1]), bool(where[2])
     total = recipe.values["train"]["updates"]
     with Progress(total, quiet or not ranks.main) as progress:
         progress.note(f"run folder: {folder}")
-        built = _build(recipe, registry, folder, last, ranks)
-        for group, members in built.model.trainable().items():
-            progress.note(f"trained: {group}, {sum(p.numel() for _, p in members):,} parameters")
+        with _removed_on_failure(folder, new and ranks.main):
+            built = _build(recipe, registry, folder, last, ranks)
+            _room(built)
+            built.trainer.strategy.check_agreement("at the start")
+        for line in _trained(built.model):
+            progress.note(line)
         built.trackers.start(RunInfo(folder, recipe.values["name"], recipe.values, built.start))
         evaluate = ranks.main and recipe.values["train"]["evaluate"] == "before_and_after" and bool(built.evaluators)
         with ranks.main_first("evaluation before training"):
@@ -98,8 +104,31 @@ def run(recipe: Recipe, registry: Registry, resume: Path | bool | None = None, q
     return 0
 
 
-def _run_folder(recipe: Recipe, registry: Registry, resume: Path | bool | None) -> tuple[Path, Path | None]:
-    """(the run's folder, the checkpoint to continue from); a new folder gets the resolved recipe and local plugin files."""
+@contextmanager
+def _removed_on_failure(folder: Path, new: bool) -> Iterator[None]:
+    """A run that cannot be built leaves no folder behind, in which ``--resume`` would find nothing."""
+    try:
+        yield
+    except BaseException:
+        if new:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _trained(model: Model) -> Iterator[str]:
+    """What is trained: each group's parameters and their share of the model's."""
+    numbers = {group: sum(p.numel() for _, p in members) for group, members in model.trainable().items()}
+    whole = sum(p.numel() for p in model.parameters()) if isinstance(model, torch.nn.Module) else 0
+    for group, number in {**numbers, "in all": sum(numbers.values())}.items():
+        share = f", {number / whole:.2%} of {whole:,}" if whole else ""
+        yield f"trained: {group}, {number:,} parameters{share}"
+
+
+def _run_folder(recipe: Recipe, registry: Registry, resume: Path | bool | None) -> tuple[Path, Path | None, Path | None]:
+    """(the run's folder, the checkpoint to continue from, the folder again if it is new).
+
+    A new folder gets the resolved recipe and local plugin files.
+    """
     parent, name = Path(recipe.values["output"]), recipe.values["name"]
     runs = sorted(path for path in parent.glob(f"{name}-*") if (path / "recipe.json").is_file())
     if not resume and recipe.values["launch"]["requeue"] and runs and not (runs[-1] / "result.json").is_file():
@@ -110,7 +139,7 @@ def _run_folder(recipe: Recipe, registry: Registry, resume: Path | bool | None) 
             raise UserError(f"nothing to resume: no run folder {folder or parent / (name + '-*')}; run without --resume first")
         _same_recipe(json.loads((folder / "recipe.json").read_text(encoding="utf-8")), resolved_values(recipe, registry), folder)
         found = checkpoint.list_checkpoints(folder / "checkpoints")
-        return folder, found[-1][1] if found else None
+        return folder, found[-1][1] if found else None, None
     stamp, folder = time.strftime("%Y%m%d-%H%M%S"), parent
     for attempt in range(1000):
         folder = parent / (f"{name}-{stamp}" + (f"-{attempt}" if attempt else ""))
@@ -128,7 +157,7 @@ def _run_folder(recipe: Recipe, registry: Registry, resume: Path | bool | None) 
     beside = folder / ".recipe.json"  # the folder counts as a run once it has this file: whole or not at all
     beside.write_text(values, encoding="utf-8")
     beside.rename(folder / "recipe.json")
-    return folder, None
+    return folder, None, folder
 
 
 def _sharded_trains_only(values: Mapping[str, Any]) -> None:
@@ -185,6 +214,10 @@ def _build(recipe: Recipe, registry: Registry, folder: Path, last: Path | None, 
 
             shard_frozen(model, ranks, launch["device"])  # before the device would have to hold all of it
         model.to(launch["device"]).train()
+        if train["compile"]:
+            blocks.compiled(model)
+        if train["activation_checkpointing"]:
+            blocks.recompute(model)
     groups = model.trainable()
     optimizer, rate = build(recipe, ("optimizer",), registry).build(groups, train["updates"])
     strategy = make_strategy(launch, groups, optimizer, train["clip_norm"], ranks, len(values["loops"]))
@@ -262,8 +295,6 @@ def _train(built: Run, progress: Progress) -> list[dict[str, float]]:
 
     Raises ``Stopped`` after the update in which a signal asked any rank for it, and after saving.
     """
-    _room(built)
-    built.trainer.strategy.check_agreement("at the start")
     with stopping.patiently():
         return _updates(built, progress)
 

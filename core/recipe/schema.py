@@ -50,6 +50,8 @@ class Train:
     clip_norm: Annotated[float, Within(0)] = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"
     group_pictures: bool = False  # regions of one picture follow each other, so that a batch encodes it once
+    activation_checkpointing: bool = False  # of the model's layers: less memory, one more forward
+    compile: bool = False  # the model's layers with torch.compile, in the forwards that train
     workers: Annotated[int, Within(0)] = 0  # of the loader; 0 prepares samples in the main process
     max_bad_fraction: Annotated[float, Within(0, 1)] = 0.01  # of a source's samples, before the run stops
     max_bad_updates: Annotated[int, Within(0)] = 0  # with a loss or gradient of NaN or Inf, skipped before the run stops

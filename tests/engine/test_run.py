@@ -234,3 +234,29 @@ def test_the_readmes_own_component_runs(tiny: Make, tmp_path: Path) -> None:
     plugin.write_text(readme.split("```python\n")[1].split("```")[0])
     folder = go(tiny(f"gradient={{use: '{plugin}:Half', anchor: loop1}}", "train.updates=1"))
     assert logged(folder)[0]["surgery/weight/loop2"] == 0.25
+
+
+def test_the_trained_shares_are_told(tiny: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tiny("train.updates=1")
+    assert runner.run(recipe, Registry()) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("trained: ")]
+    run = built(recipe, tmp_path / "again")
+    whole = sum(p.numel() for p in run.model.parameters())  # type: ignore[attr-defined]
+    numbers = {group: sum(p.numel() for _, p in members) for group, members in run.model.trainable().items()}
+    assert [line.split(",")[0].removeprefix("trained: ") for line in lines] == [*numbers, "in all"]
+    assert lines[0].endswith(f"{numbers['projector']:,} parameters, {100 * numbers['projector'] / whole:.2f}% of {whole:,}")
+    assert f" {sum(numbers.values()):,} parameters, " in lines[-1]
+
+
+@pytest.mark.parametrize("fault", ["build", "room"])
+def test_a_run_that_cannot_be_built_leaves_no_folder(tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    folder = go(tiny())
+    if fault == "room":
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(9, 9, 0))  # type: ignore[attr-defined]
+    broken = tiny(*[f"model.checkpoint={tmp_path}/nowhere"] * (fault == "build"))
+    with pytest.raises(UserError):
+        runner.run(broken, Registry(), quiet=True)
+    assert list((tmp_path / "runs").iterdir()) == [folder]
+    with pytest.raises(UserError):  # what was there before stays
+        runner.run(broken, Registry(), quiet=True, resume=folder)
+    assert list((tmp_path / "runs").iterdir()) == [folder]
