@@ -72,7 +72,7 @@ class Joined(Ranks):
             store, self.rank, self.world = dist.HashStore(), 0, 1
         self.store = dist.PrefixStore("dualloop", store)  # for messages without a time limit
         self.timeout_s, self.exchanges = timeout_s, 0
-        self.before_exchange: Callable[[], None] | None = None  # what all ranks must have ended before they exchange something
+        self.before_exchange: Callable[[], None] = lambda: None  # ends what all ranks must have ended before gather and sum_
         if device == "cuda":
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
@@ -82,8 +82,8 @@ class Joined(Ranks):
         """Over gloo, on the CPU: the text's lengths, then the texts."""
         text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)  # [length]
         lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world)]
+        self.before_exchange()
         with self.contact("exchanging numbers"):
-            self._end_what_runs()
             dist.all_gather(lengths, torch.tensor([len(text)]))
             longest = int(max(lengths))
             padded = torch.nn.functional.pad(text, (0, longest - len(text)))  # [longest]
@@ -92,13 +92,9 @@ class Joined(Ranks):
         return [json.loads(bytes(part[: int(length)].tolist())) for part, length in zip(texts, lengths, strict=True)]
 
     def sum_(self, tensor: Tensor) -> None:
+        self.before_exchange()
         with self.contact("summing gradients"):
-            self._end_what_runs()
             dist.all_reduce(tensor)
-
-    def _end_what_runs(self) -> None:
-        if self.before_exchange is not None:
-            self.before_exchange()
 
     @contextmanager
     def main_first(self, what: str) -> Iterator[None]:

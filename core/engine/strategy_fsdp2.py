@@ -55,23 +55,25 @@ class Rounds:
         if number not in self.seen and not torch.equal(_bytes(own), self._packed(number)):
             raise RuntimeError("fully_shard packs a layer's parts otherwise than expected: this version of torch is not supported")
         self.seen.add(number)
-        for wanted in self._round(number):
-            if wanted == number:
-                all_gather(_bytes(whole), _bytes(own))
-            else:
-                self._give(wanted)
+        self._round(number, whole, own)
 
     def finish(self) -> None:
         """Gives to the other ranks until none needs a layer any more; all ranks come here before they exchange anything else."""
-        while wanted := self._round(_NONE):
-            for number in wanted:
-                self._give(number)
+        while self._round(_NONE):
+            pass
 
-    def _round(self, number: int) -> list[int]:
-        """The layers that any rank needs now, in the same order on all ranks."""
+    def _round(self, number: int, whole: Tensor | None = None, own: Tensor | None = None) -> bool:
+        """Gathers all layers that any rank needs now, in the same order on all ranks; False if there is none."""
         said = [torch.zeros(1, dtype=torch.int64) for _ in range(self.ranks.world)]
-        dist.all_gather(said, torch.tensor([number]))  # over gloo, on the CPU
-        return sorted({int(one) for one in said} - {_NONE})
+        with self.ranks.contact("gathering frozen weights"):
+            dist.all_gather(said, torch.tensor([number]))  # over gloo, on the CPU
+            wanted = sorted({int(one) for one in said} - {_NONE})
+            for layer in wanted:
+                if layer == number and whole is not None and own is not None:
+                    all_gather(_bytes(whole), _bytes(own))
+                else:
+                    self._give(layer)
+        return bool(wanted)
 
     def _give(self, number: int) -> None:
         own = self._packed(number)  # [bytes]
@@ -91,8 +93,7 @@ class Gather:
         return torch.empty(*size, dtype=dtype, device=device)
 
     def __call__(self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, async_op: bool = False) -> None:
-        with self.rounds.ranks.contact("gathering frozen weights"):
-            self.rounds.gather(self.number, output_tensor, input_tensor)
+        self.rounds.gather(self.number, output_tensor, input_tensor)
 
 
 def _own_parts(layer: nn.Module) -> list[Tensor]:

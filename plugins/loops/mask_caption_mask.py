@@ -15,7 +15,7 @@ NEVER = -1e4  # added to a logit: its probability is then 0 in every dtype, and 
 
 
 class MaskCaptionLosses(SegmentationLosses):
-    """``pseudo`` (optional): the teacher's own tokens at the masked positions, a mean over them for each batch."""
+    """``pseudo`` (optional): the teacher's own tokens at the masked positions, of each region the mean over them."""
 
     pseudo: NotRequired[TokenLoss]
 
@@ -56,9 +56,11 @@ class MaskCaptionMask:
             "answer": answer_term(result, wording, model, self.losses["answer"]),
         }
         if "pseudo" in self.losses:
-            loss = self.losses["pseudo"]
-            mean = loss(states, Tokens(pseudo.ids, hidden), model.head()) / hidden.sum().clamp_min(1)
-            terms["pseudo"] = LossTerm(mean * len(batch), len(batch), loss.weight)
+            # how many tokens will be masked is not known before the teacher has written: regions are counted, each alike
+            loss, head = self.losses["pseudo"], model.head()
+            rows = zip(states.split(1), pseudo.ids.split(1), hidden.split(1), strict=True)  # [1, T, D], [1, T], [1, T]
+            means = [loss(state, Tokens(ids, where), head) / where.sum().clamp_min(1) for state, ids, where in rows]
+            terms["pseudo"] = LossTerm(torch.stack(means).sum(), len(batch), loss.weight)
         lengths = pseudo.mask.sum(1)  # [B], tokens before the end-of-text token
         ended = lengths < self.caption_length  # [B]; without that token a caption is exactly caption_length tokens long
         real = float(lengths.sum())

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from core.contracts import UserError
+
 #: device type -> elements of the largest temporary. On a CPU 8 MiB of logits stay in the last-level cache.
 CHUNK_ELEMENTS = {"cpu": 2**21, "cuda": 2**26}
 ROWS = 512  # states that go past the vocabulary together
@@ -42,12 +44,12 @@ class StGumbelTopk:
 
         Diagnostics: ``topk_mass`` [B, T] float32, the probability (temperature 1) that the kept tokens hold; ``ids`` [B, T] int64.
         Row b's noise is the next T * k draws of generator b, whatever else is in the batch.
-        Raises ValueError when the output layer or the embedding is trained: this function has no gradient for them.
+        Raises UserError when the output layer or the embedding is trained: this function has no gradient for them.
         """
         weight, bias = head
         for name, tensor in (("the output layer's weight", weight), ("the output layer's bias", bias), ("the embedding", embedding)):
             if tensor is not None and tensor.requires_grad and torch.is_grad_enabled():
-                raise ValueError(f"st_gumbel_topk gives no gradient to {name}: freeze it (requires_grad=False) or train it elsewhere.")
+                raise UserError(f"st_gumbel_topk gives no gradient to {name}: leave it out of model.train, or use the sampler st_gumbel")
         B, T, _ = states.shape
         if len(generators) != B:
             raise ValueError(f"st_gumbel_topk needs one generator for each of the {B} rows of states, not {len(generators)}.")

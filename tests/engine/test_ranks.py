@@ -6,9 +6,12 @@ import multiprocessing
 import os
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from core.engine import slurm
 from core.engine.ranks import Joined, LostRank
@@ -82,16 +85,54 @@ def two(rank: int, port: int, out: Path) -> None:
     os._exit(0)
 
 
-def test_a_rank_that_hangs_is_named_after_the_timeout(tmp_path: Path) -> None:
+def together(target: Callable[[int, int, Path], None], folder: Path) -> None:
+    """Calls ``target(rank, port, folder)`` in two processes."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=two, args=(rank, port, tmp_path)) for rank in range(2)]
+    processes = [context.Process(target=target, args=(rank, port, folder)) for rank in range(2)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(60)
+
+
+def test_a_rank_that_hangs_is_named_after_the_timeout(tmp_path: Path) -> None:
+    together(two, tmp_path)
     told = (tmp_path / "told").read_text()
     assert told.startswith("rank 0 lost the other ranks while exchanging numbers (")
     assert "rank 1 has been silent for launch.timeout_s=2 seconds, since exchanging numbers. The last checkpoint stands" in told
+
+
+def sharded(rank: int, port: int, out: Path) -> None:
+    """Rank 0 computes both layers twice and one once more, rank 1 one of them once and in other order; then rank 1 falls silent."""
+    from core.engine.strategy_fsdp2 import shard_frozen
+
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = Joined("cpu", timeout_s=3)
+    torch.manual_seed(0)
+    layers = nn.ModuleList([nn.Linear(3, 3), nn.Linear(3, 3, bias=False)]).requires_grad_(False)
+    whole = [layer.weight.clone() for layer in layers]
+    shard_frozen(nn.ModuleDict({"layers": layers}), ranks, "cpu")
+    x = torch.ones(1, 3)
+    for number in ([0, 1, 0, 1, 1], [1])[rank]:
+        torch.testing.assert_close(layers[number](x) - (0 if number else layers[0](0 * x)), x @ whole[number].T)
+    (out / f"exchanges{rank}").write_text(f"{len(ranks.gather(rank))} {ranks.exchanges}")
+    if rank == 1:
+        while not (out / "told").exists():
+            time.sleep(0.05)
+        os._exit(0)
+    try:
+        layers[0](x)
+    except LostRank as error:
+        (out / "told.part").write_text(str(error))
+        (out / "told.part").rename(out / "told")
+    os._exit(0)
+
+
+def test_ranks_may_need_different_layers_and_a_silent_one_is_named(tmp_path: Path) -> None:
+    together(sharded, tmp_path)
+    first, second = ((tmp_path / f"exchanges{rank}").read_text() for rank in (0, 1))
+    assert first == second
+    assert "rank 1 has been silent for launch.timeout_s=3 seconds, since exchanging numbers" in (tmp_path / "told").read_text()

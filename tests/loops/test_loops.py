@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, inject_adapter_in_model
 
-from core.contracts import LossTerms, RegionBatch, Segmentation
+from core.contracts import LossTerms, RegionBatch, Segmentation, UserError
 from core.engine.noise import RunNoise
 from plugins.loops.caption_mask_caption import CaptionMaskCaption
 from plugins.loops.mask_caption_mask import MaskCaptionMask
@@ -182,6 +183,15 @@ def test_no_special_token_is_drawn_into_the_text(model: Sa2va, batch: RegionBatc
     teacher.start(model.trainable())
     loop1(Watched(k=16))(model, teacher, batch, NOISE)
     assert set(drawn[0][1]["ids"].flatten().tolist()) <= set(model.ordinary_tokens.tolist())
+
+
+def test_an_adapter_around_the_output_layer_is_refused(model: Sa2va, batch: RegionBatch) -> None:
+    """The sampler and the losses read the layer's weights themselves and would pass the adapter over without a word."""
+    inject_adapter_in_model(LoraConfig(r=2, target_modules=["lm_head"]), model.network.llm, adapter_name="other")
+    teacher = Ema(decay=0.9)
+    teacher.start(model.trainable())
+    with pytest.raises(UserError, match="the output layer is wrapped in Linear"):
+        loop1(StGumbelTopk(k=16))(model, teacher, batch, NOISE)
 
 
 @pytest.mark.parametrize(("logit", "empty"), [(-9.0, 3), (9.0, 0)])

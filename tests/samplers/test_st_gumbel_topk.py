@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from core.contracts import Sampler
+from core.contracts import Sampler, UserError
 from plugins.samplers import st_gumbel_topk
 from plugins.samplers.st_gumbel_topk import StGumbelTopk, gumbel
 
@@ -155,7 +155,7 @@ def test_noise_is_the_same_under_activation_checkpointing():
 def test_trained_layers_are_refused_unless_no_gradient_is_asked_for():
     states, (weight, bias), embedding = network(torch.float32)
     for head, table in (((weight.clone().requires_grad_(), bias), embedding), ((weight, bias), embedding.clone().requires_grad_())):
-        with pytest.raises(ValueError, match="gives no gradient to the"):
+        with pytest.raises(UserError, match="gives no gradient to the"):
             StGumbelTopk(k=K)(states, head, table, generators(1, 2, 3))
         with torch.no_grad():
             StGumbelTopk(k=K)(states, head, table, generators(1, 2, 3))

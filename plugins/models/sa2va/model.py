@@ -111,7 +111,11 @@ class Sa2va(nn.Module):
         return self.network.llm.model.embed_tokens.weight
 
     def head(self) -> tuple[Tensor, Tensor | None]:
-        return self.network.llm.lm_head.weight, self.network.llm.lm_head.bias
+        layer = self.network.llm.lm_head
+        if not isinstance(layer, nn.Linear):  # an adapter around it would be passed over
+            what = f"the output layer is wrapped in {type(layer).__name__}, but losses and samplers read its own weights"
+            raise UserError(f"{what}: leave lm_head out of the adapter's layers")
+        return layer.weight, layer.bias
 
     def encode(self, batch: RegionBatch) -> Vision:
         return self.vision(batch.tiles, batch.tile_counts, batch.sam_pictures)
