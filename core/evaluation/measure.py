@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +48,8 @@ def run(job: Job, registry: Registry, options: Options, ranks: Ranks) -> int:
     with ranks.main_first("building the model"):  # it may write files that the others then read
         model, trained = _open(job, registry)
     variants = _variants(model, job, options)
+    if trained is not None:
+        trained.use(variants[0])  # an unknown group is told before anything is written
     if isinstance(model, torch.nn.Module):
         model.to(options.device)
     console = Console()
@@ -123,18 +124,20 @@ def _measure(name: str, variant: str, evaluator: Evaluator, model: Model, option
     mine = todo[ranks.rank :: ranks.world]
     bad: list[Item] = []
     label = name if variant == "full" else f"{name} [{variant}]"
+    if len(todo) < len(evaluator):
+        progress.note(f"{label}: {len(evaluator) - len(todo)} of {len(evaluator)} were measured before")
     if ranks.world > 1:
         label += f", process 1 of {ranks.world}"
-    with evaluating(model), store.adding(folder, ranks.rank) if mine else nullcontext() as add, progress.phase(label) as callback:
-        callback(0, len(mine))
-        for done, unit in enumerate(mine, start=1):
+    with evaluating(model), store.adding(folder, ranks.rank) as add, progress.phase(label) as callback:
+        for done, unit in enumerate(mine):
+            callback(done, len(mine))
             items = measured(evaluator, model, unit)
             bad += [item for item in items if "bad" in item]
             if len(bad) > options.max_bad:
                 raise UserError(f"evaluator {name}: {bad_reasons(bad)}; put it right, or leave such items out with --max-bad N")
-            if add is not None:
-                add(unit, items)
-            callback(done, len(mine))
+            add(unit, items)
+        if mine:
+            callback(len(mine), len(mine))
     ranks.gather(len(mine))
 
 
@@ -143,15 +146,15 @@ def _finish(
 ) -> None:
     """Everything in the evaluator's folder that is whole goes on the card, also variants that were measured before."""
     folder, found, bad = options.out / name, {}, []
-    before = sorted(file.parent.name for file in folder.glob("*/items.jsonl"))
-    for variant in sorted({*variants, *before}, key=lambda v: (list(VARIANTS) + sorted({*variants, *before})).index(v)):
+    there = {*variants, *(file.parent.name for file in folder.glob("*/items.jsonl"))}
+    for variant in [*(v for v in VARIANTS if v in there), *sorted(there - set(VARIANTS))]:
         items = store.merge(folder / variant, len(evaluator))
+        unusable = [item for item in items if "bad" in item]
+        if len(unusable) > options.max_bad:
+            hint = "put it right and use --overwrite, or leave such items out with --max-bad N"
+            raise UserError(f"evaluator {name}: {bad_reasons(unusable)}; {hint}")
         found[variant] = card.results(name, evaluator, items)
-        bad += [item for item in items if "bad" in item]
-        if len(bad) > options.max_bad * len(found):
-            raise UserError(
-                f"evaluator {name}: {bad_reasons(bad)}; put it right and use --overwrite, or leave such items out with --max-bad N"
-            )
+        bad += unusable
         card.sheet(folder / variant / "sheet.png", card.result_name(name, variant), evaluator, items)
     card.write_card(folder, name, protocol, found, bad, {"device": options.device, "processes": ranks.world})
     card.show(console, name, found)
