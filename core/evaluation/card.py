@@ -7,31 +7,57 @@ import json
 import platform
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from core.contracts import Evaluator, Item, Picture
 from core.engine.evaluation import bad_reasons, scored, strict, usable, write_whole
 from core.engine.sheet import picture_sheet
-from core.evaluation.intervals import DRAWS, LEVEL, SEED, intervals
+from core.evaluation.intervals import DRAWS, LEVEL, SEED, draw, interval
 
 PACKAGES = ("dualloop", "torch", "transformers", "peft", "numpy", "Pillow", "pycocotools", "pycocoevalcap")
 COLUMNS = 4  # pictures in each row of the sheet: the best, those in the middle, the worst
 
-Results = dict[str, dict[str, Any]]  # metric -> {"value": v, "interval": [low, high]}
+Results = dict[str, dict[str, Any]]  # metric -> {"value": v, "interval": [low, high], "to_full": {the same of the difference}}
 
 
-def results(name: str, evaluator: Evaluator, items: Sequence[Item]) -> dict[str, Any]:
-    """Every metric with its interval, where it has one. Raises ``UserError`` where nothing could be measured."""
-    good = usable(items, name)
-    tally = evaluator.tally(good)
-    ends = intervals(evaluator, [item["unit"] for item in good], tally)
-    metrics = scored(evaluator, items, tally)
-    return {metric: {"value": value} | ({"interval": list(ends[metric])} if metric in ends else {}) for metric, value in metrics.items()}
+@dataclass
+class Measured:
+    """One variant's items, put together."""
+
+    metrics: dict[str, float]
+    units: list[int]  # of each usable item
+    draws: dict[str, np.ndarray]  # metric -> [R]
+
+    @classmethod
+    def of(cls, name: str, evaluator: Evaluator, items: Sequence[Item]) -> Measured:
+        """Raises ``UserError`` where nothing could be measured."""
+        good = usable(items, name)
+        tally, units = evaluator.tally(good), [item["unit"] for item in good]
+        return cls(scored(evaluator, items, tally), units, draw(evaluator, units, tally))
+
+
+def results(measured: Measured, full: Measured | None) -> Results:
+    """Every metric with its interval, where it has one, and with its difference to ``full``, another variant of the same model."""
+    found: Results = {}
+    paired = full is not None and set(full.units) == set(measured.units)
+    for metric, value in measured.metrics.items():
+        found[metric] = {"value": value} | _ends(measured.draws.get(metric))
+        if full is not None and paired and metric in measured.draws:
+            difference = {"value": value - full.metrics[metric]} | _ends(measured.draws[metric] - full.draws[metric])
+            found[metric]["to_full"] = difference
+    return found
+
+
+def _ends(draws: np.ndarray | None) -> dict[str, Any]:
+    found = interval(draws) if draws is not None else None
+    return {"interval": list(found)} if found else {}
 
 
 def versions() -> dict[str, str]:
@@ -71,9 +97,11 @@ def write_card(
         "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     write_whole(folder / "card.json", json.dumps(strict(card), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-    header, rows = table_rows(found)
-    lines = [f"# {name}", "", "| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    lines = [f"# {name}", "", *_markdown(*table_rows(found))]
+    differences = {variant: {m: given["to_full"] for m, given in values.items() if "to_full" in given} for variant, values in found.items()}
+    if any(differences.values()):
+        some = {variant: values for variant, values in differences.items() if values}
+        lines += ["", "Differences to full; both are drawn on the same pictures.", "", *_markdown(*table_rows(some, "+"))]
     lines += ["", f"In brackets: {LEVEL:.0%} intervals from {DRAWS} draws of the pictures (seed {SEED}).", ""]
     lines += [f"- {key}: {_shown(value)}" for key, value in card.items() if key not in ("evaluator", "results", "interval") and value]
     write_whole(folder / "card.md", "\n".join(lines) + "\n")
@@ -83,28 +111,42 @@ def result_name(name: str, variant: str) -> str:
     return name if variant == "full" else f"{name}:{variant}"
 
 
-def table_rows(found: Mapping[str, Results]) -> tuple[list[str], list[list[str]]]:
+def _markdown(header: list[str], rows: list[list[str]]) -> list[str]:
+    return ["| " + " | ".join(row) + " |" for row in (header, ["---", *["---:"] * (len(header) - 1)], *rows)]
+
+
+def _cell(metric: str, given: Mapping[str, Any] | None, sign: str = "") -> str:
+    if given is None:
+        return "–"
+    if metric.startswith("n_"):
+        return f"{given['value']:.0f}"
+    ends = given.get("interval")
+    return f"{given['value']:{sign}.4f}" + (f" [{ends[0]:{sign}.4f}, {ends[1]:{sign}.4f}]" if ends else "")
+
+
+def table_rows(found: Mapping[str, Results], sign: str = "") -> tuple[list[str], list[list[str]]]:
     """metric, then a column for each variant."""
-
-    def cell(metric: str, given: Mapping[str, Any] | None) -> str:
-        if given is None:
-            return "–"
-        if metric.startswith("n_"):
-            return f"{given['value']:.0f}"
-        return f"{given['value']:.4f}" + (" [{:.4f}, {:.4f}]".format(*given["interval"]) if "interval" in given else "")
-
     metrics = dict.fromkeys(metric for values in found.values() for metric in values)
-    return ["metric", *found], [[metric, *(cell(metric, values.get(metric)) for values in found.values())] for metric in metrics]
+    return ["metric", *found], [[metric, *(_cell(metric, values.get(metric), sign) for values in found.values())] for metric in metrics]
 
 
 def show(console: Console, name: str, found: Mapping[str, Results]) -> None:
-    """The table on a terminal or in a log."""
+    """The table on a terminal or in a log: a column for one variant, a row for each of several."""
     header, rows = table_rows(found)
-    if len(header) > 3:  # variants with their intervals would not fit beside each other
-        header, rows = ["metric", "variant", "value"], [[row[0], variant, row[n]] for row in rows for n, variant in enumerate(header) if n]
+    if len(found) > 1:
+        header, rows = ["metric", "variant", "value", "to full"], []
+        for metric in dict.fromkeys(metric for values in found.values() for metric in values):
+            given = {variant: values[metric] for variant, values in found.items() if metric in values}
+            if metric.startswith("n_") and len({each["value"] for each in given.values()}) == 1:
+                rows.append([metric, "all", _cell(metric, next(iter(given.values()))), ""])
+                continue
+            for place, (variant, each) in enumerate(given.items()):
+                to_full = _cell(metric, each["to_full"], "+") if "to_full" in each else ""
+                rows.append(["" if place else metric, variant, _cell(metric, each), to_full])
     table = Table(header[0], title=name, title_justify="left")
+    table.columns[0].no_wrap = True
     for column in header[1:]:
-        table.add_column(column, justify="left" if column == "variant" else "right", no_wrap=True)
+        table.add_column(column, justify="left" if column == "variant" else "right")
     for row in rows:
         table.add_row(*row)
     console.print(table)

@@ -18,12 +18,13 @@ def unit_sums(units: Sequence[int], tally: Mapping[str, np.ndarray]) -> dict[str
     return {name: np.bincount(place, weights=values, minlength=len(present)) for name, values in tally.items()}
 
 
-def intervals(
+def draw(
     evaluator: Evaluator, units: Sequence[int], tally: Mapping[str, np.ndarray], draws: int = DRAWS, seed: int = SEED
-) -> dict[str, tuple[float, float]]:
-    """The percentile interval of every metric that is no count; none where there is only one unit to draw from.
+) -> dict[str, np.ndarray]:
+    """The metrics of each draw, [draws] each; empty where there is only one unit to draw from.
 
-    A function of the units' sums and ``seed`` alone. Draws in which a metric is not finite (0 / 0) are left out of it.
+    A function of the units' sums and ``seed`` alone: of two models measured on the same units the same units are drawn, so
+    that the draws of their difference are the differences of their draws.
     """
     sums = unit_sums(units, tally)
     table = np.stack(list(sums.values()), axis=1)  # [U, S]
@@ -41,12 +42,13 @@ def intervals(
             metrics = evaluator.metrics({name: totals[:, column] for column, name in enumerate(sums)})
         for name, values in metrics.items():
             found.setdefault(name, []).append(np.asarray(values, dtype=np.float64))
-    ends = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
-    result = {}
-    for name, parts in found.items():
-        values = np.concatenate(parts)
-        values = values[np.isfinite(values)]
-        if len(values) and not name.startswith("n_"):
-            low, high = np.quantile(values, ends)
-            result[name] = (float(low), float(high))
-    return result
+    return {name: np.concatenate(parts) for name, parts in found.items() if not name.startswith("n_")}
+
+
+def interval(values: np.ndarray) -> tuple[float, float] | None:
+    """The percentile interval of draws [R]; those that are not finite (0 / 0) are left out, and None if all are."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return None
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)

@@ -146,6 +146,7 @@ def _finish(
 ) -> None:
     """Everything in the evaluator's folder that is whole goes on the card, also variants that were measured before."""
     folder, found, bad = options.out / name, {}, []
+    full: card.Measured | None = None
     there = {*variants, *(file.parent.name for file in folder.glob("*/items.jsonl"))}
     for variant in [*(v for v in VARIANTS if v in there), *sorted(there - set(VARIANTS))]:
         items = store.merge(folder / variant, len(evaluator))
@@ -153,7 +154,9 @@ def _finish(
         if len(unusable) > options.max_bad:
             hint = "put it right and use --overwrite, or leave such items out with --max-bad N"
             raise UserError(f"evaluator {name}: {bad_reasons(unusable)}; {hint}")
-        found[variant] = card.results(name, evaluator, items)
+        whole = card.Measured.of(name, evaluator, items)
+        found[variant] = card.results(whole, full)
+        full = whole if variant == "full" else full  # it comes first
         bad += unusable
         card.sheet(folder / variant / "sheet.png", card.result_name(name, variant), evaluator, items)
     card.write_card(folder, name, protocol, found, bad, {"device": options.device, "processes": ranks.world})

@@ -113,6 +113,12 @@ def test_ablation_of_a_run_from_one_loaded_model_and_the_page_that_compares(tiny
         assert {key: given["value"] for key, given in made["results"][name].items()} == metrics
     assert lines(folder / "full") != lines(folder / "projector")  # the variants are different models
 
+    difference = made["results"]["refcoco-val:lora"]["cIoU"]["to_full"]
+    values = [made["results"][name]["cIoU"]["value"] for name in ("refcoco-val:lora", "refcoco-val")]
+    assert difference["value"] == values[0] - values[1]
+    assert difference["interval"][0] <= difference["value"] <= difference["interval"][1]
+    assert "Differences to full" in (folder / "card.md").read_text()
+
     after = read_run(run).after
     full = after["refcoco-val/cIoU"]
     assert [full.low, full.high] == made["results"]["refcoco-val"]["cIoU"]["interval"]

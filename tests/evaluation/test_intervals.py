@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from core.evaluation.intervals import intervals, unit_sums
+from core.evaluation.intervals import draw, interval, unit_sums
 
 
 class Mean:
@@ -11,6 +11,11 @@ class Mean:
 
     def metrics(self, sums):
         return {"mean": sums["x"] / sums["n"], "undefined": sums["zero"] / sums["zero"], "n_items": sums["n"]}
+
+
+def intervals(*given, **more):
+    found = {name: interval(values) for name, values in draw(*given, **more).items()}
+    return {name: ends for name, ends in found.items() if ends}
 
 
 def tally(x):
@@ -40,6 +45,14 @@ def test_seeded():
     given = (Mean(), range(20), tally(np.arange(20.0)))
     assert intervals(*given) == intervals(*given)
     assert intervals(*given) != intervals(*given, seed=1)
+
+
+def test_the_difference_of_two_models_is_drawn_on_the_same_pictures():
+    """Two models that agree up to a constant differ by exactly that, however far apart the pictures are."""
+    x = np.random.default_rng(3).normal(0.0, 5.0, 50)
+    low, high = interval(draw(Mean(), range(50), tally(x + 0.25))["mean"] - draw(Mean(), range(50), tally(x))["mean"])
+    assert low == pytest.approx(0.25)
+    assert high == pytest.approx(0.25)
 
 
 def test_one_picture_has_no_interval():
