@@ -158,7 +158,7 @@ def tell_stopped(stopped: Stopped, requeue: bool) -> int:
 def tell(error: UserError) -> None:
     """Says what stopped the run: to the launcher if this process is its worker, otherwise to the user."""
     from_rank = f"rank {os.environ['RANK']}: " if "RANK" in os.environ else ""
-    lost = type(error).__name__ == "LostRank"
+    lost = type(error).__name__ == "LostRank" and not getattr(error, "names_it", False)
     _tell(f"error: {from_rank}{error}", lost)
     if lost and LAUNCHER in os.environ:
         time.sleep(_PATIENCE_S)

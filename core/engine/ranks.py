@@ -19,7 +19,11 @@ from core.engine.launch import check_launch
 
 
 class LostRank(UserError):
-    """Another rank is gone or silent. It is never the cause: the rank that failed first says why."""
+    """Another rank is gone, and the one that failed first says why; or it is silent, and ``names_it``: nobody else will say so."""
+
+    def __init__(self, words: str, names_it: bool = False) -> None:
+        super().__init__(words)
+        self.names_it = names_it
 
 
 class Ranks:
@@ -124,7 +128,8 @@ class Joined(Ranks):
             raise LostRank(
                 f"rank {self.rank} lost the other ranks while {doing} ({reason}); "
                 + (silent or "the rank that failed first says why. ")
-                + "The last checkpoint stands, --resume goes on from it"
+                + "The last checkpoint stands, --resume goes on from it",
+                names_it=bool(silent),
             ) from error
 
     def _silent(self) -> str:

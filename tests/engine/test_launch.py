@@ -183,6 +183,32 @@ def test_a_rank_that_only_lost_the_others_is_not_the_first(capsys: pytest.Captur
     )
 
 
+HANG = """
+from __future__ import annotations
+import signal, time
+import torch.distributed as dist
+class Hang:
+    def weights(self, gram):
+        if dist.get_rank() == 1:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # or the launcher would wait half a minute before it kills
+            time.sleep(600)
+        return gram.scales.repeat(len(gram.groups), 1)
+"""
+
+
+def test_a_hanging_rank_is_what_the_user_reads_about(tiny: Make, tmp_path: Path) -> None:
+    """And not that the launcher has then killed it."""
+    (tmp_path / "hang.py").write_text(HANG)
+    recipe = tiny(f"gradient={{use: '{tmp_path}/hang.py:Hang'}}", "launch={strategy: ddp, processes: 2, timeout_s: 8}")
+    (tmp_path / "recipe.yaml").write_text(resolved_yaml(recipe, Registry()))
+    process = start(tmp_path / "recipe.yaml")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "rank 1 has been silent for launch.timeout_s=8 seconds, since summing gradients" in errors
+    assert "killed" not in errors
+    assert workers(process.pid) == []
+
+
 def test_a_run_on_two_processes_survives_the_death_of_one(tiny: Make, tmp_path: Path) -> None:
     """Killed after some updates and resumed, it arrives where one process arrives with the same global batch."""
     common = ["optimizer.eps=1.0e-3", "model.lora={r: 4, alpha: 8, dropout: 0.0}", "train.updates=12", "checkpoint.every=1"]
