@@ -18,7 +18,7 @@ from core.engine.progress import Progress
 from core.engine.ranks import Ranks
 from core.evaluation import card, store
 from core.evaluation.source import Job
-from core.recipe import build, resolved_values
+from core.recipe import KeyPath, build, path_text, resolved_values
 from core.recipe.recipe import nodes, plan_of
 from core.registry import Registry
 from core.trained import VARIANTS, Trained, open_legacy, open_run
@@ -89,29 +89,40 @@ def _variants(model: Model, job: Job, options: Options) -> list[str]:
 
 def _claim(job: Job, registry: Registry, options: Options, evaluators: Mapping[str, Evaluator]) -> dict[str, Any]:
     """Makes each evaluator's folder; returns their protocols."""
-    values, weights = resolved_values(job.recipe, registry), _weights(job, registry)
-    protocols = {}
+    values, places = resolved_values(job.recipe, registry), _paths(job, registry)
+    for place, path in places.items():  # the same place from wherever the command is started
+        inner: Any = values
+        for key in place[:-1]:
+            inner = inner[key]
+        inner[place[-1]] = str(path.resolve())
+    weights, protocols = _weights(job, places), {}
+    moved = {"checkpoint.path", *(path_text(place) for place in places if place[0] == "model")}  # their hashes count
     for name, evaluator in evaluators.items():
         folder = options.out / name
         protocol = {**weights, "protocol": {**values["evaluate"][name], "units": len(evaluator)}, "model": values["model"]}
         if options.overwrite and (folder / "protocol.json").is_file():
             shutil.rmtree(folder)
         try:
-            store.claim(folder, protocol)
+            store.claim(folder, protocol, moved)
         except OSError as error:
             raise UserError(f"{folder} cannot be written ({error.strerror}); choose another --out") from None
         protocols[name] = store.plain(protocol)
     return protocols
 
 
-def _weights(job: Job, registry: Registry) -> dict[str, Any]:
+def _paths(job: Job, registry: Registry) -> dict[KeyPath, Path]:
+    """The paths that the recipe gives, by their place in it."""
+    return {node.path: node.value for node in nodes(plan_of(job.recipe, registry).root) if isinstance(node.value, Path)}
+
+
+def _weights(job: Job, places: Mapping[KeyPath, Path]) -> dict[str, Any]:
     """Hashes of what the numbers are about: the checkpoint, and every file or folder that its model is built from."""
-    paths = [node.value for node in nodes(plan_of(job.recipe, registry).root.children["model"]) if isinstance(node.value, Path)]
-    base = {str(path): card.sha256(path) for path in paths if path.exists() and path != job.path}
+    files = {path_text(place): path for place, path in places.items() if place[0] == "model" and path.exists() and path != job.path}
+    base = {place: card.sha256(path) for place, path in files.items()}
     if job.kind == "recipe":
         return {"base": base}
     weights = job.path / "trained.safetensors" if job.kind == "run" else job.path
-    found: dict[str, Any] = {"path": str(job.path), "sha256": card.sha256(weights)}
+    found: dict[str, Any] = {"path": str(job.path.resolve()), "sha256": card.sha256(weights)}
     if job.kind == "run":
         found["update"] = next(update for update, path in checkpoint.list_checkpoints(job.path.parent) if path.name == job.path.name)
     return {"checkpoint": found, "base": base}

@@ -7,7 +7,7 @@ there or is not. When no unit is missing, the items go to ``FOLDER/items.jsonl``
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,17 @@ from core.contracts import Item, UserError
 from core.engine.evaluation import strict, write_whole
 
 
-def claim(folder: Path, protocol: Mapping[str, Any]) -> None:
-    """Makes ``folder`` that of ``protocol``, or finds it to be. Raises ``UserError`` where it is of another."""
+def claim(folder: Path, protocol: Mapping[str, Any], free: Collection[str] = ()) -> None:
+    """Makes ``folder`` that of ``protocol``, or finds it to be. Raises ``UserError`` where it is of another.
+
+    Keys with dots in ``free`` may differ.
+    """
     file = folder / "protocol.json"
     new = plain(protocol)
     if file.is_file():
         then = json.loads(file.read_text(encoding="utf-8"))
         old_leaves, new_leaves = dict(_leaves(then, ())), dict(_leaves(new, ()))
-        different = [key for key in sorted(old_leaves | new_leaves) if old_leaves.get(key) != new_leaves.get(key)]
+        different = [key for key in sorted(old_leaves | new_leaves) if key not in free and old_leaves.get(key) != new_leaves.get(key)]
         if different:
             changes = ", ".join(f"{key} was {old_leaves.get(key)!r}, is {new_leaves.get(key)!r}" for key in different[:3])
             raise UserError(f"{folder} holds another evaluation: {changes}; choose another --out, or replace it with --overwrite")

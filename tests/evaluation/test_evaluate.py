@@ -124,6 +124,9 @@ def test_ablation_of_a_run_from_one_loaded_model_and_the_page_that_compares(tiny
     assert [full.low, full.high] == made["results"]["refcoco-val"]["cIoU"]["interval"]
     assert after["refcoco-val:lora/cIoU"].value == made["results"]["refcoco-val:lora"]["cIoU"]["value"]
 
+    moved = Path(shutil.move(run, run.with_name("moved")))
+    monkeypatch.chdir(moved.parent)
+    arguments[0], folder = moved.name, moved / folder.relative_to(run)
     assert main([*arguments, "--groups", "base"]) == 0  # measures the base alone; the card keeps what was there
     assert set(card(folder)["results"]) == {*made["results"], "refcoco-val:base"}
     assert main([*arguments, "--groups", "lora+head"]) == 2

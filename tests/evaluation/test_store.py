@@ -66,6 +66,7 @@ def test_a_folder_belongs_to_one_protocol(tmp_path):
     other = {"checkpoint": {"sha256": "cd"}, "protocol": {"max_samples": 10, "data": {"split": "testA"}}}
     with pytest.raises(UserError, match=r"checkpoint.sha256 was 'ab', is 'cd', protocol.data.split was 'val', is 'testA'.*--overwrite"):
         store.claim(folder, other)
+    store.claim(folder, other, {"checkpoint.sha256", "protocol.data.split"})
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "thesis.tex").touch()
