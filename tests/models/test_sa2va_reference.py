@@ -130,7 +130,7 @@ def test_each_of_several_seg_tokens_gives_its_own_mask(model: Sa2va, monkeypatch
     def given(network, heads, length, ended):
         states = network.hidden_states(torch.cat([heads[0], model.embed(torch.tensor(ids))])[None])[:, -len(ids) :]
         seen.append(states[0][torch.tensor(ids) == model.seg_token])
-        return Generated([ids], states)
+        return Generated([ids], list(states))
 
     monkeypatch.setattr(inference, "greedy", given)
     answer = model.predict(image, "Please segment all.")

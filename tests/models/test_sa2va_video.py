@@ -188,7 +188,7 @@ def test_a_video_gets_a_mask_for_each_frame(small: Sa2va, monkeypatch: pytest.Mo
 
     def given(network, heads, length, ended):
         prompts.append(heads[0])
-        return Generated([ids], torch.randn(1, len(ids), 32, generator=torch.Generator().manual_seed(3)))
+        return Generated([ids], [torch.randn(len(ids), 32, generator=torch.Generator().manual_seed(3))])
 
     monkeypatch.setattr(inference, "greedy", given)
     frames = np.random.default_rng(0).integers(0, 256, (8, 40, 56, 3), dtype=np.uint8)

@@ -39,7 +39,8 @@ def refer(model: Sa2va, image: np.ndarray, phrases: Sequence[str], max_new_token
     with model.evaluating():
         embedded = [model.embed(torch.tensor(text.ids(" " + phrase.strip()), device=model.device)) for phrase in phrases]
         heads = model.sequences.segment(vision, view, embedded, [before] * len(phrases), [after] * len(phrases))
-        generated = greedy(model.network, heads, max_new_tokens, text.ended)
+        expected = [text.ids(each + text.turn.end) for each in prompts.ANSWERS]
+        generated = greedy(model.network, heads, max_new_tokens, text.ended, expected)
         found = [(row, states[0]) for row in range(len(phrases)) if (states := _seg_states(generated, row, text.seg))]
         if found:
             rows = [row for row, _ in found]
