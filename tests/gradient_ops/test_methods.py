@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
+from contextlib import contextmanager
+from unittest.mock import patch
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -199,29 +203,57 @@ def test_defining_equations(problem):
     assert float((g - mean).norm()) == pytest.approx(float(0.5 * mean.norm()), rel=1e-6)
 
 
+def relative(gram: Gram, one: Tensor, other: Tensor) -> float:
+    """The largest difference of two rows of weights, each times its gradient's length, as a share of the longest gradient."""
+    lengths = gram.values[0].diagonal().sqrt()
+    return float(((one - other) * lengths).abs().max() / lengths.max())
+
+
 @settings(max_examples=40, deadline=None, derandomize=True)
-@given(problems(), st.sampled_from(["mgda", "imtl_g", "aligned_mtl", "cagrad"]))
+@given(problems(), st.sampled_from(["imtl_g", "aligned_mtl", "cagrad"]))
 def test_agreement_with_torchjd(problem, name):
     _, gram = problem
     gram = unit_scales(gram)
-    own = {"mgda": Mgda(), "imtl_g": ImtlG(), "aligned_mtl": AlignedMtl(), "cagrad": Cagrad(c=0.5)}[name]
-    options = {"mgda": {"epsilon": 1e-300, "max_iters": 3000}, "cagrad": {"c": 0.5, "norm_eps": 1e-12}}.get(name, {})
-    theirs = TorchJd(weighting=name, options=options).weights(gram)
+    own = {"imtl_g": ImtlG(), "aligned_mtl": AlignedMtl(), "cagrad": Cagrad(c=0.5)}[name]
+    with thorough():
+        theirs = TorchJd(weighting=name, options={"c": 0.5, "norm_eps": 1e-12} if name == "cagrad" else {}).weights(gram)[0]
     if name == "aligned_mtl":
         theirs = theirs * len(gram.loops)  # theirs prefers each loop by 1 / n
-    lengths = gram.values[0].diagonal().sqrt()
-    difference = ((own.weights(gram) - theirs)[0] * lengths).abs().max() / lengths.max()
-    if name == "cagrad":  # their solver stops early: ours serves the worst-off loop at least as well
-        ours, found = (inner_products(op, gram).min() for op in (own, TorchJd(weighting=name, options=options)))
-        assert ours >= found - 1e-5 * found.abs()
-        assert difference < 1e-3
-        return
-    if name == "mgda" and len(gram.loops) > 2:  # Frank-Wolfe comes near as 1 / iterations: compare what it minimises
-        ours, found = (w[0] @ gram.values[0] @ w[0] for w in (own.weights(gram), theirs))
-        assert ours <= found * (1 + 1e-12)
-        assert found - ours <= 16 * float(lengths.max()) ** 2 / options["max_iters"]  # its known rate
-        return
-    assert difference < 1e-5
+    assert relative(gram, own.weights(gram)[0], theirs) < 1e-5
+
+
+@contextmanager
+def thorough():
+    """TorchJD's cagrad with a solver that goes on to 1e-13: where it usually stops, weights are good to 1e-4 only."""
+    import cvxpy
+
+    solve = cvxpy.Problem.solve
+    limits = dict.fromkeys(("tol_gap_abs", "tol_gap_rel", "tol_feas"), 1e-13)
+    with patch.object(cvxpy.Problem, "solve", lambda self, solver: solve(self, solver, **limits)), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it cannot quite reach them
+        yield
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(problems())
+def test_mgda_agrees_with_torchjd(problem):
+    """Theirs is Frank-Wolfe. Of the loops that have a share it finds the minimum fast; a loop without one makes it zigzag.
+
+    So theirs is asked about the loops that have a share in ours, and that the others have none is seen from the condition of
+    the minimum. Where lengths differ so much that theirs has not ended, its distance is bounded by its own duality gap.
+    """
+    _, gram = problem
+    gram = unit_scales(gram)
+    own, G = Mgda().weights(gram)[0], gram.values[0]
+    assert (G @ own >= own @ G @ own - 1e-9 * G.abs().max()).all()
+    chosen = (own > 0).nonzero().flatten()
+    part = Gram(tuple(gram.loops[i] for i in chosen), gram.groups, gram.values[:, chosen][:, :, chosen], gram.scales[chosen])
+    theirs = TorchJd(weighting="mgda", options={"epsilon": 1e-300, "max_iters": 2000}).weights(part)[0]
+    H, apart = part.values[0], own[chosen] - theirs
+    gap = theirs @ H @ theirs - (H @ theirs).min()
+    assert apart @ H @ apart <= gap + 1e-12 * H.abs().max()
+    if gap < 1e-12 * H.diagonal().min():
+        assert relative(part, own[chosen], theirs) < 1e-5
 
 
 def test_gradvac_agrees_with_torchjd_over_several_updates(monkeypatch):
