@@ -123,6 +123,34 @@ def test_a_full_buffer_gets_room(model: Sa2va, prompts: list[Tensor], monkeypatc
     same(model, greedy(model.network, prompts, 15, never), prompts, 15, never)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_packed_output_layer_gives_the_same_tokens(
+    model: Sa2va, prompts: list[Tensor], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(ids: list[int]) -> bool:
+        return False
+
+    head = model.network.llm.lm_head.weight
+    monkeypatch.setattr(head, "data", head.data.to(dtype))
+    rounds: list[list[list[int]]] = []
+    used: list[Tensor | None] = []
+    packed_head = model.network.packed_head
+
+    def watched(rows: int) -> Tensor | None:
+        used.append(packed_head(rows))
+        return used[-1]
+
+    monkeypatch.setattr(model.network, "packed_head", watched)
+    for start in (10**6, 3):
+        monkeypatch.setattr(generation, "PACKED", start)
+        with torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
+            rounds.append(greedy(model.network, prompts, 30, never).ids)
+    assert rounds[0] == rounds[1]
+    assert len(used) == 1
+    if used[0] is None:
+        pytest.skip("this processor has no packed order")
+
+
 def test_phrases_of_one_picture_get_the_masks_they_get_alone(model: Sa2va, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shared, batched and with expected answers, against one at a time without them: text equal, no pixel differs."""
     image = draw((3, 1), 96).images[0]

@@ -17,6 +17,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from plugins.models.sa2va.network import Network
 
 WORTHWHILE = 32  # a shorter common beginning saves less than the forward of its own costs, which reads all weights once more
+PACKED = 12  # forwards after which packing the output layer is worth its time, which is about that many more
 SPARE = 128  # tokens for which a full buffer gets new room
 
 
@@ -95,7 +96,11 @@ def greedy(
     ids: list[list[int]] = [[] for _ in prompts]
     states: list[list[Tensor]] = [[] for _ in prompts]
     running = [True] * batch
+    packed, forwards = None, 0
     while length and any(running):
+        forwards += 1
+        if forwards == PACKED:
+            packed = network.packed_head(batch)
         drafts = [_continuation(expected, row)[: length - len(row) - 1] if runs else [] for row, runs in zip(ids, running, strict=True)]
         width = max(map(len, drafts))
         if width:
@@ -106,7 +111,7 @@ def greedy(
         output = network.llm.model(
             inputs_embeds=unread, attention_mask=real, position_ids=positions, past_key_values=cache, use_cache=True
         ).last_hidden_state[:, -1 - width :]  # [B, 1 + w, D]
-        chosen = network.next_tokens(output)  # [B, 1 + w], the token after each of those read
+        chosen = network.next_tokens(output, packed)  # [B, 1 + w], the token after each of those read
         written = chosen.tolist()
         taken = [_agreement(draft, row) for draft, row in zip(drafts, written, strict=True)]
         for row in range(batch):
