@@ -1,4 +1,7 @@
-"""The published methods on the Gram matrix: contract kits, defining properties on drawn gradients, agreement with TorchJD."""
+"""The published methods on the Gram matrix: contract kits, defining properties on drawn gradients, agreement with TorchJD.
+
+TorchJD's Nash-MTL is no Gramian weighting, remembers, and stops its iterations at 1e-3: ours is held to its equations instead.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from plugins.gradient_ops.gradvac import Gradvac
 from plugins.gradient_ops.imtl_g import ImtlG
 from plugins.gradient_ops.mgda import Mgda
 from plugins.gradient_ops.nash_mtl import NashMtl
+from plugins.gradient_ops.pcgrad import Pcgrad
 from plugins.gradient_ops.torchjd_weighting import CLASSES, TorchJd
 from plugins.gradient_ops.uncertainty import Uncertainty
 
@@ -268,6 +272,18 @@ def test_gradvac_agrees_with_torchjd_over_several_updates(monkeypatch):
             vectors[:, 1:] -= 0.8 * (seed % 3 - 1) * vectors[:, :1]
             gram = gram_of(vectors)
             torch.testing.assert_close(own.weights(gram)[0], theirs(gram.values[0]), rtol=1e-5, atol=1e-8)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(problems(), st.sampled_from(["global", "group"]))
+def test_pcgrad_agrees_with_torchjd(problem, scope):
+    from torchjd.aggregation import PCGradWeighting
+
+    _, gram = problem
+    gram, calls, n = unit_scales(gram), iter(range(10**6)), len(gram.loops)
+    with patch.object(torch, "randperm", lambda m: (torch.arange(m) + next(calls) % n) % m):  # its random order, made ours
+        theirs = PCGradWeighting()(gram.values[0])
+    assert relative(gram, Pcgrad(scope=scope).weights(gram)[0], theirs) < 1e-9
 
 
 def test_gradvac_reaches_the_usual_cosine():
