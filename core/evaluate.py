@@ -100,7 +100,7 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str]) -> int:
     from core.evaluation.measure import Options, run
 
     options = Options(arguments.out or job.out, arguments.groups, arguments.max_bad, arguments.overwrite, arguments.device, arguments.quiet)
-    return run(job, registry, options, join(launch))
+    return run(job, registry, options, join(launch, GOES_ON))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from core.contracts import UserError
-from core.engine.launch import check_launch
+from core.engine.launch import RESUME, check_launch
 
 
 class LostRank(UserError):
@@ -68,8 +68,9 @@ class Ranks:
 class Joined(Ranks):
     """One process of a ``torch.distributed`` group. A rank that does not answer within the timeout raises ``LostRank``."""
 
-    def __init__(self, device: str, timeout_s: int) -> None:
-        timeout = timedelta(seconds=timeout_s)
+    def __init__(self, device: str, timeout_s: int, goes_on: str = RESUME) -> None:
+        """``goes_on``: what a rank's loss leaves, for the user."""
+        timeout, self.goes_on = timedelta(seconds=timeout_s), goes_on
         if "RANK" in os.environ:
             store, self.rank, self.world = next(dist.rendezvous("env://", timeout=timeout))
         else:
@@ -128,7 +129,8 @@ class Joined(Ranks):
             raise LostRank(
                 f"rank {self.rank} lost the other ranks while {doing} ({reason}); "
                 + (silent or "the rank that failed first says why. ")
-                + "The last checkpoint stands, --resume goes on from it",
+                + self.goes_on[0].upper()
+                + self.goes_on[1:],
                 names_it=bool(silent),
             ) from error
 
@@ -145,10 +147,13 @@ class Joined(Ranks):
         return "".join(told)
 
 
-def join(launch: Mapping[str, Any]) -> Ranks:
-    """The processes that the recipe's ``launch`` asks for, which a launcher has started. Raises ``UserError`` if they differ."""
+def join(launch: Mapping[str, Any], goes_on: str = RESUME) -> Ranks:
+    """The processes that ``launch`` asks for, which a launcher has started; ``goes_on``: what the loss of one leaves for the user.
+
+    Raises ``UserError`` if they differ.
+    """
     check_launch(launch)
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started != launch["processes"]:
         raise UserError(f"launch.processes={launch['processes']}, but {started} started; set launch.processes={started} or start as many")
-    return Ranks() if launch["strategy"] == "single" else Joined(launch["device"], launch["timeout_s"])
+    return Ranks() if launch["strategy"] == "single" else Joined(launch["device"], launch["timeout_s"], goes_on)

@@ -70,7 +70,7 @@ def test_the_first_host_of_a_node_list(nodes: str, first: str) -> None:
 def two(rank: int, port: int, out: Path) -> None:
     """Rank 1 comes to two exchanges and not to the third."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    ranks = Joined("cpu", timeout_s=2)
+    ranks = Joined("cpu", timeout_s=2, goes_on="what was done stands")
     ranks.gather(rank)
     ranks.total({"a": rank})
     if rank == 1:
@@ -102,7 +102,7 @@ def test_a_rank_that_hangs_is_named_after_the_timeout(tmp_path: Path) -> None:
     together(two, tmp_path)
     told = (tmp_path / "told").read_text()
     assert told.startswith("rank 0 lost the other ranks while exchanging numbers (")
-    assert "rank 1 has been silent for launch.timeout_s=2 seconds, since exchanging numbers. The last checkpoint stands" in told
+    assert "rank 1 has been silent for launch.timeout_s=2 seconds, since exchanging numbers. What was done stands" in told
 
 
 def sharded(rank: int, port: int, out: Path) -> None:
