@@ -47,7 +47,8 @@ def load(
     Raises ``UserError`` for a folder that is no complete Sa2VA checkpoint.
     """
     if not checkpoint.is_dir():
-        raise UserError(f"{checkpoint}: no such checkpoint folder; give the folder that holds config.json and *.safetensors")
+        here = "" if checkpoint.is_absolute() else f" in {Path.cwd()}"
+        raise UserError(f"{checkpoint}: no such checkpoint folder{here}; give the folder that holds config.json and *.safetensors")
     config = read_config(checkpoint)
     text = Text(read_tokenizer(checkpoint), config.template, checkpoint)  # before gigabytes are read
     with no_init_weights():
