@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from core import convert
 from core.comparison.runs import read_run
 from core.engine import runner
 from core.engine.evaluation import evaluate
@@ -147,6 +148,32 @@ class Share(Ranks):
 
     def gather(self, value):
         return [value]
+
+
+def test_training_files_exports_and_adapters_are_measured_like_the_run(tiny, small_checkpoint: Path, world: Path, tmp_path: Path) -> None:
+    recipe = tiny("train.updates=2", "optimizer.lr=0.02")
+    assert runner.run(recipe, Registry(), quiet=True) == 0
+    [run] = Path(recipe.values["output"]).iterdir()
+    file, export, adapter = tmp_path / "run.pth", tmp_path / "export", tmp_path / "adapter"
+    for made, options in ((file, []), (export, []), (adapter, ["--adapter"])):
+        assert convert.main([str(run), str(made), *options]) == 0
+    data = ["--use", "refcoco", "--data", "refcoco", f"root={world}/ref_seg", "split=val", "max_samples=3", "max_new_tokens=4", "--quiet"]
+    base = ["--base", str(small_checkpoint)]
+    sources = {
+        "run": (run, []),
+        "lora": (run, ["--groups", "lora"]),
+        "file": (file, base),
+        "export": (export, []),
+        "adapter": (adapter, base),
+    }
+    items = {}
+    for name, (source, options) in sources.items():
+        assert main([str(source), *data, *options, "--out", str(tmp_path / name)]) == 0
+        [found] = (tmp_path / name / "refcoco-val").glob("*/items.jsonl")
+        items[name] = found.read_text()
+    assert items["file"] == items["export"] == items["run"]
+    assert items["adapter"] == items["lora"]
+    assert items["lora"] != items["run"]
 
 
 def test_the_same_result_with_any_number_of_processes(job: list[str], tmp_path: Path, monkeypatch, world: Path) -> None:
