@@ -52,7 +52,7 @@ def _literal(choices: tuple[Any, ...], value: Any) -> Any:
 
 def _hint(annotation: type, value: Any, environment: bool) -> str:
     """What to write instead, where that can be told."""
-    if annotation is str and value is not None and not isinstance(value, dict | list):
+    if annotation is str and value is not None and not isinstance(value, str | dict | list):
         return ": put it in quotes" + (" (YAML 1.1 reads yes, no, on and off as booleans)" if isinstance(value, bool) else "")
     if annotation not in (int, float, bool) or not isinstance(value, str):
         return ""

@@ -93,6 +93,11 @@ def test_ten_seeded_faults_are_reported_in_one_pass(folder, monkeypatch) -> None
         ),
         ("lr: 1.0e-3", "lr: false", "r.yaml:22: optimizer.lr: expected a number, got false (a boolean)"),
         ("name: small", "name: 2024-01-01", "r.yaml:2: name: YAML reads '2024-01-01' as a date: put it in quotes if it is text"),
+        (
+            'root: "${data.root}/a"}',
+            "root: /a, split: nosuch}",
+            "r.yaml:18: loops.one.tasks.seg.data.a.split: expected 'train' or 'val', got 'nosuch' (text)",
+        ),
         ("name: small", "name: 12", "r.yaml:2: name: expected text, got 12 (an integer): put it in quotes"),
         ("batch_size: 3", "batch_size: 0", "r.yaml:23: train.batch_size: expected a value >= 1, got 0 (an integer)"),
         ("recipe: 1", "recipe: 2", "r.yaml:1: recipe: expected 1, got 2 (an integer)"),
