@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from core.contracts import UserError
-from core.engine.launch import become_worker, start_workers, tell, to_start
+from core.engine.launch import become_worker, start_workers, tell, tell_notes, to_start
 from core.registry import Registry
 
 GOES_ON = "what was measured stands, the same command goes on from it"
@@ -86,6 +86,7 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str]) -> int:
         for fault in faults:
             print(fault, file=sys.stderr)
         return 2
+    tell_notes(job.recipe.notes)
     processes = int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else arguments.processes  # torchrun and SLURM say how many
     launch = {
         "strategy": "ddp" if processes > 1 else "single",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from core.components import table
 from core.contracts import UserError
-from core.engine.launch import become_worker, start_workers, tell, tell_stopped, to_start
+from core.engine.launch import become_worker, start_workers, tell, tell_notes, tell_stopped, to_start
 from core.engine.stopping import Stopped, listening
 from core.recipe import Recipe, check, components_used, json_schema, load, path_report, path_text, resolved_yaml
 from core.registry import Registry
@@ -72,6 +72,7 @@ def _run(recipe: Recipe, registry: Registry, arguments: argparse.Namespace, resu
             print(fault, file=sys.stderr)
         print(f"{len(faults)} fault{'s' if len(faults) > 1 else ''} in {recipe.file}", file=sys.stderr)
         return 2
+    tell_notes(recipe.notes)
     if arguments.resolved:
         print(resolved_yaml(recipe, registry), end="")
         return 0

@@ -12,14 +12,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
-
-import yaml
 
 from core.contracts import UserError
-from core.recipe import Recipe, check, components_used, load
-from core.recipe.faults import Fault, path_text
-from core.registry import Component, Registry
+from core.engine.launch import tell_notes
+from core.recipe import check, load
+from core.registry import Registry
 
 #: More runs than this are taken for a mistake in the grid.
 MOST_RUNS = 1000
@@ -66,46 +63,15 @@ def grid(axes: Sequence[str]) -> list[list[str]]:
     return runs
 
 
-def points(recipe: str, overrides: Sequence[str], axes: Sequence[str], registry: Registry) -> list[list[str]]:
-    """The overrides of each run, the given ones included. Raises UserError with all faults of all runs; nothing has been started.
-
-    ``a.b.use=name`` exchanges a component: of its keys in the recipe those are kept that the new one takes too.
-    """
-    found, faults = [], dict[Fault, None]()
-    for combination in grid(axes):
-        own = list(overrides)
-        for text in combination:
-            own.append(_exchange(load(recipe, own), text, registry) if text.partition("=")[0].endswith(".use") else text)
-        faults |= dict.fromkeys(check(load(recipe, own), registry))
-        found.append(own)
+def points(recipe: str, overrides: Sequence[str], axes: Sequence[str], registry: Registry) -> tuple[list[list[str]], list[str]]:
+    """(overrides of each run, the given ones included; notes of all). Raises UserError with the faults of all; nothing has been started."""
+    found = [[*overrides, *combination] for combination in grid(axes)]
+    recipes = [load(recipe, own) for own in found]
+    faults = dict.fromkeys(fault for one in recipes for fault in check(one, registry))
     if faults:
         count = f"{len(faults)} fault{'s' if len(faults) > 1 else ''} in the sweep of {recipe}; nothing has been started"
         raise UserError("\n".join([count, *map(str, faults)]))
-    return found
-
-
-def _exchange(base: Recipe, override: str, registry: Registry) -> str:
-    """``gradient.use=sum`` as ``gradient={use: sum}`` with the keys of ``base`` that the new component takes too.
-
-    Unchanged where nothing is exchanged, or where the check will say what is wrong.
-    """
-    key, _, name = override.partition("=")
-    old = {path_text(path): (path, component) for path, component in components_used(base, registry)}.get(key.removesuffix(".use"))
-    if old is None:
-        return override
-    path, component = old
-    if name == component.entry.name:
-        return override
-    try:
-        new: Component = registry.get(component.entry.kind, name)
-    except UserError:
-        return override
-    node: Any = base.values
-    for part in path:
-        node = node[part]
-    kept = {k: v for k, v in node.items() if k != "use" and k in {p.name for p in new.parameters}}
-    value = yaml.safe_dump({"use": name, **kept}, default_flow_style=True, sort_keys=False, width=float("inf"), allow_unicode=True)
-    return f"{key.removesuffix('.use')}={value.strip()}"
+    return found, list(dict.fromkeys(note for one in recipes for note in one.notes))
 
 
 def sweep(recipe: str, overrides: Sequence[str], axes: Sequence[str], registry: Registry, options: argparse.Namespace) -> int:
@@ -114,11 +80,13 @@ def sweep(recipe: str, overrides: Sequence[str], axes: Sequence[str], registry: 
     A run that fails does not stop the others. The runs lie in one folder of their own, which ``core.compare`` takes as a whole.
     With ``options.dry_run`` the commands are printed instead, with ``options.check`` nothing more is done than the check.
     """
-    runs = points(recipe, overrides, axes, registry)
+    runs, notes = points(recipe, overrides, axes, registry)
     values = load(recipe, overrides).values
     folder = Path(values["output"]) / f"{values['name']}-sweep-{time.strftime('%Y%m%d-%H%M%S')}"
     varied = [" ".join(own[len(overrides) :]) for own in runs]
     commands = [["-m", "core.run", recipe, *own, f"output={folder}", *(["--quiet"] if options.quiet else [])] for own in runs]
+    if options.check or options.dry_run:
+        tell_notes(notes)  # otherwise each run says its own
     if options.check:
         print("\n".join([*varied, f"recipe OK: {len(runs)} runs"]))
         return 0

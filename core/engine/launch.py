@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -153,6 +153,13 @@ def tell_stopped(stopped: Stopped, requeue: bool) -> int:
     elif main or LAUNCHER in os.environ:
         _tell(str(stopped), lost=True)
     return stopped.exit_code(requeue)
+
+
+def tell_notes(notes: Iterable[str]) -> None:
+    """Says what the check of a recipe left out, on the first rank or in the command that starts the workers."""
+    if LAUNCHER not in os.environ and os.environ.get("RANK", "0") == "0":
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
 
 
 def tell(error: UserError) -> None:

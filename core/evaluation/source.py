@@ -126,9 +126,10 @@ def _cut(recipe: Recipe, names: list[str], registry: Registry) -> list[str]:
     recipe.faults = [fault for fault in recipe.faults if not fault.path or fault.path[0] == "model" or fault.path[:2] in chosen]
     given = _mapping(recipe.values, "evaluate")
     recipe.values = {"model": recipe.values.get("model"), "evaluate": {name: given[name] for name in names if name in given}}
-    planner = Planner(registry, recipe.locate, recipe.broken, recipe.from_environment)
+    planner = Planner(registry, recipe.locate, recipe.broken, recipe.from_environment, recipe.foreign)
     root = planner.plan(Asked, recipe.values, ())
     planner.close()
+    recipe.leave_out(planner.left_out)
     recipe.plans[registry] = Plan(root, planner.faults)
     return [str(fault) for fault in check(recipe, registry)]
 

@@ -39,11 +39,13 @@ class Planner:
         locate: Callable[[KeyPath], Origin],
         broken: set[KeyPath],  # paths without a value; each has its fault already
         environment: set[KeyPath],  # paths whose value came from an environment variable
+        foreign: Callable[[KeyPath], bool] = lambda path: False,  # whether a key was meant for a component since exchanged
     ) -> None:
-        self.registry, self.locate, self.broken, self.environment = registry, locate, broken, environment
+        self.registry, self.locate, self.broken, self.environment, self.foreign = registry, locate, broken, environment, foreign
         self.faults: list[Fault] = []
         self.accepts: dict[KeyPath, tuple[str, ...]] = {}  # the keys that each mapping takes
         self.unknown: list[KeyPath] = []
+        self.left_out: list[KeyPath] = []  # unknown, but foreign
 
     def fault(self, path: KeyPath, message: str) -> Node:
         self.faults.append(Fault(self.locate(path), path, message))
@@ -142,13 +144,15 @@ class Planner:
             elif key.required and (*path, key.name) not in self.broken:
                 self.fault(path, f"missing key {key.name!r} ({type_name(key.type)})")
         if spare is not None:
-            self.unknown += [(*path, name) for name in value if name not in {*self.accepts[path], *spare}]
+            for name in value:
+                if name not in {*self.accepts[path], *spare}:
+                    (self.left_out if self.foreign((*path, name)) else self.unknown).append((*path, name))
 
     def _union(self, annotation: Any, branches: tuple[Any, ...], value: Any, path: KeyPath) -> Node:
         """The first branch without a fault; else the faults of the one branch that fits as far as this level."""
         trials = []
         for branch in branches:
-            trial = Planner(self.registry, self.locate, self.broken, self.environment)
+            trial = Planner(self.registry, self.locate, self.broken, self.environment, self.foreign)
             node = trial.plan(branch, value, path)
             trials.append((trial, node))
             if not trial.faults and not trial.unknown:
@@ -163,6 +167,7 @@ class Planner:
         trial, node = chosen[0]
         self.faults += trial.faults
         self.unknown += trial.unknown
+        self.left_out += trial.left_out
         self.accepts |= trial.accepts
         return node
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ class Recipe:
     broken: set[KeyPath] = field(default_factory=set)  # without a value; each has its fault
     from_environment: set[KeyPath] = field(default_factory=set)  # written as ${oc.env:...}
     readable: bool = True
+    exchanged: set[KeyPath] = field(default_factory=set)  # components of the file that the command line names anew
+    notes: list[str] = field(default_factory=list)  # for the user to read, after ``check``
     plans: dict[Registry, Plan] = field(default_factory=dict, repr=False)
 
     @property
@@ -50,6 +52,21 @@ class Recipe:
         """``file:line``, ``command line`` or ``default``."""
         return str(self.locate(path))
 
+    def foreign(self, path: KeyPath) -> bool:
+        """Whether a key was written for a component that ``....use=other`` has exchanged. What the command line gives is not."""
+        inside = (origin for place, origin in self.origins.items() if place[: len(path)] == path)
+        return path[:-1] in self.exchanged and COMMAND_LINE not in inside
+
+    def leave_out(self, paths: Iterable[KeyPath]) -> None:
+        """Takes keys out of the recipe, with a note for each."""
+        for path in paths:
+            around: Any = self.values
+            for key in path[:-1]:
+                around = around[key]
+            del around[path[-1]]
+            self.faults = [fault for fault in self.faults if fault.path[: len(path)] != path]
+            self.notes.append(f"{self.origin(path)}: {path_text(path)} is left out: {around['use']} does not take it")
+
 
 def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """Reads a recipe, lays it over its base, applies overrides, fills top-level defaults and resolves ``${...}``.
@@ -62,7 +79,7 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
         fill_defaults(source.values, source.origins)
     environment = {place for place in source.origins if "oc.env" in str(_value_at(source.values, place))}
     values, broken = resolve(source)
-    return Recipe(Path(path), values, source.origins, source.faults, broken, environment, source.readable)
+    return Recipe(Path(path), values, source.origins, source.faults, broken, environment, source.readable, source.exchanged)
 
 
 def _value_at(values: Any, path: KeyPath) -> Any:
@@ -74,9 +91,13 @@ def _value_at(values: Any, path: KeyPath) -> Any:
 
 
 def check(recipe: Recipe, registry: Registry) -> list[Fault]:
-    """All faults of the recipe, by file and line; the command line comes last. Imports the components it names."""
+    """All faults of the recipe, by file and line; the command line comes last. Imports the components it names.
+
+    Keys that an exchanged component does not take are left out of the recipe; ``notes`` says which.
+    """
+    planned = plan_of(recipe, registry).faults  # first: what it leaves out takes its faults along
     return sorted(
-        dict.fromkeys([*recipe.faults, *plan_of(recipe, registry).faults]),
+        dict.fromkeys([*recipe.faults, *planned]),
         key=lambda fault: (fault.origin == COMMAND_LINE, fault.origin.place, fault.origin.line),
     )
 
@@ -84,12 +105,13 @@ def check(recipe: Recipe, registry: Registry) -> list[Fault]:
 def plan_of(recipe: Recipe, registry: Registry) -> Plan:
     """The recipe matched with the components' signatures; done once for each registry."""
     if registry not in recipe.plans:
-        planner = Planner(registry, recipe.locate, recipe.broken, recipe.from_environment)
+        planner = Planner(registry, recipe.locate, recipe.broken, recipe.from_environment, recipe.foreign)
         root = Node(())
         if recipe.readable:
             root = planner.plan(RecipeSchema, recipe.values, ())
             _cross_check(recipe, root, planner)
             planner.close()
+            recipe.leave_out(planner.left_out)
         recipe.plans[registry] = Plan(root, planner.faults)
     return recipe.plans[registry]
 

@@ -20,6 +20,7 @@ class Source:
     values: dict[str, Any] = field(default_factory=dict)
     origins: dict[KeyPath, Origin] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
+    exchanged: set[KeyPath] = field(default_factory=set)  # components of the file that the command line names anew
     readable: bool = True
 
 
@@ -214,6 +215,8 @@ def override(source: Source, text: str) -> None:
         above.values = _nested(path, value)
         lay_over(source, above, path)
     else:
+        if last == "use" and parent.get(last) not in (None, value):
+            source.exchanged.add(path[:-1])
         parent[last] = value
         _forget(source.origins, path)
         source.origins |= above.origins

@@ -48,18 +48,19 @@ def test_wrong_axes(axes, said):
 
 
 def test_an_exchanged_component_keeps_the_keys_it_takes():
-    found = points(RECIPE, ["train.updates=3"], ["gradient.use=sum,pcgrad_orthogonal,pcgrad", "optimizer.lr=0.1"], Registry())
-    gradients = [load(RECIPE, overrides).values["gradient"] for overrides in found]
+    axes = ["gradient.use=sum,pcgrad_orthogonal,pcgrad", "optimizer.lr=0.1"]
+    found, notes = points(RECIPE, ["train.updates=3"], axes, Registry())
+    recipes = [load(RECIPE, overrides) for overrides in found]
+    assert [check(recipe, Registry()) for recipe in recipes] == [[], [], []]
+    gradients = [recipe.values["gradient"] for recipe in recipes]
     assert gradients == [{"use": "sum"}, {"use": "pcgrad_orthogonal", "anchor": "loop1"}, {"use": "pcgrad"}]
-    assert all(load(RECIPE, overrides).values["optimizer"]["lr"] == 0.1 for overrides in found)
-    assert all(not check(load(RECIPE, overrides), Registry()) for overrides in found)
+    assert all(recipe.values["optimizer"]["lr"] == 0.1 for recipe in recipes)
+    assert [note.split(": ", 1)[1] for note in notes] == [f"gradient.anchor is left out: {op} does not take it" for op in ("sum", "pcgrad")]
 
 
-def test_an_earlier_axis_of_an_exchanged_component_counts():
-    axes = ["loops.loop2.weight=0.1", "gradient.anchor=loop2", "gradient.use=pcgrad_orthogonal,sum"]
-    found = points(RECIPE, [], axes, Registry())
-    assert load(RECIPE, found[0]).values["gradient"]["anchor"] == "loop2"
-    assert load(RECIPE, found[1]).values["gradient"] == {"use": "sum"}
+def test_another_axis_of_an_exchanged_component_must_fit_it():
+    with pytest.raises(UserError, match=r"command line: gradient\.anchor: unknown key 'anchor'"):
+        points(RECIPE, [], ["gradient.anchor=loop1,loop2", "gradient.use=pcgrad_orthogonal,sum"], Registry())
 
 
 def test_all_faults_of_all_runs_at_once(capsys):
@@ -73,9 +74,11 @@ def test_all_faults_of_all_runs_at_once(capsys):
 def test_the_commands_for_a_scheduler(capsys, monkeypatch):
     monkeypatch.setattr(sweep, "_wait", lambda arguments: pytest.fail("nothing is to be started"))
     assert run.main([RECIPE, "train.updates=3", "--sweep", "seed=1,2", "gradient.use=sum", "--dry-run"]) == 0
-    lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+    shown = capsys.readouterr()
+    assert shown.err.count("gradient.anchor is left out") == 1
+    lines = [shlex.split(line) for line in shown.out.splitlines()]
     assert [line[:4] for line in lines] == [["python", "-m", "core.run", RECIPE]] * 2
-    assert [line[4:7] for line in lines] == [["train.updates=3", f"seed={seed}", "gradient={use: sum}"] for seed in (1, 2)]
+    assert [line[4:7] for line in lines] == [["train.updates=3", f"seed={seed}", "gradient.use=sum"] for seed in (1, 2)]
     assert lines[0][7] == lines[1][7]
     assert lines[0][7].startswith("output=runs/dual-loop-tiny-sweep-")
 
