@@ -100,7 +100,7 @@ def fake(tiny: Make, tmp_path: Path) -> Callable[[str], Path]:
 )
 def test_the_failing_ranks_words_and_exit_code(fake: Callable[[str], Path], mode: str, code: int, words: str) -> None:
     process = start(fake(mode))
-    _, errors = process.communicate(timeout=90)
+    _, errors = process.communicate(timeout=180)
     assert process.returncode == code
     assert re.fullmatch(words, errors), errors
     assert workers(process.pid) == []
@@ -116,7 +116,7 @@ def test_no_orphans(fake: Callable[[str], Path], tmp_path: Path, number: signal.
         os.killpg(process.pid, number)  # what Ctrl-C in a terminal does
     else:
         process.send_signal(number)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=180)
     assert process.returncode == code
     assert "Traceback" not in errors
     until(lambda: not workers(process.pid), 5)
@@ -135,7 +135,7 @@ def test_under_torchrun_it_joins(fake: Callable[[str], Path]) -> None:
         "localhost:0",
     )
     process = start(fake("joined"), by=by)
-    _, errors = process.communicate(timeout=90)
+    _, errors = process.communicate(timeout=180)
     assert process.returncode == 1  # torchrun's own
     assert "model: rank 0 of 2 is here" in errors
 
@@ -147,7 +147,7 @@ def test_in_a_slurm_step_it_joins(fake: Callable[[str], Path]) -> None:
     step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "localhost", "MASTER_PORT": str(port)}
     recipe = fake("joined")
     tasks = [start(recipe, **step, SLURM_PROCID=str(number), SLURM_LOCALID=str(number)) for number in (0, 1)]
-    told = [task.communicate(timeout=90)[1] for task in tasks]
+    told = [task.communicate(timeout=180)[1] for task in tasks]
     assert [task.returncode for task in tasks] == [2, 2]
     assert "model: rank 0 of 2 is here" in told[0]
     assert "rank 1 lost the other ranks" in told[1]
@@ -166,7 +166,7 @@ def test_the_loaders_workers_do_not_outlive_a_killed_run(tiny: Make, tmp_path: P
     time.sleep(0.2)
     assert all(Path(f"/proc/{loader}").exists() for loader in loaders)
     process.kill()
-    process.communicate(timeout=30)
+    process.communicate(timeout=180)
     until(lambda: not any(Path(f"/proc/{loader}").exists() for loader in loaders), 5)
 
 
@@ -202,7 +202,7 @@ def test_a_hanging_rank_is_what_the_user_reads_about(tiny: Make, tmp_path: Path)
     recipe = tiny(f"gradient={{use: '{tmp_path}/hang.py:Hang'}}", "launch={strategy: ddp, processes: 2, timeout_s: 8}")
     (tmp_path / "recipe.yaml").write_text(resolved_yaml(recipe, Registry()))
     process = start(tmp_path / "recipe.yaml")
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=180)
     assert process.returncode == 2
     assert "rank 1 has been silent for launch.timeout_s=8 seconds, since summing gradients" in errors
     assert "killed" not in errors
@@ -218,7 +218,7 @@ def test_a_run_on_two_processes_survives_the_death_of_one(tiny: Make, tmp_path: 
     broken = start(file)
     until(lambda: list(runs.glob("*/checkpoints/update-000002")))
     os.kill(max(workers(broken.pid)), signal.SIGKILL)
-    _, errors = broken.communicate(timeout=60)
+    _, errors = broken.communicate(timeout=180)
     assert broken.returncode == 137
     assert errors.count("\n") == 1
     assert "was killed by SIGKILL" in errors
@@ -228,7 +228,7 @@ def test_a_run_on_two_processes_survives_the_death_of_one(tiny: Make, tmp_path: 
     asked = start(file, "launch.requeue=true")  # the same command goes on, and is asked to stop
     until(lambda: asked.poll() is not None or checkpoint.list_checkpoints(folder / "checkpoints")[-1][0] > reached)
     asked.send_signal(signal.SIGUSR1)
-    _, errors = asked.communicate(timeout=60)
+    _, errors = asked.communicate(timeout=180)
     assert asked.returncode == 0, errors
     assert re.fullmatch(r"stopped by SIGUSR1 after update \d+ of \d+; --resume goes on from the last checkpoint\n", errors), errors
     assert workers(asked.pid) == []

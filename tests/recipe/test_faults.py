@@ -96,7 +96,7 @@ def test_ten_seeded_faults_are_reported_in_one_pass(folder, monkeypatch) -> None
         (
             'root: "${data.root}/a"}',
             "root: /a, split: nosuch}",
-            "r.yaml:18: loops.one.tasks.seg.data.a.split: expected 'train' or 'val', got 'nosuch' (text)",
+            "r.yaml:17: loops.one.tasks.seg.data.a.split: expected 'train' or 'val', got 'nosuch' (text)",
         ),
         ("name: small", "name: 12", "r.yaml:2: name: expected text, got 12 (an integer): put it in quotes"),
         ("batch_size: 3", "batch_size: 0", "r.yaml:23: train.batch_size: expected a value >= 1, got 0 (an integer)"),
