@@ -18,7 +18,8 @@ from pathlib import Path
 from core.contracts import KINDS, UserError
 from core.doctor import examine
 from core.registry import AmbiguousName, Component, Registry, UnknownName, is_local
-from core.scaffold import SINGULAR, write
+from core.scaffold import SINGULAR, kind_named, write
+from core.scaffold_bodies import PLACES
 from core.signature import OMITTED, Parameter, record_fields, type_name
 
 
@@ -59,7 +60,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _new(kind: str, name: str, into: Path) -> None:
     folder = write(kind, name, into)
-    print(f"wrote {folder}; now:\n  cd {folder}\n  pip install -e .\n  pytest\n  python -m core.components doctor")
+    kind = kind_named(kind)
+    print(f"wrote {folder}; now:\n  cd {folder}\n  pip install -e .\n  pytest\n  python -m core.components list {kind}")
+    print(f"  python -m core.run RECIPE {PLACES[kind]}.use={folder.name.replace('-', '_')}")
 
 
 def _doctor(registry: Registry) -> int:

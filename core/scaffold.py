@@ -10,7 +10,7 @@ from pathlib import Path
 from string import Template
 
 from core.contracts import KINDS, UserError
-from core.scaffold_bodies import BODIES
+from core.scaffold_bodies import BODIES, PLACES
 
 SINGULAR = {kind: "loss" if kind == "losses" else kind.removesuffix("s") for kind in KINDS}
 
@@ -59,12 +59,12 @@ testpaths = ["tests"]
 README = """\
 # $distribution
 
-$article $singular for [dualloop](https://pypi.org/project/dualloop/), found by the name `$name`.
+$article $singular for dualloop, found by the name `$name`. With dualloop installed:
 
 ```bash
 pip install -e ".[dev]"
 python -m core.components explain $kind/$name   # what it takes
-pytest                                          # the contract kit of its kind
+pytest   # the contract kit of its kind
 ```
 
 Use it in a recipe:
@@ -72,6 +72,8 @@ Use it in a recipe:
 ```yaml
 $usage
 ```
+
+or in place of what a recipe names, `python -m core.run RECIPE $place.use=$name`.
 
 It starts as a minimal body that works: replace it in `$module/__init__.py`. The parameters of the constructor are the keys of
 the recipe; give each a type. What the component must do is in `core/contracts.py` of dualloop, and the tests check it.
@@ -131,6 +133,7 @@ def write(kind: str, name: str, into: Path) -> Path:
         "object": "".join(part.capitalize() for part in module.split("_")),
         "distribution": folder.name,
         "singular": singular,
+        "place": PLACES[kind],
         "article": "An" if singular[0] in "aeiou" else "A",
     }
     body = Body(*(Template(text).substitute(words) for text in BODIES[kind]))

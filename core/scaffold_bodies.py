@@ -24,9 +24,12 @@ from torch import Tensor
 
 
 class $object:
-    """``g = s_a g_a + sum_i d_i s_i g_i``; ``d_i`` is ``damping`` where ``<g_i, g_a> < 0`` over all parameters, otherwise 1."""
+    """``g = s_a g_a + sum_i d_i s_i g_i``; ``d_i`` is ``damping`` where ``<g_i, g_a> < 0`` over all parameters, otherwise 1.
 
-    def __init__(self, *, anchor: str, damping: float = 0.5) -> None:
+    ``anchor``: the loop a; by default the first one of each update.
+    """
+
+    def __init__(self, *, anchor: str | None = None, damping: float = 0.5) -> None:
         if not 0 <= damping <= 1:
             raise ValueError(f"damping must lie in 0..1, not {damping}.")
         self.anchor, self.damping = anchor, damping
@@ -34,8 +37,9 @@ class $object:
     def weights(self, gram: Gram) -> Tensor:
         """[P, n] float64, the same for every parameter group."""
         w = gram.scales.clone()  # [n]
-        if self.anchor in gram.loops:
-            inner = gram.values.sum(0)[gram.loops.index(self.anchor)]  # [n], <g_a, g_i>
+        anchor = gram.loops[0] if self.anchor is None else self.anchor
+        if anchor in gram.loops:
+            inner = gram.values.sum(0)[gram.loops.index(anchor)]  # [n], <g_a, g_i>
             w = torch.where(inner < 0, self.damping * w, w)
         return w.repeat(len(gram.groups), 1)
 '''
@@ -313,11 +317,26 @@ BODIES: dict[str, tuple[str, ...]] = {
     "models": (MODEL, MODEL_TEST, "model: {use: $name}", ', "pytest", "safetensors"'),
     "teachers": (TEACHER, TEACHER_TEST, "teacher: {use: $name}"),
     "loops": (LOOP, LOOP_TEST, "tasks: {mine: {use: $name, losses: {caption: {use: caption_ce}}, data: {...}}}"),
-    "samplers": (SAMPLER, SAMPLER_TEST, "sampler: {use: $name, temperature: 1.0}"),
-    "losses": (LOSS, LOSS_TEST, "losses: {mask: {use: $name, weight: 1.0}}"),
-    "gradient_ops": (GRADIENT_OP, GRADIENT_OP_TEST, "gradient: {use: $name, anchor: loop1}"),
+    "samplers": (SAMPLER, SAMPLER_TEST, "sampler: {use: $name}"),
+    "losses": (LOSS, LOSS_TEST, "losses: {mask: {use: $name}}"),
+    "gradient_ops": (GRADIENT_OP, GRADIENT_OP_TEST, "gradient: {use: $name}"),
     "schedules": (SCHEDULE, SCHEDULE_TEST, "schedule: {use: $name, order: [loop1, loop2]}"),
     "optimizers": (OPTIMIZER, OPTIMIZER_TEST, "optimizer: {use: $name, lr: 1.0e-3}"),
     "evaluators": (EVALUATOR, EVALUATOR_TEST, "evaluate: {mine: {use: $name, data: {...}}}"),
     "trackers": (TRACKER, TRACKER_TEST, "track: {mine: {use: $name}}"),
+}
+
+#: Where a recipe names a component of the kind: ``core.run RECIPE PLACE.use=name`` exchanges it.
+PLACES = {
+    "models": "model",
+    "teachers": "teacher",
+    "loops": "loops.LOOP.tasks.TASK",
+    "samplers": "loops.LOOP.tasks.TASK.sampler",
+    "losses": "loops.LOOP.tasks.TASK.losses.mask",
+    "gradient_ops": "gradient",
+    "schedules": "schedule",
+    "optimizers": "optimizer",
+    "datasets": "loops.LOOP.tasks.TASK.data.NAME",
+    "evaluators": "evaluate.NAME",
+    "trackers": "track.NAME",
 }

@@ -1,46 +1,68 @@
-"""The example packages, put on the path as an editable install would."""
+"""The example packages, installed side by side: what is sound works, what is broken or clashes hurts only those who use it."""
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-from test_scaffold import put_on_path
+from packages import described_pictures, done, installed
 
-from core.doctor import examine
-from core.registry import AmbiguousName, BrokenPlugin, Registry
+from core.recipe import Recipe, resolved_yaml
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+DISTRIBUTIONS = {
+    "mask-folder": "datasets/mask_folder",
+    "damped-conflict": "gradient_ops/damped_conflict",
+    "expected-embedding": "samplers/expected_embedding",
+    "mean-iou": "evaluators/mean_iou",
+    "broken-turns": "schedules/broken_turns",
+    "clash-left": "losses/shared_name",
+    "clash-right": "losses/shared_name",
+}
 
 
-@pytest.fixture
-def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
-    for project in sorted(EXAMPLES.glob("*/pyproject.toml")):
-        leftovers = shutil.ignore_patterns("*.egg-info", "__pycache__")
-        package = shutil.copytree(project.parent, tmp_path / project.parent.name, ignore=leftovers)
-        put_on_path(package, monkeypatch)
-    return Registry()
+def test_all_of_them_installed_together(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
+    ignored = shutil.ignore_patterns("*.egg-info", "__pycache__", ".*", "build")
+    packages = [Path(shutil.copytree(EXAMPLES / name, tmp_path / name, ignore=ignored)) for name in DISTRIBUTIONS]
+    assert {path.parent.name for path in EXAMPLES.glob("*/pyproject.toml")} == set(DISTRIBUTIONS)
+    python = installed(tmp_path / "environment", packages)
 
+    listed = json.loads(done([python, "-m", "core.components", "list", "--json"], tmp_path))
+    theirs = {entry["distribution"]: f"{entry['kind']}/{entry['name']}" for entry in listed if entry["distribution"] != "dualloop"}
+    assert theirs == DISTRIBUTIONS
 
-def test_sound_examples_are_found_and_built(registry: Registry) -> None:
-    assert registry.get("gradient_ops", "damped_conflict").create(anchor="loop1").damping == 0.5
-    assert registry.get("samplers", "expected_embedding").entry.distribution == "expected-embedding"
-    assert registry.get("evaluators", "mean_iou").entry.distribution == "mean-iou"
-    assert [p.name for p in registry.get("datasets", "mask_folder").parameters] == ["root", "max_samples"]
+    said = done([python, "-m", "core.components", "doctor"], tmp_path, code=1)
+    assert f"{len(listed)} components, 1 faults, 1 name clashes" in said
+    broken, clash = said.split("clash: ")
+    assert "broken: schedules/broken_turns = broken_turns:BrokenTurns, of broken-turns 0.1.0" in broken
+    assert "No module named 'a_module_that_nobody_has'" in broken
+    assert "pip install a_module_that_nobody_has; or: pip uninstall broken-turns" in broken
+    assert "write use: clash-left/shared_name or use: clash-right/shared_name" in clash
 
+    tests = [package / "tests" for package in packages if (package / "tests").is_dir()]
+    assert len(tests) == len(packages) - 1  # the broken one has none
+    done([python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", tmp_path, "-c", os.devnull, *tests], tmp_path)
 
-def test_the_broken_one_hurts_only_itself(registry: Registry) -> None:
-    with pytest.raises(BrokenPlugin, match="a_module_that_nobody_has"):
-        registry.get("schedules", "broken_turns")
+    (tmp_path / "recipe.yaml").write_text(resolved_yaml(tiny("train.updates=2")))
+    loss = "loops.loop1.tasks.pseudo.losses.mask.use"
+    wrong = [python, "-m", "core.run", "recipe.yaml", "--check", "schedule.use=broken_turns", f"{loss}=shared_name"]
+    said = done(wrong, tmp_path, code=2)
+    assert "schedule.use: schedules/broken_turns (broken_turns:BrokenTurns of broken-turns 0.1.0) cannot be imported" in said
+    assert "clash-left/shared_name or clash-right/shared_name" in said
+    assert "2 faults in recipe.yaml" in said
 
-
-def test_clashing_names_need_their_distribution(registry: Registry) -> None:
-    with pytest.raises(AmbiguousName, match="clash-left/shared_name or clash-right/shared_name"):
-        registry.get("losses", "shared_name")
-    assert registry.get("losses", "clash-right/shared_name").object.__module__ == "clash_right"
-
-
-def test_the_doctor_finds_one_fault_and_one_clash(registry: Registry, tmp_path: Path) -> None:
-    ours = [f for f in examine(registry, tmp_path) if "broken-turns" in str(f) or "clash-" in str(f)]
-    assert sorted(finding.what for finding in ours) == ["broken", "clash"]
+    data = f"{{use: mask_folder, root: {described_pictures(tmp_path / 'pictures')}}}"
+    command = [python, "-m", "core.run", "recipe.yaml", "--quiet", "train.evaluate=before_and_after"]
+    command += ["gradient.use=damped_conflict", "loops.loop1.tasks.pseudo.sampler.use=expected_embedding"]
+    command += [f"{loss}=clash-left/shared_name", "loops.loop1.tasks.referring.losses.mask.use=clash-right/shared_name"]
+    command += [f"loops.loop2.tasks.cycle.data={{mine: {data}}}", f"evaluate.mine={{use: mean_iou, data: {data}}}"]
+    said = done(command, tmp_path)
+    assert "loops.loop1.tasks.pseudo.sampler.k is left out: expected_embedding does not take it" in said
+    [folder] = (tmp_path / "runs").iterdir()
+    assert json.loads((folder / "result.json").read_text())["after"]["mine"]["n_regions"] == 4
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["update"] for row in rows if "surgery/weight/loop2" in row] == [1, 2]
+    assert all(row["surgery/weight/loop2"] in (0.25, 0.5) for row in rows if "surgery/weight/loop2" in row)  # damped or not

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from packages import described_pictures, done, installed
 
 from core.components import main
 from core.contracts import KINDS
-from core.recipe import Recipe
+from core.recipe import Recipe, resolved_yaml
 from core.registry import Registry
 from core.scaffold import SINGULAR
-
-ROOT = Path(__file__).parents[2]
 
 
 def put_on_path(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,23 +29,53 @@ def put_on_path(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(package))
 
 
-def test_packages_of_all_kinds_pass_their_own_tests_and_the_linter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+STRICT = """\
+[mypy]
+strict = true
+follow_imports = silent
+ignore_missing_imports = true
+[mypy-torch.*]
+follow_imports = skip
+follow_imports_for_stubs = true
+"""
+
+
+def test_packages_of_all_kinds_are_installed_listed_checked_and_run(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
+    """A package of each kind, straight after ``pip install -e``; then one run in which all of them take part."""
     packages = []
-    for kind, singular in SINGULAR.items():
-        assert main(["new", singular, f"my-{singular.replace('_', '-')}-x", "--into", str(tmp_path)]) == 0
-        packages.append(tmp_path / f"my-{singular.replace('_', '-')}-x")
-        put_on_path(packages[-1], monkeypatch)
-        name = packages[-1].name.replace("-", "_")
-        entry = Registry().get(kind, name)
-        assert entry.entry.distribution == packages[-1].name
-        assert all(parameter.type for parameter in entry.parameters)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, [*packages, ROOT])), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), "-c", os.devnull]
-    done = subprocess.run([*command, *(str(p / "tests") for p in packages)], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert int(done.stdout.split(" passed")[0].split()[-1]) > 5 * len(KINDS)
-    lint = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache", str(tmp_path)], capture_output=True, text=True)
-    assert lint.returncode == 0, lint.stdout + lint.stderr
+    for singular in SINGULAR.values():
+        name = f"my-{singular.replace('_', '-')}-x"
+        assert main(["new", singular, name, "--into", str(tmp_path / "packages")]) == 0
+        packages.append(tmp_path / "packages" / name)
+    python = installed(tmp_path / "environment", packages)
+
+    listed = json.loads(done([python, "-m", "core.components", "list", "--json"], tmp_path))
+    ours = {(entry["kind"], entry["name"], entry["distribution"]) for entry in listed if entry["distribution"] != "dualloop"}
+    assert ours == {(kind, f"my_{one}_x", f"my-{one.replace('_', '-')}-x") for kind, one in SINGULAR.items()}
+
+    plain = ["-q", "-p", "no:cacheprovider", "--rootdir", tmp_path, "-c", os.devnull]
+    passed = done([python, "-m", "pytest", *plain, *(package / "tests" for package in packages)], tmp_path)
+    assert int(passed.split(" passed")[0].split()[-1]) > 5 * len(KINDS)
+    done([python, "-m", "ruff", "check", "--no-cache", tmp_path / "packages"], tmp_path)
+    done([python, "-m", "ruff", "format", "--check", "--no-cache", tmp_path / "packages"], tmp_path)
+    (tmp_path / "mypy.ini").write_text(STRICT)
+    sources = [part for package in packages for part in (package / package.name.replace("-", "_"), *package.glob("tests/*.py"))]
+    done([python, "-m", "mypy", "--config-file", "mypy.ini", "--cache-dir", os.devnull, *sources], tmp_path)
+
+    pictures = described_pictures(tmp_path / "pictures")
+    (tmp_path / "recipe.yaml").write_text(resolved_yaml(tiny("train.updates=2", "checkpoint.every=2")))
+    data = f"{{use: my_dataset_x, root: {pictures}}}"
+    command = [python, "-m", "core.run", "recipe.yaml", "--quiet", "train.evaluate=before_and_after"]
+    command += [f"{key}.use=my_{key}_x" for key in ("model", "teacher", "schedule", "optimizer")]
+    command += ["gradient.use=my_gradient_op_x", "loops.loop1.tasks.pseudo.sampler.use=my_sampler_x"]
+    command += ["loops.loop1.tasks.pseudo.losses.mask.use=my_loss_x", "track.mine={use: my_tracker_x}"]
+    command += [f"loops.loop2.tasks.cycle={{use: my_loop_x, losses: {{caption: {{use: caption_ce}}}}, data: {{mine: {data}}}}}"]
+    command += [f"evaluate.mine={{use: my_evaluator_x, data: {data}}}"]
+    said = done(command, tmp_path)
+    assert "model.checkpoint is left out: my_model_x does not take it" in said
+    [folder] = (tmp_path / "runs").iterdir()
+    assert json.loads((folder / "result.json").read_text())["after"]["mine"]["n_regions"] == 4
+    assert "2,loop2/cycle/caption," in (folder / "my_tracker_x.csv").read_text()
 
 
 def test_a_recipe_runs_the_scaffolded_op(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Callable[..., Recipe]) -> None:

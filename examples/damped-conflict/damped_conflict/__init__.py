@@ -8,9 +8,12 @@ from torch import Tensor
 
 
 class DampedConflict:
-    """``g = s_a g_a + sum_i d_i s_i g_i``; ``d_i`` is ``damping`` where ``<g_i, g_a> < 0`` over all parameters, otherwise 1."""
+    """``g = s_a g_a + sum_i d_i s_i g_i``; ``d_i`` is ``damping`` where ``<g_i, g_a> < 0`` over all parameters, otherwise 1.
 
-    def __init__(self, *, anchor: str, damping: float = 0.5) -> None:
+    ``anchor``: the loop a; by default the first one of each update.
+    """
+
+    def __init__(self, *, anchor: str | None = None, damping: float = 0.5) -> None:
         if not 0 <= damping <= 1:
             raise ValueError(f"damping must lie in 0..1, not {damping}.")
         self.anchor, self.damping = anchor, damping
@@ -18,7 +21,8 @@ class DampedConflict:
     def weights(self, gram: Gram) -> Tensor:
         """[P, n] float64, the same for every parameter group."""
         w = gram.scales.clone()  # [n]
-        if self.anchor in gram.loops:
-            inner = gram.values.sum(0)[gram.loops.index(self.anchor)]  # [n], <g_a, g_i>
+        anchor = gram.loops[0] if self.anchor is None else self.anchor
+        if anchor in gram.loops:
+            inner = gram.values.sum(0)[gram.loops.index(anchor)]  # [n], <g_a, g_i>
             w = torch.where(inner < 0, self.damping * w, w)
         return w.repeat(len(gram.groups), 1)
