@@ -1,6 +1,6 @@
 """``python -m core.components``: what is installed, and what each component takes.
 
-``list`` reads metadata only; ``explain`` imports the one module it explains; ``doctor`` imports all. ``new`` writes a
+``list`` reads metadata only; ``explain`` imports the one module it explains; ``doctor`` and ``reference`` import all. ``new`` writes a
 package of one's own.
 """
 
@@ -34,6 +34,10 @@ def main(argv: list[str] | None = None) -> int:
             _new(arguments.kind, arguments.name, arguments.into)
         elif arguments.command == "doctor":
             return _doctor(registry)
+        elif arguments.command == "reference":
+            from core.reference import reference  # the recipe's schema is not needed by the others
+
+            print(reference(registry), end="")
         else:
             print(explain(find(registry, arguments.name)))
     except UserError as error:
@@ -54,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     new.add_argument("kind", metavar="KIND", help="e.g. gradient_op; one of: " + ", ".join(SINGULAR.values()))
     new.add_argument("name", metavar="NAME", help="e.g. my-surgery; recipes then write use: my_surgery")
     new.add_argument("--into", type=Path, default=Path(), metavar="FOLDER", help="where the package's folder is made; default: here")
+    commands.add_parser("reference", help="all keys of a recipe as Markdown, those of the installed components included")
     commands.add_parser("doctor", help="load everything; list broken plugins, stale installs and name clashes with their remedies")
     return parser
 

@@ -115,28 +115,37 @@ def kind_named(text: str) -> str:
     return found
 
 
-def write(kind: str, name: str, into: Path) -> Path:
-    """Writes the package into the new folder ``into/NAME`` and returns it. Raises ``UserError`` for a bad name or a used folder."""
+def contents(kind: str, name: str) -> tuple[str, Body]:
+    """The module's name and what the package of this kind and name holds. Raises ``UserError`` for a bad name."""
+    words = _words(kind, name)
+    return words["module"], Body(*(Template(text).substitute(words) for text in BODIES[words["kind"]]))
+
+
+def _words(kind: str, name: str) -> dict[str, str]:
     kind, module = kind_named(kind), re.sub(r"[-. ]+", "_", name).lower()
     if not re.fullmatch(r"[a-z][a-z0-9_]*", module) or keyword.iskeyword(module):
         raise UserError(f"{name!r} cannot be a package's name: write letters, digits and dashes, with a letter first")
     if module in sys.stdlib_module_names or module in ("core", "plugins", "tests", "torch", "numpy"):
         raise UserError(f"{name!r} would hide the module {module} that others import: choose another name")
-    folder = into / module.replace("_", "-")
-    if folder.exists():
-        raise UserError(f"{folder} exists already: choose another name or another --into")
     singular = SINGULAR[kind].replace("_", " ")
-    words = {
+    return {
         "kind": kind,
         "name": module,
         "module": module,
         "object": "".join(part.capitalize() for part in module.split("_")),
-        "distribution": folder.name,
+        "distribution": module.replace("_", "-"),
         "singular": singular,
         "place": PLACES[kind],
         "article": "An" if singular[0] in "aeiou" else "A",
     }
-    body = Body(*(Template(text).substitute(words) for text in BODIES[kind]))
+
+
+def write(kind: str, name: str, into: Path) -> Path:
+    """Writes the package into the new folder ``into/NAME`` and returns it. Raises ``UserError`` for a bad name or a used folder."""
+    words, (module, body) = _words(kind, name), contents(kind, name)
+    folder = into / words["distribution"]
+    if folder.exists():
+        raise UserError(f"{folder} exists already: choose another name or another --into")
     words |= {"usage": body.usage.strip(), "extra": body.extra}
     files = {
         "pyproject.toml": Template(PYPROJECT).substitute(words),

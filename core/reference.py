@@ -1,0 +1,99 @@
+"""The recipe's keys as Markdown, read off the schema, the installed components' signatures and their docstrings.
+
+``python -m core.components reference`` prints it; the documentation is built with it, so that it cannot be out of date.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import typing
+from typing import Any
+
+from core.contracts import KINDS, UserError
+from core.recipe.schema import Checkpoint, Launch, LoopEntry, RecipeSchema, Train
+from core.registry import Component, Registry
+from core.signature import OMITTED, Parameter, record_fields, type_name
+
+_SECTIONS: dict[str, Any] = {"train": Train, "checkpoint": Checkpoint, "launch": Launch, "loops.NAME": LoopEntry}
+_COMMENT = re.compile(r"^    (\w+): .*?  # (.+)$", re.MULTILINE)
+
+
+def reference(registry: Registry) -> str:
+    """All keys of a recipe. Imports every component; one that cannot be imported is named with what is wrong."""
+    parts = ["# Recipe reference", _INTRODUCTION, "## Top level", _keys(record_fields(RecipeSchema), _comments(RecipeSchema))]
+    for name, record in _SECTIONS.items():
+        parts += [f"### `{name}`", _keys(record_fields(record), _comments(record))]
+    for kind in KINDS:
+        parts += [f"## {kind}", *components(registry, kind)]
+    return "\n\n".join(parts) + "\n"
+
+
+def components(registry: Registry, kind: str) -> list[str]:
+    """A section for each installed component of a kind."""
+    sections = []
+    for entry in registry.list(kind):
+        try:
+            sections.append(_component(registry.get(kind, entry.name)))
+        except UserError as error:
+            sections.append(f"### `{entry.name}`\n\nCannot be loaded: {error}")
+    return sections
+
+
+def contract(kind: str) -> str:
+    """The protocol of a kind as it stands in ``core/contracts.py``; of losses both call shapes."""
+    protocol: Any = KINDS[kind]
+    own = [one for one in protocol.__subclasses__() if one.__module__ == "core.contracts"]
+    return "\n\n".join(inspect.getsource(one).replace("@runtime_checkable\n", "").strip() for one in [protocol, *own])
+
+
+def _component(component: Component) -> str:
+    what = component.object
+    texts = [f"### `{component.entry.name}`", inspect.getdoc(what) or "", _keys(component.parameters, {})]
+    if inspect.isclass(what) and "__init__" in vars(what) and vars(what)["__init__"].__doc__:
+        texts.insert(2, inspect.cleandoc(vars(what)["__init__"].__doc__))
+    return "\n\n".join(text.replace("``", "`") for text in texts if text)
+
+
+def _keys(keys: tuple[Parameter, ...], comments: dict[str, str], prefix: str = "") -> str:
+    rows = list(_rows(keys, comments, prefix))
+    if not rows:
+        return "No keys."
+    told = any(row[3] for row in rows)
+    head = ["| key | type | default |" + (" |" if told else ""), "|---|---|---|" + ("---|" if told else "")]
+    return "\n".join(head + ["| " + " | ".join(row if told else row[:3]) + " |" for row in rows])
+
+
+def _rows(keys: tuple[Parameter, ...], comments: dict[str, str], prefix: str) -> typing.Iterator[list[str]]:
+    for key in keys:
+        record = dataclasses.is_dataclass(key.type) and not prefix and key.name in _SECTIONS
+        default = "**required**" if key.required else "" if key.default is OMITTED or record else f"`{_written(key.default)}`"
+        what = f"see [`{key.name}`](#{key.name})" if record else f"`{_spoken(key.type)}`"
+        yield [f"`{prefix}{key.name}`", what, default, comments.get(key.name, "")]
+        if not record:
+            yield from _rows(record_fields(key.type), {}, f"{prefix}{key.name}.")
+
+
+def _spoken(annotation: Any) -> str:
+    """A type without the sign that divides a table's columns."""
+    optional = " or null" if type(None) in typing.get_args(annotation) else ""
+    return f"mapping{optional}" if record_fields(annotation) else type_name(annotation).replace(" | ", " or ")
+
+
+def _written(default: Any) -> str:
+    """A default as YAML has it."""
+    words = {None: "null", True: "true", False: "false"}
+    return words[default] if default is None or isinstance(default, bool) else str(default)
+
+
+def _comments(record: Any) -> dict[str, str]:
+    return dict(_COMMENT.findall(inspect.getsource(record)))
+
+
+_INTRODUCTION = """\
+A recipe is a YAML file of these keys. `use: NAME` chooses a component; the keys beside it are the parameters of its constructor.
+`base: OTHER.yaml` takes another recipe and changes it, `${data.name}` and `${oc.env:NAME,default}` insert values, `key.path=value` on
+the command line overrides. Every fault is reported at once with file and line: `python -m core.run RECIPE --check`; `--resolved` prints
+the whole recipe with defaults and where each value was given, `--schema` a JSON Schema for editors. Nothing is coerced, but an integer
+where a number is asked for. In the tables "samplers component" and the like are mappings with `use`."""

@@ -1,0 +1,53 @@
+"""What the site makes itself (a link that leads out of docs/ becomes plain text): the start page from the README, the recipe reference, and the examples of the pages in write/.
+
+In those pages `<!-- contract -->`, `<!-- example -->`, `<!-- test -->`, `<!-- recipe -->` and `<!-- installed -->` are replaced: the
+example is what `components new` writes for that kind, whose own tests are part of this project's tests.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+from core.reference import components, contract, reference
+from core.registry import Registry
+from core.scaffold import SINGULAR, contents
+
+ROOT = Path(__file__).parents[1]
+
+
+def on_files(files: Files, config: Any) -> Files:
+    files.append(File.generated(config, "index.md", content=_start()))
+    files.append(File.generated(config, "reference.md", content=reference(Registry())))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
+    folder, _, kind = page.file.src_uri.removesuffix(".md").rpartition("/")
+    return written(kind, markdown) if folder == "write" else re.sub(r"\[([^\]]+)\]\(\.\./[^)]+\)", r"\1", markdown)
+
+
+def written(kind: str, markdown: str) -> str:
+    """The page of a kind with its examples."""
+    name = f"my-{SINGULAR[kind].replace('_', '-')}"
+    module, body = contents(kind, name)
+    registry = Registry()
+    parts = {
+        "contract": f"```python\n{contract(kind)}\n```",
+        "example": f"`{module}/__init__.py`, as `python -m core.components new {SINGULAR[kind]} {name}` writes it:\n\n"
+        f"```python\n{body.code.strip()}\n```",
+        "test": f"`tests/test_{module}.py`:\n\n```python\n{body.test.strip()}\n```",
+        "recipe": f"```yaml\n{body.usage.strip()}\n```",
+        "installed": "\n\n".join(components(registry, kind)),
+    }
+    return re.sub(r"<!-- (\w+) -->", lambda found: parts[found[1]], markdown)
+
+
+def _start() -> str:
+    """The README; what it links outside docs/ is named without a link."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("](docs/", "](")
+    text = text.replace("](README.zh-CN.md)", "](getting-started.zh.md)")
+    return re.sub(r"\[([^\]]+)\]\((?!https?://)(?![\w.-]+\.md)[^)]+\)", r"\1", text)
