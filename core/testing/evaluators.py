@@ -8,9 +8,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import distributed
 
 from core.contracts import Dataset, Evaluator, Item, Model, Picture, Region
 from core.engine.evaluation import evaluating, measured, scored
+from core.testing.processes import in_two_processes
 from core.testing.tiny_model import TinyModel, regions
 
 
@@ -70,6 +72,22 @@ class EvaluatorKit:
 
     def test_a_unit_depends_on_the_model_and_itself_alone(self) -> None:
         assert self.items(seed=1)[1] == self.items(seed=2, backwards=True)[1]
+
+    def test_two_processes_measure_what_one_does(self) -> None:
+        """Ranks share the units; the result must not tell how many there were."""
+        evaluator, expected = self.items()
+
+        def work(rank: int) -> list[Item]:
+            mine, model = self.make(ListData(regions(5))), self.model()
+            with evaluating(model):
+                own = [item for unit in range(rank, len(mine), 2) for item in measured(mine, model, unit)]
+            parts: list[list[Item]] = [[], []]
+            distributed.all_gather_object(parts, own)
+            return sorted((item for part in parts for item in part), key=lambda item: item["unit"])
+
+        for items in in_two_processes(work):
+            assert items == expected
+            assert scored(evaluator, items, evaluator.tally(items)) == scored(evaluator, expected, evaluator.tally(expected))
 
     def test_metrics_are_elementwise_functions_of_sums(self) -> None:
         """Two draws at once give what each gives alone: this is how intervals are computed."""

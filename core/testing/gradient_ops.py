@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
-import random
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Protocol, cast
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from core.contracts import GradientOp, Gram
+from core.testing.processes import in_two_processes
 
 
 class _Stateful(Protocol):
@@ -67,16 +67,20 @@ class GradientOpKit:
             assert torch.equal(gram.values, values)
             assert torch.equal(gram.scales, scales)
 
-    def test_all_ranks_agree_whatever_their_global_random_state(self) -> None:
-        """Each rank has an op of its own: equal Gram matrices must give equal bits, or the weights drift apart."""
-        ops = [self.make(), self.make()]
-        for _, gram in problems():
-            seen = []
-            for rank, op in enumerate(ops):
-                torch.manual_seed(rank)
-                random.seed(rank)
-                seen.append(op.weights(copy.deepcopy(gram)))
-            assert torch.equal(*seen), "two ranks disagree: draw nothing from a global generator"
+    def test_two_processes_agree_bit_for_bit(self) -> None:
+        """Ranks have gradients, a random state and an op of their own; from the averaged gradients each draws equal weights."""
+
+        def work(rank: int) -> list[Tensor]:
+            op, draw, seen = self.make(), torch.Generator().manual_seed(rank), []
+            for _, common in problems():
+                n = len(common.loops)
+                vectors = torch.randn(3, n, 7, dtype=torch.float64, generator=draw)  # this rank's
+                distributed.all_reduce(vectors)
+                seen.append(op.weights(gram_of(vectors / 2, common.scales, common.losses)))
+            return seen
+
+        for first, second in zip(*in_two_processes(work), strict=True):
+            assert torch.equal(first, second), "two ranks disagree: draw nothing from a global generator"
 
     def test_state_survives_a_checkpoint_or_there_is_none(self) -> None:
         """With ``state_dict`` a resumed op goes on as if never stopped; without it ``weights`` is a pure function."""

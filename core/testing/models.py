@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from core.contracts import Model, RegionBatch, UserError
+from core.engine.evaluation import evaluating
 from core.testing.tiny_model import KitNoise, regions
 
 
@@ -66,6 +67,34 @@ class ModelKit:
         assert model.masks(vision, batch.view2, result.seg_embedding).shape == batch.mask2.shape
         (states.float().sum() + result.mask_logits.sum()).backward()
         assert any(p.grad is not None and p.grad.any() for named in model.trainable().values() for _, p in named)
+
+    def results(self, model: Any, chosen: slice = slice(None)) -> list[torch.Tensor]:
+        """States [B, T, D] of a description, mask logits [B, h, w] for it, and the ids of generated descriptions, in eval mode."""
+        batch = model.preparation.collate([model.preparation(region) for region in regions()[chosen]])
+        text = ["a red square"] * len(batch)
+        with evaluating(model):
+            vision, captions, phrase = model.encode(batch), model.tokenize(text, 6), model.phrases(text, 6)
+            states = model.caption_states(vision, batch.view1, batch.cells, captions)
+            wording = model.wording(batch.ids, KitNoise())
+            masks = model.segment(vision, batch.view2, model.embed(phrase.ids), phrase.mask, wording).mask_logits
+            return [states, masks, model.generate(vision, batch.view1, batch.cells, 3).ids]
+
+    def test_gives_the_same_again(self) -> None:
+        """Whatever the global random state; evaluations and resumed runs count on it."""
+        model, seen = self.make(), []
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            seen.append(self.results(model))
+        assert all(torch.equal(a, b) for a, b in zip(*seen, strict=True))
+
+    def test_a_row_depends_on_itself_alone(self) -> None:
+        """One process with batch 8 equals two with batch 4: neighbours and padding change nothing."""
+        model = self.make()
+        together = self.results(model)[:2]
+        for row in range(3):
+            alone = self.results(model, slice(row, row + 1))[:2]
+            for one, all_ in zip(alone, together, strict=True):
+                torch.testing.assert_close(one[0], all_[row], rtol=1e-3, atol=1e-4)
 
     def test_generates_no_more_than_asked_and_decodes_it(self) -> None:
         model, batch = self.prepared()

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import av
+import numpy as np
 import pytest
+from PIL import Image
 
 from core.testing import DatasetKit
-from plugins.datasets.dam import Dam
+from plugins.datasets import dam
+from plugins.datasets.coco_regions import CocoRegions
+from plugins.datasets.folder_regions import FolderRegions
 from plugins.datasets.openimages import OpenImages
 from plugins.datasets.refcoco import Refcoco
 from plugins.datasets.sa1b import Sa1b
+from plugins.datasets.sav import Sav
 from plugins.datasets.sav_pairs import SavPairs
 from plugins.datasets.shapes import write_world
 
@@ -61,8 +69,104 @@ class TestRefcoco(WorldKit):
         return Refcoco(root=root)
 
 
-class TestDam(WorldKit):
+class DamKit(WorldKit):
     part = "dam"
 
+
+class TestDamSav(DamKit):
     def make(self, root):
-        return Dam(root=root, split="LVIS")
+        return dam.sav(root=root)
+
+
+class TestDamCocostuff(DamKit):
+    def make(self, root):
+        return dam.cocostuff(root=root)
+
+
+class TestDamLvis(DamKit):
+    def make(self, root):
+        return dam.lvis(root=root)
+
+
+class TestDamMapillary(DamKit):
+    def make(self, root):
+        return dam.mapillary(root=root)
+
+
+class TestDamOpenImages(DamKit):
+    def make(self, root):
+        return dam.openimages(root=root)
+
+
+class TestDamPaco(DamKit):
+    def make(self, root):
+        return dam.paco(root=root)
+
+
+class TestDamSam(DatasetKit):
+    @pytest.fixture(scope="class")
+    def sound(self, little_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """The synthetic world has no SAM split: another one stands in."""
+        root = tmp_path_factory.mktemp("sound")
+        shutil.copytree(little_world / "dam" / "PACO", root / "SAM")
+        return root
+
+    def make(self, root):
+        return dam.sam(root=root)
+
+
+def rle(top: int) -> dict[str, Any]:
+    """A [16, 16] run-length mask: rows ``top`` to the last of the first four columns."""
+    return {"size": [16, 16], "counts": [top, *[16 - top, top] * 3, 16 - top, 12 * 16]}
+
+
+class TestSav(DatasetKit):
+    def write(self, root: Path) -> None:
+        masklet = [[rle(1 + frame), rle(8)] for frame in range(7)]
+        (root / "v_manual.json").write_text(json.dumps({"video_id": "v", "video_frame_count": 28.0, "masklet": masklet}))
+        with av.open(str(root / "v.mp4"), "w") as container:
+            stream = container.add_stream("libx264", rate=24)
+            stream.width, stream.height, stream.pix_fmt = 16, 16, "yuv420p"
+            for number in range(28):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((16, 16, 3), 8 * number, np.uint8), format="rgb24")))
+            container.mux(stream.encode(None))
+
+    def make(self, root):
+        return Sav(root=root, distance=2)
+
+
+def pictures(root: Path) -> None:
+    for name in ("a", "b"):
+        Image.new("RGB", (16, 16), (90, 120, 30)).save(root / f"{name}.png")
+
+
+class TestCocoRegions(DatasetKit):
+    def write(self, root: Path) -> None:
+        pictures(root)
+        images = [{"id": i, "file_name": f"{name}.png", "height": 16, "width": 16} for i, name in enumerate("ab")]
+        common = {"category_id": 1, "iscrowd": 0, "area": 36.0}
+        annotations = [{"id": i, "image_id": i, "segmentation": [[2, 2, 8, 2, 8, 8, 2, 8]], "caption": "a cup", **common} for i in (0, 1)]
+        content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "cup"}]}
+        (root / "file.json").write_text(json.dumps(content))
+
+    def empty(self, root: Path) -> None:
+        (root / "file.json").write_text(json.dumps({"images": [], "annotations": [], "categories": []}))
+
+    def make(self, root):
+        return CocoRegions(annotations=root / "file.json", images=root)
+
+
+class TestFolderRegions(DatasetKit):
+    def write(self, root: Path) -> None:
+        pictures(root)
+        mask = Image.new("L", (16, 16))
+        mask.paste(255, (2, 2, 9, 9))
+        mask.save(root / "mask.png")
+        rows = [{"image": f"{name}.png", "mask": "mask.png", "caption": "a cup"} for name in "ab"]
+        (root / "regions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def empty(self, root: Path) -> None:
+        (root / "regions.jsonl").write_text("")
+
+    def make(self, root):
+        return FolderRegions(root=root)

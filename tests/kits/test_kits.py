@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from core.testing import (
     EvaluatorKit,
@@ -250,3 +253,28 @@ class TestSa2va(ModelKit):
         from plugins.models.sa2va.model import Lora, load
 
         return load(checkpoint=self.checkpoint, lora=Lora(r=4, alpha=8), max_tiles=1)
+
+
+class TestSa2vaScratch(ModelKit):
+    @pytest.fixture(autouse=True)
+    def _folder(self, small_checkpoint: Path, world: Path, tmp_path: Path) -> None:
+        self.folder, self.corpus = shutil.copytree(small_checkpoint, tmp_path / "checkpoint"), world / "corpus.txt"
+
+    def make(self):
+        from plugins.models.sa2va.scratch import Sizes, scratch
+
+        sizes = Sizes(**json.loads((self.folder / "scratch.json").read_text())["sizes"])
+        return scratch(folder=self.folder, corpus=self.corpus, train=["projector", "language_model"], sizes=sizes)
+
+
+class TestSa2vaLegacy(ModelKit):
+    @pytest.fixture(autouse=True)
+    def _trained(self, small_checkpoint: Path, tmp_path: Path) -> None:
+        self.checkpoint, self.file = small_checkpoint, tmp_path / "iter_1.pth"
+        stored = {key: tensor for file in small_checkpoint.glob("*.safetensors") for key, tensor in load_file(file).items()}
+        torch.save({f"mllm.model.{key}": tensor for key, tensor in stored.items() if "text_hidden_fcs" in key}, self.file)
+
+    def make(self):
+        from plugins.models.sa2va.legacy import load_legacy
+
+        return load_legacy(file=self.file, checkpoint=self.checkpoint, max_tiles=1)
