@@ -1,4 +1,6 @@
-"""What the site makes itself (a link that leads out of docs/ becomes plain text): the start page from the README, the recipe reference, and the examples of the pages in write/.
+"""What the site makes itself: the start page from the README, the recipe reference, and the examples of the pages in write/.
+
+A link that leads out of docs/ becomes plain text.
 
 In those pages `<!-- contract -->`, `<!-- example -->`, `<!-- test -->`, `<!-- recipe -->` and `<!-- installed -->` are replaced: the
 example is what `components new` writes for that kind, whose own tests are part of this project's tests.
