@@ -48,7 +48,8 @@ function curves(chart) {
       const { x, mean, half } = meanOf(runs, smoothed), edge = { width: 0, color: entry.colour };
       return [
         { x, y: mean.map((m, k) => m - half[k]), mode: "lines", line: edge, hoverinfo: "skip" },
-        { x, y: mean.map((m, k) => m + half[k]), mode: "lines", line: edge, fill: "tonexty", fillcolor: entry.colour + "2e", hoverinfo: "skip" },
+        { x, y: mean.map((m, k) => m + half[k]), mode: "lines", line: edge, fill: "tonexty", fillcolor: entry.colour + "1f", hoverinfo: "skip" },
+        ...runs.map((run, k) => ({ x: data.runs[run][chosen.clock], y: smoothed[k], mode: "lines", line: { ...line, width: 1 }, opacity: 0.35, hoverinfo: "skip" })),
         { x, y: mean, mode: "lines", line, name, hovertemplate },
       ];
     }
@@ -87,23 +88,37 @@ function points(chart) {
   });
 }
 
-function layout(chart) {
+// Intervals over few seeds are many times wider than the runs differ: they are cut where they would flatten the curves.
+function range(chart, traces) {
+  const shown = data[kind()].map((_, i) => i).filter(i => !hidden[kind()].has(i) && members(i).filter(run => chart.y[run]).length > 1);
+  if (!shown.length) return null;
+  const extent = lists => lists.flat().reduce(([low, high], y) => (y === null ? [low, high] : [Math.min(low, y), Math.max(high, y)]), [Infinity, -Infinity]);
+  const each = data[kind()].flatMap((_, i) => (hidden[kind()].has(i) ? [] : members(i))).filter(run => chart.y[run]);
+  const [low, high] = extent(each.map(run => smooth(chart.y[run], chosen.smoothing))), [bottom, top] = extent(traces.map(t => t.y));
+  const span = high - low;
+  if (!(span > 0)) return null;
+  return [Math.max(bottom, low - span / 2) - 0.05 * span, Math.min(top, high + span / 2) + 0.05 * span];
+}
+
+function layout(chart, traces) {
   const axis = { gridcolor: "#ececea", zerolinecolor: "#b8b8b4", linecolor: "#dadce0", automargin: true, tickfont: { size: 11 } };
   const common = { margin: { l: 44, r: 14, t: 8, b: 34 }, showlegend: false, hovermode: "closest", dragmode: "zoom", uirevision: chosen.clock + chosen.log,
     font: { family: "system-ui, 'Segoe UI', 'DejaVu Sans', sans-serif", size: 12, color: "#202124" }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)" };
   if (chart.metrics) {
-    const ticks = { tickvals: chart.metrics.map((_, i) => i), ticktext: chart.metrics, range: [-0.5, chart.metrics.length - 0.5], showgrid: false, zeroline: false };
+    const ticks = { tickvals: chart.metrics.map((_, i) => i), ticktext: chart.metrics, range: [-0.5, chart.metrics.length - 0.5], showgrid: false, zeroline: false, autotickangles: [0, -35, -90], ticklabeloverflow: "allow" };
     return { ...common, xaxis: { ...axis, ...ticks }, yaxis: axis };
   }
   const positive = chart.section === "Losses" || chart.section === "More metrics";
-  const y = chosen.log && positive ? { ...axis, type: "log" } : chart.range ? { ...axis, range: chart.range } : axis;
+  const seen = chart.range || range(chart, traces);
+  const y = chosen.log && positive ? { ...axis, type: "log" } : seen ? { ...axis, range: seen } : axis;
   return { ...common, xaxis: { ...axis, title: { text: chosen.clock, font: { size: 11 }, standoff: 6 } }, yaxis: y };
 }
 
 const drawn = [];
 function draw(entry) {
   if (entry.plot.closest("details:not([open])")) return; // inside a folded section: drawn when it is opened
-  Plotly.react(entry.plot, entry.chart.metrics ? points(entry.chart) : curves(entry.chart), layout(entry.chart), { responsive: true, displaylogo: false, displayModeBar: false });
+  const traces = entry.chart.metrics ? points(entry.chart) : curves(entry.chart);
+  Plotly.react(entry.plot, traces, layout(entry.chart, traces), { responsive: true, displaylogo: false, displayModeBar: false });
 }
 
 function legend() {

@@ -44,7 +44,7 @@ class Table:
 
 def _breakable(text: str) -> str:
     """Escaped, with places where a long key may be broken over two lines."""
-    return re.sub(r"([./=_,@])(?=[^\W\d])", r"\1<wbr>", html.escape(text))
+    return re.sub(r"([./=_,@])(?=[^\W\d]{2})", r"\1<wbr>", html.escape(text))
 
 
 def number(value: float | None) -> str:

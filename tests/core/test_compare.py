@@ -34,7 +34,13 @@ def write_run(folder: Path, updates: int = 20, finished: bool = True, shift: flo
     (folder / "recipe.json").write_text(json.dumps(RECIPE | changes))
     with (folder / "metrics.jsonl").open("w") as stream:
         for update in range(1, updates + 1):
-            row = {"update": update, "time": 1e9 + update, "loop1/loss": 1 / update + shift, "loop1/pseudo/mask": 0.5, "loop2/loss": 0.3}
+            row = {
+                "update": update,
+                "time": 1e9 + update,
+                "loop1/loss": 1 / update + shift,
+                "loop1/pseudo/mask": 0.5,
+                "loop2/loss": 0.3 + shift,
+            }
             row |= {"surgery/cosine/loop1_loop2": math.sin(update), "surgery/cosine/loop1_loop2/lora": 0.1, "surgery/norm/loop1": 2.0}
             row |= {"time/update_s": 2.0, "time/samples_per_s": 8.0, "memory/peak_gib": 1.5, "optimizer/lr": None}
             stream.write(json.dumps(row) + "\n")
@@ -148,6 +154,9 @@ def test_a_long_run_is_thinned_and_markup_is_no_markup(tmp_path):
 
 
 LINES = "[...document.querySelectorAll('.plot')].filter(p => p.querySelector('.scatterlayer path.js-line')).length"
+#: Height of the second plot's axis, in units of what the runs' curves cover.
+ROOM = """(p => { const [low, high] = p._fullLayout.yaxis.range, y = p.data.filter(t => t.line.width === 1).flatMap(t => t.y);
+return (high - low) / (Math.max(...y) - Math.min(...y)); })(document.querySelectorAll('.plot')[1])"""
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
@@ -173,6 +182,7 @@ def test_the_page_in_a_browser(seeds, tab, tmp_path, width):
     first = "document.querySelector('.plot').data.filter(t => t.name).length"
     assert tab.do(first) == 3
     assert tab.do("document.querySelectorAll('.plot .scatterlayer .js-fill').length") > 0  # intervals over the seeds
+    assert 1 <= tab.do(ROOM) <= 2.2  # the interval over two seeds is 13 times as wide as they differ: it must not flatten them
     # a real click hides a run everywhere, another brings it back
     place = tab.do("(r => [r.x + r.width / 2, r.y + r.height / 2])(document.querySelector('#legend button').getBoundingClientRect())")
     tab.click(*place)
