@@ -1,0 +1,24 @@
+"""The example packages' own tests: their kit classes, collected here."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+FILES = sorted(EXAMPLES.glob("*/tests/test_*.py"))
+
+for file in FILES:
+    sys.path.append(str(file.parents[1]))
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    globals().update({name: value for name, value in vars(module).items() if name.startswith("Test")})
+
+
+def test_every_example_but_the_broken_one_has_tests() -> None:
+    packages = {path.parent.name for path in EXAMPLES.glob("*/pyproject.toml")}
+    assert {file.parents[1].name for file in FILES} == packages - {"broken-turns"}
