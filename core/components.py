@@ -76,7 +76,8 @@ def _doctor(registry: Registry) -> int:
     for finding in findings:
         print(finding)
     broken = sum(finding.broken for finding in findings)
-    print(f"{len(registry.list())} components, {broken} faults, {len(findings) - broken} name clashes")
+    clashes = len(findings) - broken
+    print(f"{len(registry.list())} components, {broken} fault{'s' * (broken != 1)}, {clashes} name clash{'es' * (clashes != 1)}")
     return 1 if broken else 0
 
 

@@ -51,11 +51,15 @@ def _text(value: Any) -> str:
 
 
 def deciding(varying: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """The rows that say what was changed: without the keys of a component that was itself exchanged."""
-    exchanged = [key.removesuffix("use") for key in varying if key.endswith(".use")]
-    return {
-        key: list(row) for key, row in varying.items() if not any(key.startswith(prefix) and key != prefix + "use" for prefix in exchanged)
-    }
+    """The rows that say what was changed: of a component that was itself exchanged only keys that vary where it is the same one."""
+    exchanged = [key for key in varying if key.endswith(".use")]
+
+    def follows(key: str, use: str) -> bool:
+        """Whether ``key`` belongs to the component and is told by which one it is."""
+        pairs = set(zip(varying[use], varying[key], strict=True))
+        return key != use and key.startswith(use.removesuffix("use")) and len(pairs) == len(set(varying[use]))
+
+    return {key: list(row) for key, row in varying.items() if not any(follows(key, use) for use in exchanged)}
 
 
 def run_labels(runs: Sequence[RunData], varying: Mapping[str, Sequence[str]]) -> list[str]:
@@ -84,7 +88,9 @@ def _label(varying: Mapping[str, Sequence[str]], run: int) -> str:
     rows = deciding(varying)
     names = {key: key.removesuffix(".use") for key in rows}
     short = {key: _shortest(name, list(names.values())) for key, name in names.items()}
-    return ", ".join(f"{short[key]}={row[run]}" for key, row in rows.items())
+    uses = tuple(key.removesuffix("use") for key in rows if key.endswith(".use"))
+    foreign = [key for key, row in rows.items() if row[run] == MISSING and key.startswith(uses)]  # of another component than this run's
+    return ", ".join(f"{short[key]}={row[run]}" for key, row in rows.items() if key not in foreign)
 
 
 def _shortest(name: str, names: Sequence[str]) -> str:

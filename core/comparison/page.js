@@ -17,6 +17,9 @@ function smooth(values, keep) {
   });
 }
 
+// A share needs about twenty updates; without any smoothing it is what was logged.
+const keep = chart => (chosen.smoothing && Math.max(chosen.smoothing, chart.least || 0));
+
 // Of several runs: at every update that all runs still going have, the mean and half its 95 % interval.
 function meanOf(runs, curves) {
   const rows = new Map();
@@ -43,13 +46,13 @@ function curves(chart) {
     if (!runs.length || hidden[kind()].has(i)) return [];
     const line = { color: entry.colour, width: 2 }, name = entry.label;
     const hovertemplate = `%{y:.4g} at ${chosen.clock} %{x}<extra>${name.replace(/[<>%]/g, " ")}</extra>`;
-    const smoothed = runs.map(run => smooth(chart.y[run], chosen.smoothing));
+    const smoothed = runs.map(run => smooth(chart.y[run], keep(chart)));
     if (runs.length > 1) {
       const { x, mean, half } = meanOf(runs, smoothed), edge = { width: 0, color: entry.colour };
       return [
         { x, y: mean.map((m, k) => m - half[k]), mode: "lines", line: edge, hoverinfo: "skip" },
         { x, y: mean.map((m, k) => m + half[k]), mode: "lines", line: edge, fill: "tonexty", fillcolor: entry.colour + "1f", hoverinfo: "skip" },
-        ...runs.map((run, k) => ({ x: data.runs[run][chosen.clock], y: smoothed[k], mode: "lines", line: { ...line, width: 1 }, opacity: 0.35, hoverinfo: "skip" })),
+        ...runs.map((run, k) => ({ x: data.runs[run][chosen.clock], y: smoothed[k], mode: "lines", line: { ...line, width: 1 }, opacity: 0.25, hoverinfo: "skip" })),
         { x, y: mean, mode: "lines", line, name, hovertemplate },
       ];
     }
@@ -88,15 +91,16 @@ function points(chart) {
   });
 }
 
-// Intervals over few seeds are many times wider than the runs differ: they are cut where they would flatten the curves.
+// The y axis where plotly's own choice would mislead: a constant is drawn as one, not as the rounding of its smoothing; and
+// intervals over few seeds, many times wider than the runs differ, are cut where they would flatten the curves.
 function range(chart, traces) {
-  const shown = data[kind()].map((_, i) => i).filter(i => !hidden[kind()].has(i) && members(i).filter(run => chart.y[run]).length > 1);
-  if (!shown.length) return null;
+  const shown = data[kind()].map((_, i) => i).filter(i => !hidden[kind()].has(i)).map(i => members(i).filter(run => chart.y[run]));
   const extent = lists => lists.flat().reduce(([low, high], y) => (y === null ? [low, high] : [Math.min(low, y), Math.max(high, y)]), [Infinity, -Infinity]);
-  const each = data[kind()].flatMap((_, i) => (hidden[kind()].has(i) ? [] : members(i))).filter(run => chart.y[run]);
-  const [low, high] = extent(each.map(run => smooth(chart.y[run], chosen.smoothing))), [bottom, top] = extent(traces.map(t => t.y));
-  const span = high - low;
-  if (!(span > 0)) return null;
+  const [low, high] = extent(shown.flat().map(run => smooth(chart.y[run], keep(chart)))), span = high - low, size = Math.max(Math.abs(low), Math.abs(high));
+  if (low > high) return null;
+  if (span <= 1e-9 * size) return [low - (size || 1) / 2, high + (size || 1) / 2];
+  if (shown.every(runs => runs.length < 2)) return null;
+  const [bottom, top] = extent(traces.map(t => t.y));
   return [Math.max(bottom, low - span / 2) - 0.05 * span, Math.min(top, high + span / 2) + 0.05 * span];
 }
 

@@ -85,7 +85,7 @@ def _charts(runs: Sequence[RunData]) -> Iterator[tuple[str, bool, list[dict[str,
         if name.startswith("surgery/cosine/"):
             below = [[None if v is None else float(v < 0) for v in run.series[name]] if name in run.series else None for run in runs]
             title = f"share of updates in conflict: {name.rpartition('/')[2]}"
-            conflict.append(_chart(runs, title, "Gradients", below) | {"range": [-0.02, 1.02]})
+            conflict.append(_chart(runs, title, "Gradients", below) | {"range": [-0.02, 1.02], "least": 0.95})
     yield "Losses", False, [_chart(runs, name, "Losses") for name in losses]
     yield "Gradients", False, conflict + [_chart(runs, name, "Gradients") for name in whole]
     yield "Speed and memory", False, [_chart(runs, name, "Speed and memory") for name in speed]

@@ -101,6 +101,14 @@ def test_differences_labels_and_groups(seeds):
     assert [(group.label, group.members) for group in groups] == [("gradient=pcgrad_orthogonal", [0, 1]), ("gradient=sum", [2, 3])]
 
 
+def test_a_component_in_several_settings_is_told_apart(tmp_path):
+    gradients = [{"use": "sum"}, {"use": "pcgrad", "scope": "global", "x": 1}, {"use": "pcgrad", "scope": "group", "x": 1}]
+    runs = [read_run(write_run(tmp_path / str(i), gradient=gradient)) for i, gradient in enumerate(gradients)]
+    labels = ["gradient=sum", "gradient=pcgrad, scope=global", "gradient=pcgrad, scope=group"]
+    assert run_labels(runs, differences(runs)) == labels
+    assert [group.label for group in groups_of(runs, differences(runs))] == labels
+
+
 def test_equal_recipes_are_named_by_their_folders(tmp_path):
     runs = [read_run(write_run(tmp_path / name)) for name in ("a", "b", "x/b")]
     labels = run_labels(runs, differences(runs))
@@ -157,6 +165,8 @@ LINES = "[...document.querySelectorAll('.plot')].filter(p => p.querySelector('.s
 #: Height of the second plot's axis, in units of what the runs' curves cover.
 ROOM = """(p => { const [low, high] = p._fullLayout.yaxis.range, y = p.data.filter(t => t.line.width === 1).flatMap(t => t.y);
 return (high - low) / (Math.max(...y) - Math.min(...y)); })(document.querySelectorAll('.plot')[1])"""
+#: The third plot's axis: its metric is 0.5 in every run.
+CONSTANT = "document.querySelectorAll('.plot')[2]._fullLayout.yaxis.range"
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
@@ -183,6 +193,7 @@ def test_the_page_in_a_browser(seeds, tab, tmp_path, width):
     assert tab.do(first) == 3
     assert tab.do("document.querySelectorAll('.plot .scatterlayer .js-fill').length") > 0  # intervals over the seeds
     assert 1 <= tab.do(ROOM) <= 2.2  # the interval over two seeds is 13 times as wide as they differ: it must not flatten them
+    assert tab.do(CONSTANT) == [pytest.approx(0.25), pytest.approx(0.75)]
     # a real click hides a run everywhere, another brings it back
     place = tab.do("(r => [r.x + r.width / 2, r.y + r.height / 2])(document.querySelector('#legend button').getBoundingClientRect())")
     tab.click(*place)

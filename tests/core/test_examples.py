@@ -37,7 +37,7 @@ def test_all_of_them_installed_together(tmp_path: Path, tiny: Callable[..., Reci
     assert theirs == DISTRIBUTIONS
 
     said = done([python, "-m", "core.components", "doctor"], tmp_path, code=1)
-    assert f"{len(listed)} components, 1 faults, 1 name clashes" in said
+    assert f"{len(listed)} components, 1 fault, 1 name clash\n" in said
     broken, clash = said.split("clash: ")
     assert "broken: schedules/broken_turns = broken_turns:BrokenTurns, of broken-turns 0.1.0" in broken
     assert "No module named 'a_module_that_nobody_has'" in broken
