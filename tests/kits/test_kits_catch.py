@@ -70,6 +70,11 @@ class Forgetful(Op):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
+class Unwritable(Forgetful):
+    def state_dict(self) -> dict[str, Any]:
+        return {"mean": torch.zeros(2)}
+
+
 def tilted(gram: Gram, w: torch.Tensor, seen: int) -> torch.Tensor:
     """The first loop counts more, in the first group most."""
     w[0, 0], w[1:, 0] = 3 * w[0, 0], (2 if len(w) > 1 and gram.values[1].sum() > 0 else 1) * w[1:, 0]
@@ -85,6 +90,8 @@ def tilted(gram: Gram, w: torch.Tensor, seen: int) -> torch.Tensor:
         (lambda: Op(lambda gram, w, seen: (gram.values.zero_(), w)[1]), "test_the_gram_matrix_is_not_changed", {}),
         (lambda: Op(lambda gram, w, seen: w * torch.rand(())), "test_two_processes_agree_bit_for_bit", {}),
         (lambda: Op(lambda gram, w, seen: w * seen), "test_state_survives_a_checkpoint_or_there_is_none", {}),
+        (lambda: Unwritable(lambda gram, w, seen: w), "test_state_survives_a_checkpoint_or_there_is_none", {}),
+        (lambda: Op(lambda gram, w, seen: w / w), "test_a_loop_that_only_has_its_running_mean_gives_finite_weights", {}),
         (lambda: Forgetful(lambda gram, w, seen: w * seen), "test_state_survives_a_checkpoint_or_there_is_none", {}),
         (lambda: Op(lambda gram, w, seen: w), "test_declared_orthogonality", {"orthogonal_to": "loop1"}),
         (lambda: Op(lambda gram, w, seen: w), "test_declared_freedom_from_conflict", {"conflict_free": True}),
