@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 
+import pytest
+
 from core.contracts import Schedule
 
 
@@ -32,6 +34,15 @@ class ScheduleKit:
         forward = [list(first.loops(update)) for update in range(self.updates)]
         backward = [list(second.loops(update)) for update in reversed(range(self.updates))]
         assert forward == backward[::-1]
+
+    def test_a_running_mean_is_of_a_loop_and_decays(self) -> None:
+        """Optional ``running = (loop, decay)``."""
+        schedule = self.make()
+        if not hasattr(schedule, "running"):
+            pytest.skip("this schedule keeps no running gradient")
+        loop, decay = schedule.running
+        assert 0 <= decay < 1
+        assert loop in {name for update in range(self.updates) for name in schedule.loops(update)}, f"{loop} never takes part"
 
     def test_can_be_pickled(self) -> None:
         schedule = self.make()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -83,6 +84,16 @@ class TeacherKit:
         before = values(groups)
         teacher.update()
         assert equal(values(groups), before)
+
+    def test_statistics_are_finite_numbers(self) -> None:
+        """Optional; they are logged as ``teacher/NAME``."""
+        teacher, groups = self.started()
+        statistics = getattr(teacher, "statistics", None)
+        if statistics is None:
+            pytest.skip("this teacher has no statistics")
+        move(groups, 1.0)
+        teacher.update()
+        assert all(isinstance(value, float) and math.isfinite(value) for value in statistics().values())
 
     def test_a_resumed_teacher_equals_the_uninterrupted_one_bit_for_bit(self) -> None:
         teacher, groups = self.started()

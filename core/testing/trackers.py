@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.contracts import RunInfo, Tracker
+from core.contracts import Picture, RunInfo, Tracker
+from core.engine.tracking import Trackers
 
 
 class TrackerKit:
@@ -27,15 +28,22 @@ class TrackerKit:
         return RunInfo(folder, "kit", {"seed": 1, "train": {"updates": 3, "precision": "fp32"}}, 0)
 
     def finished(self, run: RunInfo, first: int) -> Tracker:
-        """A whole run of three updates, a picture and a summary."""
+        """A whole run of three updates, pictures and a summary, driven as the engine does; whatever the tracker raises fails."""
         tracker = self.make()
         assert isinstance(tracker, Tracker)
-        tracker.start(run)
+        driven = Trackers({"kit": tracker}, warn=pytest.fail)
+        driven.start(run)
         for update in range(first, first + 3):
-            tracker.log(update, {"loop1/loss": 1.0 / update, "optimizer/lr": 1e-4})
+            driven.log(update, {"loop1/loss": 1.0 / update, "optimizer/lr": 1e-4})
         Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(run.folder / "sheet.png")
-        tracker.picture(first + 2, "pictures/after", run.folder / "sheet.png")
-        tracker.finish({"referring/cIoU": 0.5})
+        driven.picture(first + 2, "pictures/after", run.folder / "sheet.png")
+        mask = np.eye(8, dtype=bool)
+        pictures = [
+            Picture("with masks", np.zeros((8, 8, 3), np.uint8), mask, ~mask, "text", 0.5),
+            Picture("without", np.zeros((8, 8, 3), np.uint8)),
+        ]
+        driven.panels(first + 2, "pictures/after", pictures)
+        driven.finish({"referring/cIoU": 0.5})
         return tracker
 
     def test_takes_a_whole_run_and_stays_in_its_folder(self, run: RunInfo) -> None:

@@ -253,6 +253,34 @@ class Turns:
         return ["loop1" if self.calls % 3 else "loop2"]
 
 
+class Running(Turns):
+    def __init__(self, running: tuple[str, float]) -> None:
+        super().__init__()
+        self.running = running
+
+
+@pytest.mark.parametrize(
+    ("kit", "make", "check"),
+    [
+        (
+            TeacherKit,
+            lambda: changed(Ema, "statistics", lambda sound, self: {"distance": float("nan")}, decay=0.9),
+            "test_statistics_are_finite_numbers",
+        ),
+        (ScheduleKit, lambda: Running(("loop3", 0.5)), "test_a_running_mean_is_of_a_loop_and_decays"),
+        (ScheduleKit, lambda: Running(("loop1", 1.0)), "test_a_running_mean_is_of_a_loop_and_decays"),
+    ],
+)
+def test_optional_parts(kit: type, make: Any, check: str, tmp_path: Path) -> None:
+    failing(kit, make, check, tmp_path)
+
+
+def test_trackers_whose_panels_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = type("Broken", (TrackerKit,), {"make": lambda self: type("Bad", (Jsonl,), {"panels": lambda *given: 1 / 0})()})()
+    with pytest.raises(pytest.fail.Exception, match=r"panels.*ZeroDivisionError"):
+        one.test_takes_a_whole_run_and_stays_in_its_folder(TrackerKit.run.__wrapped__(one, tmp_path, monkeypatch))
+
+
 def test_trackers_that_write_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = type("Broken", (TrackerKit,), {"make": lambda self: changed(Jsonl, "start", stray)})()
     with pytest.raises(AssertionError, match=r"run\.folder"):
