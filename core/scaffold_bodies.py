@@ -44,7 +44,7 @@ class $object:
         return w.repeat(len(gram.groups), 1)
 '''
 
-GRADIENT_OP_TEST = '''
+GRADIENT_OP_TEST = """
 from __future__ import annotations
 
 from core.testing import GradientOpKit
@@ -58,7 +58,7 @@ class Test$object(GradientOpKit):
 
     def make(self) -> $object:
         return $object(anchor="loop1")
-'''
+"""
 
 LOSS = '''
 """A mask loss: the squared error of the mask's probability."""
@@ -84,7 +84,7 @@ class $object:
         return (logits.float().sigmoid() - target.float()).square().mean((1, 2))  # [B]
 '''
 
-LOSS_TEST = '''
+LOSS_TEST = """
 from __future__ import annotations
 
 from core.testing import MaskLossKit
@@ -95,7 +95,7 @@ from $module import $object
 class Test$object(MaskLossKit):  # a token loss takes TokenLossKit
     def make(self) -> $object:
         return $object()
-'''
+"""
 
 SAMPLER = '''
 """Soft text without noise: the expected token embedding."""
@@ -127,7 +127,7 @@ class $object:
         return soft.to(embedding.dtype) @ embedding, {"topk_mass": mass, "ids": logits.argmax(-1)}
 '''
 
-SAMPLER_TEST = '''
+SAMPLER_TEST = """
 from __future__ import annotations
 
 from core.testing import SamplerKit
@@ -138,7 +138,7 @@ from $module import $object
 class Test$object(SamplerKit):
     def make(self) -> $object:
         return $object()
-'''
+"""
 
 TEACHER = '''
 """A teacher that is the student itself: it labels with the newest weights."""
@@ -175,7 +175,7 @@ class $object:
         """Takes over what ``state_dict`` gave."""
 '''
 
-TEACHER_TEST = '''
+TEACHER_TEST = """
 from __future__ import annotations
 
 from core.testing import TeacherKit
@@ -186,7 +186,7 @@ from $module import $object
 class Test$object(TeacherKit):
     def make(self) -> $object:
         return $object()
-'''
+"""
 
 SCHEDULE = '''
 """The loops take turns, one in each update."""
@@ -208,7 +208,7 @@ class $object:
         return [self.order[update % len(self.order)]]
 '''
 
-SCHEDULE_TEST = '''
+SCHEDULE_TEST = """
 from __future__ import annotations
 
 from core.testing import ScheduleKit
@@ -221,7 +221,7 @@ class Test$object(ScheduleKit):
 
     def make(self) -> $object:
         return $object(order=["loop1", "loop2"])
-'''
+"""
 
 OPTIMIZER = '''
 """Stochastic gradient descent with momentum, at a constant rate."""
@@ -251,7 +251,7 @@ class $object:
         return optimizer, LambdaLR(optimizer, lambda update: 1.0)
 '''
 
-OPTIMIZER_TEST = '''
+OPTIMIZER_TEST = """
 from __future__ import annotations
 
 from core.testing import OptimizerKit
@@ -262,7 +262,7 @@ from $module import $object
 class Test$object(OptimizerKit):
     def make(self) -> $object:
         return $object(lr=0.01)
-'''
+"""
 
 TRACKER = '''
 """A table of numbers as CSV in the run folder."""
@@ -299,7 +299,7 @@ class $object:
         self.log(-1, summary)
 '''
 
-TRACKER_TEST = '''
+TRACKER_TEST = """
 from __future__ import annotations
 
 from core.testing import TrackerKit
@@ -310,7 +310,7 @@ from $module import $object
 class Test$object(TrackerKit):
     def make(self) -> $object:
         return $object()
-'''
+"""
 
 BODIES: dict[str, tuple[str, ...]] = {
     "datasets": (DATASET, DATASET_TEST, "data: {mine: {use: $name, root: /path/to/pictures}}", ', "numpy", "Pillow"'),

@@ -57,7 +57,7 @@ class $object:
             raise BadSample("damaged description", name, str(fault)) from fault
 '''
 
-DATASET_TEST = '''
+DATASET_TEST = """
 from __future__ import annotations
 
 from pathlib import Path
@@ -80,7 +80,7 @@ class Test$object(DatasetKit):
 
     def make(self, root: Path) -> $object:
         return $object(root=root)
-'''
+"""
 
 LOOP = '''
 """A training task: describe the region."""
@@ -190,7 +190,7 @@ class $object:
         return Picture(region.caption or "", region.image, region.mask, text=item["text"], score=item["score"])
 '''
 
-EVALUATOR_TEST = '''
+EVALUATOR_TEST = """
 from __future__ import annotations
 
 from core.contracts import Dataset
@@ -202,7 +202,7 @@ from $module import $object
 class Test$object(EvaluatorKit):
     def make(self, data: Dataset) -> $object:
         return $object(data=data)
-'''
+"""
 
 MODEL = '''
 """A model of one's own, grown out of the tiny one: replace its methods one after the other; the tests watch the contract."""
@@ -219,7 +219,7 @@ class $object(TinyModel):
         super().__init__(seed=seed)
 '''
 
-MODEL_TEST = '''
+MODEL_TEST = """
 from __future__ import annotations
 
 from core.testing import ModelKit
@@ -230,4 +230,4 @@ from $module import $object
 class Test$object(ModelKit):
     def make(self) -> $object:
         return $object()
-'''
+"""
