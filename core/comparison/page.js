@@ -172,6 +172,7 @@ on("smoothing", "input", input => { chosen.smoothing = Number(input.value); docu
 on("clock", "change", input => { chosen.clock = input.value; });
 on("log", "change", input => { chosen.log = input.checked; });
 on("mean", "change", input => { chosen.mean = input.checked; });
+document.querySelectorAll(".sheets").forEach(row => row.addEventListener("click", e => { if (e.target.tagName === "IMG") row.classList.toggle("large"); }));
 document.getElementById("mean").checked = chosen.mean;
 document.getElementById("mean-label").hidden = !repeated;
 document.querySelectorAll("details").forEach(element => element.addEventListener("toggle", () => drawn.filter(entry => element.contains(entry.plot)).forEach(draw)));

@@ -165,7 +165,7 @@ def _source(path: Path) -> str:
 
 def _pictures(runs: Sequence[RunData], labels: Sequence[str]) -> str:
     """One row for each sheet's name, the runs side by side."""
-    rows = []
+    rows = ["<p>A click shows a row in full size, another fits it again.</p>"]
     for name in dict.fromkeys(sheet for run in runs for sheet in run.sheets):
         shown = []
         for i, (run, label) in enumerate(zip(runs, labels, strict=True)):

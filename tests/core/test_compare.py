@@ -217,5 +217,12 @@ def test_the_page_in_a_browser(seeds, tab, tmp_path, width):
     sizes = tab.do("[...document.querySelectorAll('.plot')].map(p => p.getBoundingClientRect()).map(r => [r.left, r.right, r.height])")
     assert all(left >= 0 and right <= width and height >= 200 for left, right, height in sizes)
     assert tab.do("[...document.images].every(i => i.complete && i.naturalWidth === 300)")
+    widths = "[...document.images].map(i => i.getBoundingClientRect().width)"
+    fitted = tab.do(widths)
+    tab.do("document.images[0].click()")
+    assert {round(wide) for wide in tab.do(widths)} == {302}  # full size, with its border
+    assert tab.do(OVERFLOW) <= 0
+    tab.do("document.images[0].click()")
+    assert tab.do(widths) == fitted
     assert tab.complaints == []
     assert {address.split(":")[0] for address in tab.requests} <= {"file", "data", "blob"}  # nothing is fetched
