@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m core.run", description="Run a recipe.")
     parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a YAML file; may be left out with --resume RUN_FOLDER")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="set one key, e.g. train.updates=10 or gradient='{use: sum}'")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="set one key, e.g. train.updates=10 or gradient.use=sum")
     parser.add_argument("--check", action="store_true", help="check everything without building anything, and stop")
     parser.add_argument("--resolved", action="store_true", help="print the merged recipe with the origin of each value, and stop")
     parser.add_argument("--schema", action="store_true", help="print the JSON Schema of recipes for editors, and stop")

@@ -19,8 +19,8 @@ from core.comparison.grouping import Group, t95
 from core.comparison.runs import RunData
 from core.comparison.tables import Table
 
-#: Points drawn of one curve; longer runs are averaged over neighbouring updates.
-MOST_POINTS = 2000
+#: Points drawn of one curve, and of all runs' curves in one chart; longer runs are averaged over neighbouring updates.
+MOST_POINTS, MOST_TOGETHER = 2000, 20_000
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; then darker ones of them
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#004d7a", "#8f3f00", "#00634a", "#86406a", "#444444")
@@ -39,7 +39,7 @@ def page(runs: Sequence[RunData], labels: Sequence[str], groups: Sequence[Group]
         body.append(_part("Pictures", _pictures(runs, labels)))
     data = {
         "runs": [
-            {"label": label, "colour": COLOURS[i % len(COLOURS)], **_clocks(run)}
+            {"label": label, "colour": COLOURS[i % len(COLOURS)], **_clocks(run, _bin(runs))}
             for i, (run, label) in enumerate(zip(runs, labels, strict=True))
         ],
         "groups": [{"label": g.label, "colour": _colour(i), "members": g.members} for i, g in enumerate(groups)],
@@ -95,16 +95,16 @@ def _charts(runs: Sequence[RunData]) -> Iterator[tuple[str, bool, list[dict[str,
 
 def _chart(runs: Sequence[RunData], title: str, section: str, y: list[list[float | None] | None] | None = None) -> dict[str, Any]:
     series = [run.series.get(title) for run in runs] if y is None else y
-    return {"title": title, "section": section, "y": [None if one is None else [_short(v) for v in _thin(one)] for one in series]}
+    size = _bin(runs)
+    return {"title": title, "section": section, "y": [None if one is None else [_short(v) for v in _thin(one, size)] for one in series]}
 
 
-def _clocks(run: RunData) -> dict[str, list[float | None]]:
+def _clocks(run: RunData, size: int) -> dict[str, list[float | None]]:
     """The x axes: update, samples seen and hours of training, without the time of evaluations and breaks."""
     seconds = [value or 0.0 for value in run.series.get("time/update_s", [0.0] * len(run.updates))]
     speeds = [value or 0.0 for value in run.series.get("time/samples_per_s", [0.0] * len(run.updates))]
     samples = accumulate(round(rate * second) for rate, second in zip(speeds, seconds, strict=True))
     hours = [total / 3600 for total in accumulate(seconds)]
-    size = _bin(len(run.updates))
     last = [min(start + size, len(run.updates)) - 1 for start in range(0, len(run.updates), size)]
     every = list(samples)
     return {
@@ -114,13 +114,14 @@ def _clocks(run: RunData) -> dict[str, list[float | None]]:
     }
 
 
-def _bin(length: int) -> int:
-    return max(1, -(-length // MOST_POINTS))
+def _bin(runs: Sequence[RunData]) -> int:
+    """How many neighbouring updates make one point: as many in all runs, so that means over seeds find them at equal updates."""
+    longest = max((len(run.updates) for run in runs), default=0)
+    return max(1, -(-longest // min(MOST_POINTS, max(200, MOST_TOGETHER // len(runs)))))
 
 
-def _thin(values: Sequence[float | None]) -> list[float | None]:
+def _thin(values: Sequence[float | None], size: int) -> list[float | None]:
     """The mean of each bin of neighbouring updates."""
-    size = _bin(len(values))
     if size == 1:
         return list(values)
     bins = ([v for v in values[start : start + size] if v is not None] for start in range(0, len(values), size))

@@ -7,6 +7,7 @@ import math
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from browser import browser, chromium
@@ -150,14 +151,25 @@ def test_what_the_user_can_put_right(tmp_path, capsys):
     assert "cannot be read" in capsys.readouterr().err
 
 
+def embedded(text: str) -> dict[str, Any]:
+    """The data inside a page."""
+    return json.loads(text.split('type="application/json">')[1].split("</script>")[0])
+
+
 def test_a_long_run_is_thinned_and_markup_is_no_markup(tmp_path):
     run = read_run(write_run(tmp_path / "a", updates=2 * MOST_POINTS + 1))
     text = page([run], ["</script><b>x"], groups_of([run], {}), [])
-    data = json.loads(text.split('type="application/json">')[1].split("</script>")[0])
+    data = embedded(text)
     assert len(data["runs"][0]["update"]) <= MOST_POINTS
     assert data["runs"][0]["update"][-1] == 2 * MOST_POINTS + 1
     assert all(y is None or len(y) == len(data["runs"][0]["update"]) for chart in data["charts"] for y in chart["y"])
     assert data["runs"][0]["samples"][-1] == 16 * (2 * MOST_POINTS + 1)
+    cut = read_run(write_run(tmp_path / "b", updates=MOST_POINTS + 1, finished=False))
+    both = embedded(page([run, cut], ["a", "b"], groups_of([run, cut], {}), []))
+    long, short = (one["update"] for one in both["runs"])
+    assert short[:-1] == long[: len(short) - 1]  # the points of both lie at the same updates
+    many = page([run] * 40, ["x"] * 40, groups_of([run] * 40, {}), [])
+    assert len(many) < 2 * len(text)
     assert "<b>x" not in text.split("<script>")[0]
 
 
