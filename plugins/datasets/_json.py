@@ -52,16 +52,19 @@ def elements(text: str, at: int) -> Iterator[tuple[Any, int, int]]:
         at = _next(text, end, "]")
 
 
-def read_value(path: Path, begin: int, length: int, sample: str) -> Any:
-    """The value that stands at these bytes of the file. Raises ``BadSample``."""
+def read_object(path: Path, begin: int, length: int, sample: str) -> dict[str, Any]:
+    """The object that stands at these bytes of the file. Raises ``BadSample``, also for a value of another kind."""
     try:
         if length > MAX_VALUE:
             raise ValueError(f"{length} bytes long")
         with path.open("rb") as file:
             file.seek(begin)
-            return json.loads(file.read(length))
+            value = json.loads(file.read(length))
     except (OSError, ValueError, RecursionError) as fault:
         raise BadSample("damaged annotation", sample, f"{path}: {fault}") from fault
+    if not isinstance(value, dict):
+        raise BadSample("damaged annotation", sample, f"{path}: no object at byte {begin}")
+    return value
 
 
 def _expect(text: str, at: int, character: str) -> int:

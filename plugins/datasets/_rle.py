@@ -5,6 +5,9 @@ or bytes (compressed) or a list of int (crowds). The compressed form is that of 
 a little-endian chain of 5-bit groups offset by 48, and from the fourth on it is stored as a difference from the run
 two before. Decoded here rather than in C so that a damaged string is refused instead of giving a wrong mask: the runs
 must add up to exactly height x width.
+
+A mask may be asked for at 1/2, 1/4 or 1/8 of its size, for a picture decoded so (``_index.read_picture``): a pixel is
+set where at least half of the block that it stands for is.
 """
 
 from __future__ import annotations
@@ -18,16 +21,66 @@ from core.contracts import BadSample
 from plugins.datasets._index import MAX_PIXELS
 
 
-def decode(rle: Any, sample: str) -> np.ndarray:
-    """[H, W] bool. Raises ``BadSample`` for anything that is no valid run-length mask."""
+def decode(rle: Any, sample: str, factor: int = 1) -> np.ndarray:
+    """[ceil(H / factor), ceil(W / factor)] bool. Raises ``BadSample`` for anything that is no valid run-length mask.
+
+    Only the columns that hold something are expanded; with a ``factor`` the mask is that of ``reduced(decode(...))``.
+    """
     height, width, runs = _runs(rle, sample)
-    flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)  # [W*H], column-major
-    return np.ascontiguousarray(flat.reshape(width, height).T)
+    mask = np.zeros((-(-height // factor), -(-width // factor)), bool)
+    on = np.flatnonzero(runs[1::2])
+    if not len(on):
+        return mask
+    begin, end = 2 * on[0] + 1, 2 * on[-1] + 2  # the runs from the first to the last that is set
+    before, after = int(runs[:begin].sum()), int(runs[end:].sum())  # pixels of background around them
+    first, last = before // height // factor * factor, width - after // height  # their columns, from a block's beginning
+    runs = np.concatenate([[before - first * height], runs[begin:end], [after % height]])
+    flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)  # [(last - first) * H], column-major
+    part = reduced(flat.reshape(last - first, height).T, factor, sample, width - first)
+    mask[:, first // factor : first // factor + part.shape[1]] = part
+    return mask
+
+
+def reduced(mask: np.ndarray, factor: int, sample: str, width: int | None = None) -> np.ndarray:
+    """[H, W] bool -> [ceil(H / factor), ceil(W / factor)] bool, set where at least half of the block's pixels are.
+
+    ``width``: that of the picture where the mask is only its left part; pixels beyond the mask are not set. Raises ``BadSample``
+    where nothing is left of it.
+    """
+    if factor == 1:
+        return mask
+    height, width = mask.shape[0], width or mask.shape[1]
+    counts = np.zeros((-(-height // factor), -(-mask.shape[1] // factor)), np.uint8)  # of 64 at most
+    for row in range(factor):
+        for column in range(factor):
+            part = mask[row::factor, column::factor].view(np.uint8)
+            counts[: part.shape[0], : part.shape[1]] += part
+    rows = np.minimum(factor, height - factor * np.arange(counts.shape[0]))  # pixels of a block; fewer at the edges
+    columns = np.minimum(factor, width - factor * np.arange(counts.shape[1]))
+    small = 2 * counts >= rows[:, None] * columns[None, :]
+    if not small.any():
+        raise BadSample("mask is lost at the drafted size", sample, f"1/{factor}")
+    return small
 
 
 def area(rle: Any, sample: str) -> int:
     """Pixels of the mask, without decoding it. Raises ``BadSample`` as ``decode`` does."""
     return int(_runs(rle, sample)[2][1::2].sum())
+
+
+def annotated(annotation: dict[str, Any], height: int, width: int, sample: str) -> np.ndarray:
+    """[height, width] bool of a COCO annotation. Raises ``BadSample`` also for an empty mask, and for run lengths that do not
+    give its ``area``. That of polygons is not counted in pixels, so it is not compared; COCO's own crowds are up to 10 % off."""
+    value, said = annotation.get("segmentation"), annotation.get("area")
+    mask = segmentation(value, height, width, sample)
+    found = np.count_nonzero(mask)
+    if isinstance(value, dict) and isinstance(said, int | float):
+        allowed = 100 + 0.25 * said if annotation.get("iscrowd") else 1 + 0.01 * said
+        if not abs(found - said) <= allowed:  # NaN too
+            raise BadSample("damaged mask", sample, f"{found} pixels where the file says {said}")
+    if not found:
+        raise BadSample("empty mask", sample)
+    return mask
 
 
 def segmentation(value: Any, height: int, width: int, sample: str) -> np.ndarray:

@@ -14,8 +14,9 @@ import numpy as np
 
 from core.contracts import BadSample, Region, UserError
 from plugins.datasets import _json, _rle
+from plugins.datasets._build import watched
 from plugins.datasets._cache import cached, pack, stamp_of
-from plugins.datasets._index import existing_file, existing_folder, read_picture, spread
+from plugins.datasets._index import check_draft, existing_file, existing_folder, read_view, spread
 
 
 class CocoRegions:
@@ -29,9 +30,12 @@ class CocoRegions:
         text: Literal["annotation", "category", "none"] = "annotation",
         crowds: bool = False,
         max_samples: int | None = None,
+        draft: int | None = None,
     ) -> None:
-        """``text``: the annotation's own texts (None where it has none), its category's name, or nothing. ``crowds``:
-        whether groups marked ``iscrowd`` count as regions. Raises ``UserError`` for a file that is no COCO file."""
+        """``text``: the annotation's own texts (None where it has none), its category's name, or nothing. ``crowds``: whether
+        groups marked ``iscrowd`` count as regions. ``draft``: see ``docs/data.md``. Raises ``UserError`` for a file that is no
+        COCO file."""
+        self.draft = check_draft(draft)
         if text not in ("annotation", "category", "none"):
             raise ValueError(f"text must be annotation, category or none, not {text}.")
         self._file = existing_file(Path(annotations).expanduser(), "coco_regions")
@@ -48,29 +52,21 @@ class CocoRegions:
     def __getitem__(self, index: int) -> Region:
         row, arrays = int(self._chosen[index]), self._index
         number = int(arrays["number"][row])
-        annotation = _json.read_value(self._file, int(arrays["begin"][row]), int(arrays["length"][row]), f"annotation #{row}")
+        annotation = _json.read_object(self._file, int(arrays["begin"][row]), int(arrays["length"][row]), f"annotation #{row}")
         sample = f"{annotation['id']}/{max(number, 0)}"
         picture = int(arrays["picture"][row])
         if picture < 0:
             raise BadSample("not in images", sample, str(annotation.get("image_id")))
         height, width = (int(side) for side in arrays["size"][picture])
-        value = annotation.get("segmentation")
-        mask = _rle.segmentation(value, height, width, sample)  # [H, W]
-        area = annotation.get("area")
-        if isinstance(value, dict) and isinstance(area, int) and abs(int(mask.sum()) - area) > max(1, 0.01 * area):
-            raise BadSample("damaged mask", sample, f"{int(mask.sum())} pixels where the file says {area}")
-        if not mask.any():
-            raise BadSample("empty mask", sample)
+        mask = _rle.annotated(annotation, height, width, sample)  # [H, W]
         caption = self._caption(annotation, number, row)
         if caption is not None and not caption.strip():
             raise BadSample("blank caption", sample)
         name = PurePosixPath(arrays.text("file", picture))
         if name.is_absolute() or ".." in name.parts:
             raise BadSample("damaged annotation", sample, "a picture outside the folder")
-        image = read_picture(self._folder / name, sample)  # [H, W, 3]
-        if image.shape[:2] != mask.shape:
-            raise BadSample("mask and picture differ in size", sample, f"{mask.shape} and {image.shape[:2]}")
-        return Region(id=sample, image=image, mask=mask, caption=caption.strip() if caption else None)
+        image, factor = read_view(self._folder / name, sample, mask.shape, self.draft)  # [H, W, 3]
+        return Region(id=sample, image=image, mask=_rle.reduced(mask, factor, sample), caption=caption.strip() if caption else None)
 
     def _caption(self, annotation: dict[str, Any], number: int, row: int) -> str | None:
         if self.text == "category":
@@ -104,7 +100,7 @@ def _build(path: Path, text: str, crowds: bool) -> dict[str, np.ndarray]:
         picture_rows = {one["id"]: row for row, one in enumerate(pictures)}
         class_rows = {one["id"]: row for row, one in enumerate(categories)}
         rows = []
-        for one, begin, end in _json.elements(content, places["annotations"]):
+        for one, begin, end in watched("coco_regions", len(content), _json.elements(content, places["annotations"])):
             if one.get("iscrowd") and not crowds:
                 continue
             count = len(_texts(one)) if text == "annotation" else 0

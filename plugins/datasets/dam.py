@@ -17,8 +17,9 @@ import numpy as np
 
 from core.contracts import BadSample, Region, UserError
 from plugins.datasets import _json, _rle, _tar
+from plugins.datasets._build import watched
 from plugins.datasets._cache import cached, pack, stamp_of
-from plugins.datasets._index import existing_file, existing_folder, read_picture, spread
+from plugins.datasets._index import check_draft, existing_file, existing_folder, read_view, spread
 
 _FRAME = re.compile(r"(.+)\.(\d{1,9})\.jpe?g")  # key . number . jpg
 _COCO_ID = re.compile(r"(?:.*\D)?(\d{1,12})")  # also COCO_train2014_000000000139
@@ -37,9 +38,11 @@ class Dam:
         root: Path,
         split: Literal["SAV", "COCOStuff", "LVIS", "Mapillary", "OpenImages", "PACO", "SAM"],
         max_samples: int | None = None,
+        draft: int | None = None,
     ) -> None:
-        """``max_samples`` regions spread over the sorted keys. Raises ``UserError`` where there is none."""
-        self.split = split
+        """``max_samples`` regions spread over the sorted keys. ``draft``: see ``docs/data.md``. Raises ``UserError`` where there
+        is no region."""
+        self.split, self.draft = split, check_draft(draft)
         root = existing_folder(root, f"dam.{split.lower()}", f"{split}/annotations.json")
         unpacked = (root, root / root.name, root / "describe-anything-dataset")  # copies often hold the folder twice
         self.folder = next((one / split for one in unpacked if (one / split).is_dir()), root / split)
@@ -59,9 +62,9 @@ class Dam:
         key_number, place, length = (int(value) for value in self._index["rows"][row])
         key = self._index.text("key", key_number)
         sample = f"{self.split.lower()}/{key}/{place}"
-        region = _json.read_value(self._file, int(self._index["begin"][row]), length, sample)
-        if not isinstance(region, dict) or "mask_rle" not in region:
-            raise BadSample("damaged annotation", sample, "no region with a mask_rle")
+        region = _json.read_object(self._file, int(self._index["begin"][row]), length, sample)
+        if "mask_rle" not in region:
+            raise BadSample("damaged annotation", sample, "no mask_rle")
         caption = region.get("caption")
         caption = _TAGS.sub(" ", caption).strip() if isinstance(caption, str) else ""  # the tags mean "picture here" to chat code
         if not caption:
@@ -72,11 +75,9 @@ class Dam:
             raise BadSample("empty mask", sample)
         chosen = areas.index(max(areas))
         tar, name = self._member(key, region, chosen, len(masks), sample)
-        image = read_picture(_tar.read(tar, name, sample), sample)  # [H, W, 3]
-        mask = _rle.decode(masks[chosen], sample)  # [H, W]
-        if image.shape[:2] != mask.shape:
-            raise BadSample("mask and picture differ in size", sample, f"{mask.shape} and {image.shape[:2]}")
-        return Region(id=sample, image=image, mask=mask, caption=caption)
+        rle = masks[chosen]
+        image, factor = read_view(_tar.read(tar, name, sample), sample, tuple(rle["size"]), self.draft)  # [H, W, 3]
+        return Region(id=sample, image=image, mask=_rle.decode(rle, sample, factor), caption=caption)
 
     def images(self) -> list[list[int]]:
         """Indices grouped by picture, in order."""
@@ -137,7 +138,7 @@ def _build(path: Path, source: str) -> dict[str, np.ndarray]:
     text = _json.read_text(path, source)
     places: dict[str, list[tuple[int, int]]] = {}  # (begin, end); of a key given twice the last counts
     try:
-        for key, begin, end in _json.members(text):
+        for key, begin, end in watched(source, len(text), _json.members(text)):
             places[key] = [(first, last) for _, first, last in _json.elements(text, begin)] if text[begin] == "[" else [(begin, end)]
     except (ValueError, RecursionError) as fault:
         raise UserError(f"{source}: {path} is damaged or no mapping of keys to regions ({fault}); fetch it again.") from fault
@@ -147,36 +148,36 @@ def _build(path: Path, source: str) -> dict[str, np.ndarray]:
     return pack("key", keys) | {"rows": np.array(rows, np.int32).reshape(-1, 3), "begin": np.array(begins, np.int64)}
 
 
-def sav(*, root: Path, max_samples: int | None = None) -> Dam:
+def sav(*, root: Path, max_samples: int | None = None, draft: int | None = None) -> Dam:
     """Described objects of SA-V videos, several frames each."""
-    return Dam(root=root, split="SAV", max_samples=max_samples)
+    return Dam(root=root, split="SAV", max_samples=max_samples, draft=draft)
 
 
-def cocostuff(*, root: Path, max_samples: int | None = None) -> Dam:
+def cocostuff(*, root: Path, max_samples: int | None = None, draft: int | None = None) -> Dam:
     """Described regions of COCO-Stuff."""
-    return Dam(root=root, split="COCOStuff", max_samples=max_samples)
+    return Dam(root=root, split="COCOStuff", max_samples=max_samples, draft=draft)
 
 
-def lvis(*, root: Path, max_samples: int | None = None) -> Dam:
+def lvis(*, root: Path, max_samples: int | None = None, draft: int | None = None) -> Dam:
     """Described regions of LVIS."""
-    return Dam(root=root, split="LVIS", max_samples=max_samples)
+    return Dam(root=root, split="LVIS", max_samples=max_samples, draft=draft)
 
 
-def mapillary(*, root: Path, max_samples: int | None = None) -> Dam:
+def mapillary(*, root: Path, max_samples: int | None = None, draft: int | None = None) -> Dam:
     """Described regions of Mapillary street scenes."""
-    return Dam(root=root, split="Mapillary", max_samples=max_samples)
+    return Dam(root=root, split="Mapillary", max_samples=max_samples, draft=draft)
 
 
-def openimages(*, root: Path, max_samples: int | None = None) -> Dam:
+def openimages(*, root: Path, max_samples: int | None = None, draft: int | None = None) -> Dam:
     """Described regions of Open Images."""
-    return Dam(root=root, split="OpenImages", max_samples=max_samples)
+    return Dam(root=root, split="OpenImages", max_samples=max_samples, draft=draft)
 
 
-def paco(*, root: Path, max_samples: int | None = None) -> Dam:
+def paco(*, root: Path, max_samples: int | None = None, draft: int | None = None) -> Dam:
     """Described parts and objects of PACO."""
-    return Dam(root=root, split="PACO", max_samples=max_samples)
+    return Dam(root=root, split="PACO", max_samples=max_samples, draft=draft)
 
 
-def sam(*, root: Path, max_samples: int | None = None) -> Dam:
+def sam(*, root: Path, max_samples: int | None = None, draft: int | None = None) -> Dam:
     """Described regions of SA-1B."""
-    return Dam(root=root, split="SAM", max_samples=max_samples)
+    return Dam(root=root, split="SAM", max_samples=max_samples, draft=draft)

@@ -14,15 +14,18 @@ from typing import Any
 import numpy as np
 
 from core.contracts import BadSample, Region, UserError
-from plugins.datasets._cache import cached, line_starts, stamp_of
-from plugins.datasets._index import existing_file, existing_folder, read_mask_file, read_picture, spread
+from plugins.datasets import _rle
+from plugins.datasets._build import line_starts
+from plugins.datasets._cache import cached, stamp_of
+from plugins.datasets._index import check_draft, existing_file, existing_folder, read_mask_file, read_view, spread
 
 
 class FolderRegions:
     """One region for each line; the id is the line's ``id``, else ``{image}#{line's byte offset}``."""
 
-    def __init__(self, *, root: Path, file: str = "regions.jsonl", max_samples: int | None = None) -> None:
-        """Raises ``UserError`` where the folder or the file is missing or the file is empty."""
+    def __init__(self, *, root: Path, file: str = "regions.jsonl", max_samples: int | None = None, draft: int | None = None) -> None:
+        """``draft``: see ``docs/data.md``. Raises ``UserError`` where the folder or the file is missing or the file is empty."""
+        self.draft = check_draft(draft)
         self.root = existing_folder(root, "folder_regions", f"pictures, masks and {file}")
         self._table = existing_file(self.root / file, "folder_regions")
         options = {"table": self._table.resolve()}
@@ -59,13 +62,11 @@ class FolderRegions:
 
     def _view(self, row: dict[str, Any], image_key: str, mask_key: str, sample: str) -> tuple[np.ndarray, np.ndarray]:
         """[H, W, 3] uint8 and [H, W] bool."""
-        image = read_picture(self._path(row, image_key, sample), sample)
         mask = np.array(read_mask_file(self._path(row, mask_key, sample), sample), bool)
-        if image.shape[:2] != mask.shape:
-            raise BadSample("mask and picture differ in size", sample, f"{mask.shape} and {image.shape[:2]}")
         if not mask.any():
             raise BadSample("empty mask", sample, mask_key)
-        return image, mask
+        image, factor = read_view(self._path(row, image_key, sample), sample, mask.shape, self.draft)
+        return image, _rle.reduced(mask, factor, sample)
 
     def _path(self, row: dict[str, Any], key: str, sample: str) -> Path:
         name = row.get(key)

@@ -16,8 +16,9 @@ import numpy as np
 from PIL import Image
 
 from core.contracts import BadSample, Region, UserError
-from plugins.datasets._cache import cached, line_starts, stamp_of
-from plugins.datasets._index import existing_file, existing_folder, read_mask_file, read_picture, spread
+from plugins.datasets._build import line_starts
+from plugins.datasets._cache import cached, stamp_of
+from plugins.datasets._index import check_draft, existing_file, existing_folder, read_mask_file, read_picture, spread
 
 _LABEL_FILES = (
     "oidv7-class-descriptions.csv",
@@ -38,8 +39,11 @@ class OpenImages:
         split: Literal["train", "validation", "test"] = "train",
         caption: Literal["none", "class_name"] = "none",
         max_samples: int | None = None,
+        draft: int | None = None,
     ) -> None:
-        """The byte offsets of the CSV's rows are indexed once; ``max_samples`` of them are taken, spread over it. Raises ``UserError``."""
+        """The byte offsets of the CSV's rows are indexed once; ``max_samples`` of them are taken, spread over it.
+        ``draft``: see ``docs/data.md``. Raises ``UserError``."""
+        self.draft = check_draft(draft)
         if caption not in ("none", "class_name"):
             raise ValueError(f"caption must be none or class_name, not {caption}.")
         self.root = existing_folder(root, "openimages", "the segmentation CSV, images/ and masks/")
@@ -76,7 +80,7 @@ class OpenImages:
         sample = f"{self.split}/{mask_name.removesuffix('.png')}"
         if Path(mask_name).name != mask_name or Path(picture).name != picture:  # a name must not lead out of its folder
             raise BadSample("damaged row", sample, "a name with a path")
-        image = read_picture(_place(self.root / "images" / self.split, f"{picture}.jpg"), sample)  # [H, W, 3]
+        image = read_picture(_place(self.root / "images" / self.split, f"{picture}.jpg"), sample, self.draft)  # [H, W, 3]
         drawn = read_mask_file(_place(self.root / "masks" / self.split, mask_name), sample)
         height, width = image.shape[:2]
         # masks were drawn on larger originals; some pictures have been turned since

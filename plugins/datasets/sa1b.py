@@ -17,23 +17,25 @@ import numpy as np
 
 from core.contracts import BadSample, Region, UserError
 from plugins.datasets import _rle
-from plugins.datasets._cache import cached, listing, over_files, pack, stamp_of
-from plugins.datasets._index import existing_folder, read_picture, spread
+from plugins.datasets._build import listing, over_files
+from plugins.datasets._cache import cached, pack, stamp_of
+from plugins.datasets._index import check_draft, existing_folder, read_view, spread
 
 
 class Sa1b:
     """Regions without captions; ids are ``{json path without suffix}/{annotation id}``."""
 
-    def __init__(self, *, root: Path, max_samples: int | None = None, min_area: int = 1) -> None:
+    def __init__(self, *, root: Path, max_samples: int | None = None, min_area: int = 1, draft: int | None = None) -> None:
         """``min_area`` in pixels. With fewer ``max_samples`` than pictures only so many JSON files are read, and each
-        gives one region. Raises ``UserError`` where no annotation is large enough."""
+        gives one region. ``draft``: see ``docs/data.md``. Raises ``UserError`` where no annotation is large enough."""
+        self.draft = check_draft(draft)
         if min_area < 0:
             raise ValueError(f"min_area must not be negative, not {min_area}.")
         self.root = existing_folder(root, "sa1b", "sa_*.jpg and sa_*.json")
-        found = listing(self.root, "sa_", ".json")
-        chosen = spread(len(found), max_samples)
+        found = listing("sa1b", self.root, "sa_", ".json")
+        chosen = spread(found.count("name"), max_samples)
         one_each = max_samples is not None and len(chosen) == max_samples
-        files = [found[i] for i in chosen]
+        files = [found.text("name", row) for row in chosen]
         options = {"root": self.root.resolve(), "min_area": min_area, "one_each": one_each}
 
         def build(folder: Path) -> dict[str, np.ndarray]:
@@ -58,14 +60,12 @@ class Sa1b:
             rle, area = annotation["segmentation"], annotation["area"]
         except (OSError, ValueError, RecursionError, KeyError, IndexError, TypeError) as fault:
             raise BadSample("damaged annotation", f"{name}/#{position}", str(fault)) from fault
-        mask = _rle.decode(rle, sample)  # [H, W]
-        if int(mask.sum()) != area:
-            raise BadSample("damaged mask", sample, f"{int(mask.sum())} pixels where the file says {area}")
-        if not mask.any():
+        if (found := _rle.area(rle, sample)) != area:
+            raise BadSample("damaged mask", sample, f"{found} pixels where the file says {area}")
+        if not found:
             raise BadSample("empty mask", sample)
-        image = read_picture(self._picture(name), sample)  # [H, W, 3]
-        if image.shape[:2] != mask.shape:
-            raise BadSample("mask and picture differ in size", sample, f"{mask.shape} and {image.shape[:2]}")
+        image, factor = read_view(self._picture(name), sample, tuple(rle["size"]), self.draft)  # [H, W, 3]
+        mask = _rle.decode(rle, sample, factor)  # [H, W]
         return Region(id=sample, image=image, mask=mask)
 
     def _picture(self, name: str) -> Path:

@@ -18,7 +18,8 @@ import numpy as np
 
 from core.contracts import BadSample, Region, UserError
 from plugins.datasets import _rle, _video
-from plugins.datasets._cache import cached, listing, over_files, pack, stamp_of
+from plugins.datasets._build import listing, over_files
+from plugins.datasets._cache import cached, pack, stamp_of
 from plugins.datasets._index import existing_folder, spread
 
 _VIDEO_RATE = 24  # frames a second, of all SA-V videos
@@ -44,7 +45,8 @@ class Sav:
             raise ValueError(f"distance must not be negative and pairs at least 1, not {distance} and {pairs}.")
         self.root, self.distance = existing_folder(root, "sav", "*.mp4 and *_manual.json"), distance
         kinds = ("manual", "auto") if annotations == "both" else (annotations,)
-        names = sorted(name for kind in kinds for name in listing(self.root, "", f"_{kind}.json"))
+        found = [listing("sav", self.root, "", f"_{kind}.json") for kind in kinds]
+        names = sorted(files.text("name", row) for files in found for row in range(files.count("name")))
         options = {"root": self.root.resolve(), "annotations": annotations, "distance": distance, "pairs": pairs}
 
         def build(folder: Path) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from core.contracts import BadSample, Region, UserError
-from plugins.datasets._cache import listing, pack
+from plugins.datasets._build import listing
 from plugins.datasets._index import MAX_PIXELS, existing_folder, spread
 
 _KEYS = ("frame1", "mask1", "frame2", "mask2")
@@ -29,19 +29,16 @@ class SavPairs:
             raise ValueError(f"channel_order must be bgr or rgb, not {channel_order}.")
         self.root = existing_folder(root, "sav.pairs", "masklet_data_*.npz")
         self._reverse = channel_order == "bgr"
-        found = listing(self.root, "masklet_data_", ".npz")
-        if not found:
+        self._files = listing("sav.pairs", self.root, "masklet_data_", ".npz")
+        if not self._files.count("name"):
             raise UserError(f"sav.pairs: there is no masklet_data_*.npz under {self.root}; check root.")
-        # packed: as Python texts the names of a whole export would be copied into every worker
-        packed = pack("name", (found[i] for i in spread(len(found), max_samples)))
-        self._letters, self._ends = packed["name"], packed["name.ends"]
+        self._chosen = spread(self._files.count("name"), max_samples)
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return len(self._chosen)
 
     def __getitem__(self, index: int) -> Region:
-        begin = int(self._ends[index - 1]) if index else 0
-        name = self._letters[begin : self._ends[index]].tobytes().decode("utf-8", "surrogatepass")
+        name = self._files.text("name", self._chosen[index])
         arrays = _load(self.root / name, name)
         image, image2 = (self._image(arrays[key], key, name) for key in ("frame1", "frame2"))  # [H, W, 3]
         mask = _mask(arrays["mask1"], image.shape[:2], "mask1", name)  # [H, W]

@@ -3,14 +3,18 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks import index as benchmark
-from plugins.datasets import _cache
-from plugins.datasets._cache import Index, cached, line_starts, over_files, pack, stamp_of
+from plugins.datasets import _build
+from plugins.datasets._build import line_starts, listing, over_files, watched
+from plugins.datasets._cache import Index, cached, pack, stamp_of
 from plugins.datasets._json import elements, members
 from plugins.datasets.sa1b import Sa1b
 
@@ -82,7 +86,7 @@ def _rows_or_stop(names: tuple[str, ...]) -> np.ndarray:
 
 
 def test_an_interrupted_build_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_cache, "_CHUNK", 5)
+    monkeypatch.setattr(_build, "_CHUNK", 5)
     names = [str(number) for number in range(13)]
     with pytest.raises(KeyboardInterrupt):
         over_files("x", _rows_or_stop, names, tmp_path / "part", 1)
@@ -94,11 +98,86 @@ def test_an_interrupted_build_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_processes_give_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_cache, "_CHUNK", 2)
+    monkeypatch.setattr(_build, "_CHUNK", 2)
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
     names = [str(number) for number in range(13)]
     rows = over_files("x", _rows, names, tmp_path / "part", 1)
     np.testing.assert_array_equal(rows, [(i, i) for i in range(13) for _ in range(2)])
+
+
+_KILLED = """
+import os, sys, time
+from pathlib import Path
+import numpy as np
+from plugins.datasets import _build
+from plugins.datasets._cache import cached
+
+def rows(names):
+    if "7" in names:
+        print(os.getpid(), flush=True)
+        time.sleep(60)
+    return np.array([(i, int(name)) for i, name in enumerate(names)], np.int32)
+
+_build._CHUNK = 2
+os.cpu_count = lambda: 2
+cached("x", {}, "s", lambda part: {"rows": _build.over_files("x", rows, [str(n) for n in range(10)], part, 1)})
+"""
+
+
+def test_a_killed_build_leaves_no_process_and_no_lock(folder: Path) -> None:
+    """Its processes hold the lock of the index too: they must end with it."""
+    with subprocess.Popen([sys.executable, "-c", _KILLED], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as build:
+        assert build.stdout is not None
+        worker = int(build.stdout.readline())
+        while len(kept := sorted(folder.glob("*.part/*.npy"))) < 3:  # those before the one that waits
+            time.sleep(0.05)
+        build.kill()
+        build.wait()
+    before = {path.name: path.stat().st_mtime_ns for path in kept}
+    parts: list[Path] = []
+
+    def build_again(part: Path) -> dict[str, np.ndarray]:
+        assert {path.name: path.stat().st_mtime_ns for path in part.glob("*.npy")} == before
+        parts.append(part)
+        return {"rows": np.zeros(1)}
+
+    cached("x", {}, "s", build_again)  # would wait for ever
+    assert not parts[0].exists()
+    while Path(f"/proc/{worker}").exists() and "Z" not in Path(f"/proc/{worker}/stat").read_text().split()[2]:
+        time.sleep(0.05)
+
+
+def test_files_are_listed_again_only_when_a_folder_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def names() -> list[str]:
+        index = listing("x", tmp_path / "root", "a", ".npz")
+        return [index.text("name", row) for row in range(index.count("name"))]
+
+    for name in ("b/a2.npz", "a1.npz", "a1.txt", "b1.npz", "b/c/a\udcff.npz"):
+        (tmp_path / "root" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "root" / name).touch()
+    expected = ["a1.npz", "b/a2.npz", "b/c/a\udcff.npz"]
+    assert names() == expected
+    (tmp_path / "root" / "b" / "a3.npz").touch()  # within the clock's tick
+    assert names() == sorted([*expected, "b/a3.npz"])
+    for folder in (tmp_path / "root", tmp_path / "root/b", tmp_path / "root/b/c"):
+        os.utime(folder, (1e9, 1e9))
+    assert names() == sorted([*expected, "b/a3.npz"])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "walk", None)
+        assert names() == sorted([*expected, "b/a3.npz"])
+    (tmp_path / "root" / "b" / "c" / "a\udcff.npz").unlink()
+    assert names() == ["a1.npz", "b/a2.npz", "b/a3.npz"]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_long_build_shows_how_far_it_is(terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    clock = iter(range(0, 1000, 4))
+    monkeypatch.setattr(_build.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    assert [*watched("src", 8, [(0, 2), (2, 4), (4, 8)])] == [(0, 2), (2, 4), (4, 8)]
+    shown = capsys.readouterr().err
+    assert "src: indexing" in shown
+    assert ("100%" in shown) if terminal else ("25 % done" in shown)
 
 
 def test_a_new_or_changed_file_is_seen(world: Path, tmp_path: Path) -> None:

@@ -57,14 +57,20 @@ def test_several_polygons_and_a_crowd(root: Path) -> None:
             if annotation["id"] == refs[0]["ann_id"]:
                 annotation["segmentation"] = [[0, 0, 50, 0, 50, 50, 0, 50], [40, 40, 90, 40, 90, 90, 40, 90]]
             if annotation["id"] == refs[1]["ann_id"]:
-                annotation |= {"iscrowd": 1, "segmentation": {"size": [side, side], "counts": [side, 2 * side, side * (side - 3)]}}
+                runs = {"size": [side, side], "counts": [side, 2 * side, side * (side - 3)]}
+                annotation |= {"iscrowd": 1, "segmentation": runs, "area": area}
 
+    area = 2 * side
     edit_instances(root, change)
     dataset = Refcoco(root=root, split="val")
     assert dataset[0].mask.sum() == 50 * 50 * 2 - 10 * 10
     crowd = dataset[len(dataset) - 1].mask
     assert crowd[:, 1:3].all()
     assert crowd.sum() == 2 * side
+    area = 9 * side
+    edit_instances(root, change)
+    with pytest.raises(BadSample, match="192 pixels where the file says 864"):
+        Refcoco(root=root, split="val")[len(dataset) - 1]
 
 
 def test_the_split_is_compared_whole(root: Path) -> None:
@@ -94,7 +100,7 @@ def test_pictures_elsewhere_missing_or_damaged(root: Path) -> None:
     with pytest.raises(UserError, match="set images"):
         Refcoco(root=root)
     dataset = Refcoco(root=root, images=root / "elsewhere", split="val")
-    picture = root / "elsewhere" / dataset._pictures[dataset._items[0][1]][0]
+    picture = root / "elsewhere" / dataset._index.text("file", int(dataset._index["picture"][0]))
     assert dataset[0].image.shape == (96, 96, 3)
     picture.write_bytes(picture.read_bytes()[:700])
     with pytest.raises(BadSample, match="damaged picture"):

@@ -119,3 +119,14 @@ def test_polygons_that_are_none_are_bad_samples(value: object) -> None:
 def test_run_lengths_of_another_size_than_the_picture() -> None:
     with pytest.raises(BadSample, match="differ in size"):
         _rle.segmentation({"size": [2, 3], "counts": [6]}, 3, 2, "x")
+
+
+@given(ANY_MASK, st.sampled_from([2, 4, 8]))
+def test_a_reduced_mask_is_set_where_half_of_a_block_is(mask: np.ndarray, factor: int) -> None:
+    rows, columns = (range(0, side, factor) for side in mask.shape)
+    expected = np.array([[2 * mask[i : i + factor, j : j + factor].mean() >= 1 for j in columns] for i in rows])
+    for way in (lambda: _rle.decode(encoded(mask), "x", factor), lambda: _rle.reduced(mask, factor, "x")):
+        try:
+            np.testing.assert_array_equal(way(), expected)
+        except BadSample:
+            assert not expected.any()

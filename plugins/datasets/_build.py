@@ -1,0 +1,148 @@
+"""Making indices: folders listed, many files read in parallel, lines found; with a progress bar where it takes long."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import current_process, get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from plugins.datasets._cache import Index, cached, pack, place, stamp_of
+
+Place = TypeVar("Place", bound=tuple[Any, ...])
+_CHUNK = 256  # files read by a worker at a time, and the step of a restart
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl
+_SETTLED = 2.0  # seconds after which a folder's modification time tells a later change
+
+
+def listing(source: str, root: Path, prefix: str, suffix: str) -> Index:
+    """The files below ``root`` whose names begin and end so: texts ``name``, relative to it, with slashes, sorted.
+
+    Listed again only when a folder's modification time says that a file has come or gone.
+    """
+    source, options = f"{source}-files", {"root": root.resolve(), "prefix": prefix, "suffix": suffix}
+    try:
+        known = Index(place(source, options))
+        if known.stamp == stamp_of(root / known.text("folder", row) for row in range(known.count("folder"))):
+            return known
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # absent, damaged, or a folder is gone: made anew
+    begun, folders, names = time.time(), [], []
+    for folder, _, files in os.walk(root):
+        folders.append(os.path.relpath(folder, root).replace(os.sep, "/"))
+        before = "" if folders[-1] == "." else f"{folders[-1]}/"
+        names += [before + name for name in files if name.startswith(prefix) and name.endswith(suffix)]
+    stamp = stamp_of(root / folder for folder in folders)
+    if any((root / folder).stat().st_mtime > begun - _SETTLED for folder in folders):
+        stamp += f" {time.time_ns()}"  # never found again: a file that came meanwhile, or in the clock's tick, would not show
+    return cached(source, options, stamp, lambda _: pack("name", sorted(names)) | pack("folder", folders))
+
+
+def over_files(
+    source: str, function: Callable[[tuple[str, ...]], np.ndarray], names: Sequence[str], partial: Path, width: int
+) -> np.ndarray:
+    """[n, 1 + width] int32: rows that ``function`` finds in each file of a chunk, whose first column counts within the chunk.
+
+    ``function(names) -> [m, 1 + width]``; the result's first column counts over all ``names``. Chunks are read in
+    parallel and kept in ``partial`` until all are done, so an interrupted build goes on where it was.
+    """
+    chunks = [tuple(names[start : start + _CHUNK]) for start in range(0, len(names), _CHUNK)]
+    partial.mkdir(parents=True, exist_ok=True)
+    files = [partial / f"{number:06d}.npy" for number in range(len(chunks))]
+    missing = [number for number, file in enumerate(files) if not file.is_file()]
+    progress, done = _Progress(source, len(chunks)), len(chunks) - len(missing)
+
+    def keep(number: int, rows: np.ndarray) -> None:
+        beside = files[number].with_suffix(f".{os.getpid()}.new")
+        with beside.open("wb") as file:
+            np.save(file, rows, allow_pickle=False)
+        beside.replace(files[number])
+        nonlocal done
+        done += 1
+        progress.at(done)
+
+    processes = min(os.cpu_count() or 1, 16, len(missing))
+    if len(missing) < 4 or processes < 2 or current_process().daemon:  # a pool's own process may have no children
+        for number in missing:
+            keep(number, function(chunks[number]))
+    else:
+        with ProcessPoolExecutor(processes, get_context("fork"), initializer=_die_with, initargs=(os.getpid(),)) as pool:
+            for number, rows in zip(missing, pool.map(function, [chunks[number] for number in missing]), strict=True):
+                keep(number, rows)
+    progress.close()
+    parts = [np.load(file, allow_pickle=False) for file in files]
+    for number, rows in enumerate(parts):
+        rows[:, 0] += number * _CHUNK
+    return np.concatenate([np.empty((0, 1 + width), np.int32), *parts])
+
+
+def _die_with(parent: int) -> None:
+    """Ends this process with its parent, however that ends: left behind, it would hold the index's lock for ever."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the line above
+            os._exit(1)
+
+
+def watched(source: str, total: int, places: Iterable[Place]) -> Iterator[Place]:
+    """The same items, with the progress shown; the last value of each says how far of ``total`` it is."""
+    progress = _Progress(source, total)
+    for item in places:
+        progress.at(item[-1])
+        yield item
+    progress.close()
+
+
+class _Progress:
+    """How far a build is, once it takes longer than two seconds: a bar on a terminal, else a line every ten seconds."""
+
+    def __init__(self, source: str, total: int) -> None:
+        self.source, self.total, self.due = source, total, time.monotonic() + 2
+        self.bar: Any = None
+
+    def at(self, done: int) -> None:
+        if (now := time.monotonic()) < self.due:
+            return
+        if not sys.stderr.isatty():
+            print(f"{self.source}: indexing, {100 * done // self.total} % done", file=sys.stderr, flush=True)
+            self.due = now + 10
+            return
+        if self.bar is None:
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self.bar = Progress(console=Console(stderr=True), auto_refresh=False)  # no thread beside the processes
+            self.bar.start()
+            self.bar.add_task(f"{self.source}: indexing", total=self.total)
+        self.bar.update(0, completed=done, refresh=True)
+        self.due = now + 0.2
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.update(0, completed=self.total, refresh=True)
+            self.bar.stop()
+
+
+def line_starts(path: Path, begin: int) -> np.ndarray:
+    """[n] int64 byte offsets of the lines from ``begin`` on that are not blank."""
+    ends, place = [], begin
+    with path.open("rb") as file:
+        file.seek(begin)
+        while block := file.read(2**24):
+            ends.append(np.flatnonzero(np.frombuffer(block, np.uint8) == 10) + place + 1)
+            place += len(block)
+        starts = np.concatenate([[begin], *ends]).astype(np.int64)  # [n + 1], the last may be the end of the file
+        starts = np.unique(starts[starts < place])
+        keep = np.ones(len(starts), bool)
+        for row in np.flatnonzero(np.diff(np.append(starts, place)) < 16):  # a line of data is longer
+            file.seek(int(starts[row]))
+            keep[row] = bool(file.readline().strip())
+    return starts[keep]
