@@ -1,9 +1,9 @@
 """Opening large data sets: python benchmarks/index.py [--regions 1000000] [--folder FOLDER]
 
-Writes three sources with so many regions each (SA-1B's JSON files, a Describe Anything annotations.json, an Open Images CSV;
-no pictures, masks of a few runs), then opens each in fresh processes: first without an index, then with it. Reported are
-seconds, the index's bytes a region, and by how much opening and walking through all rows raises the process's own memory
-(mapped pages, which all processes share, apart). The first build of 10,000 JSON files takes about a minute on one core.
+Writes six sources with so many regions each (SA-1B's and SA-V's JSON files, a Describe Anything annotations.json, an Open Images
+CSV, a COCO file with REFER's pickle, a file for each pair; no pictures, masks of a few runs), then opens each in fresh processes:
+first without an index, then with it. Reported are seconds, the index's bytes a region, and by how much opening and walking through
+all rows raises the process's own memory (mapped pages, which all processes share, apart). Writing a million files takes some minutes.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import pickle
 import shutil
 import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,10 @@ from core.contracts import BadSample, Dataset
 from plugins.datasets import dam
 from plugins.datasets._cache import cache_folder
 from plugins.datasets.openimages import OpenImages
+from plugins.datasets.refcoco import Refcoco
 from plugins.datasets.sa1b import Sa1b
+from plugins.datasets.sav import Sav
+from plugins.datasets.sav_pairs import SavPairs
 
 OF_A_PICTURE = 100  # regions, as in SA-1B
 
@@ -60,10 +65,48 @@ def write_openimages(root: Path, regions: int) -> None:
             file.write(f"{number:016x}_m0pg52_{number:08x}.png,{number:016x},/m/0pg52,{number:08x},0.1,0.5,0.2,0.7,0.9,0.1 0.2 1\n")
 
 
+def write_sav(root: Path, regions: int) -> None:
+    """50 objects of each video, 20 pairs of each."""
+    cells = [{"size": [848, 480], "counts": "XYZ0o0000O2N1O1N3NhQ5"}] * 50
+    text = json.dumps({"video_frame_count": 104.0, "masklet": [cells] * 26})
+    for number in range(-(-regions // 1000)):
+        folder = root / f"sav_{number // 100:03d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"sav_{number:06d}_manual.json").write_text(text)
+
+
+def write_pairs(root: Path, regions: int) -> None:
+    for number in range(regions):
+        folder = root / f"{number // 10_000:03d}"
+        if number % 10_000 == 0:
+            folder.mkdir(parents=True)
+        (folder / f"masklet_data_{number:07d}.npz").touch()
+
+
+def write_refcoco(root: Path, regions: int) -> None:
+    """Three sentences for each ref, as many refs as annotations, three to a picture."""
+    (root / "train2014").mkdir(parents=True)
+    (root / "refcoco").mkdir()
+    words, refs = "the second person from the right", range(-(-regions // 3))
+    polygon = [[round(10.5 + 3.25 * n, 2) for n in range(40)]]
+    sentences = [
+        [{"sent_id": n, "raw": words, "sent": words, "tokens": words.split()} for n in range(3 * ref, min(3 * ref + 3, regions))]
+        for ref in refs
+    ]
+    table = [{"ref_id": n, "ann_id": n, "image_id": n // 3, "split": "train", "sentences": sentences[n]} for n in refs]
+    (root / "refcoco" / "refs(unc).p").write_bytes(pickle.dumps(table, protocol=2))
+    images = [{"id": n, "file_name": f"COCO_train2014_{n:012d}.jpg", "height": 480, "width": 640} for n in range(len(refs) // 3 + 1)]
+    annotations = [{"id": n, "image_id": n // 3, "category_id": 1, "iscrowd": 0, "area": 9.5, "segmentation": polygon} for n in refs]
+    (root / "refcoco" / "instances.json").write_text(json.dumps({"images": images, "annotations": annotations, "categories": []}))
+
+
 SOURCES: dict[str, tuple[Callable[[Path, int], None], Callable[..., Any]]] = {
     "sa1b": (write_sa1b, Sa1b),
     "dam": (write_dam, dam.sam),
     "openimages": (write_openimages, OpenImages),
+    "refcoco": (write_refcoco, Refcoco),
+    "sav": (write_sav, partial(Sav, distance=6, pairs=20)),
+    "sav.pairs": (write_pairs, SavPairs),
 }
 
 
@@ -118,6 +161,7 @@ def main() -> None:
             found = measure(name, folder / name, arguments.regions)
             seconds = f"{found['build_s']:>10.1f}{found['open_s']:>10.2f}"
             weight = f"{found['index_bytes_per_region']:>16.1f}{found['own_bytes_per_region']:>14.1f}"
+            shutil.rmtree(folder / name)
             print(f"{name:<12}{found['regions']:>12,.0f}{seconds}{weight}", flush=True)
     finally:
         shutil.rmtree(folder)

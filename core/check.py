@@ -64,10 +64,11 @@ def _findings(recipe: Recipe, registry: Registry, samples: int, seconds: float, 
     from core.preflight import data, machine  # late: they import torch
 
     facts, found = machine.model_facts(recipe, registry)
-    yield from machine.paths(recipe, registry)
+    paths = list(machine.paths(recipe, registry))
+    yield from paths
     yield found
     yield from machine.answers(facts)
-    sources, built = data.sources(recipe, registry)
+    sources, built = data.sources(recipe, registry, [path.subject for path in paths if path.status == "fail"])
     yield from built
     yield from data.draw(recipe, registry, sources, facts, samples, seconds, out)
     yield from data.leaks(sources)

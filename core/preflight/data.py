@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,12 +51,12 @@ class _Tally:
     pictures: list[Picture] = field(default_factory=list)
 
 
-def sources(recipe: Recipe, registry: Registry) -> tuple[list[Drawn], list[Finding]]:
-    """Opens each data set of the loops and evaluators."""
+def sources(recipe: Recipe, registry: Registry, failed: Sequence[str] = ()) -> tuple[list[Drawn], list[Finding]]:
+    """Opens each data set of the loops and evaluators, but those one of whose keys has ``failed``."""
     opened, findings = [], []
     used = dict(components_used(recipe, registry))
     for path, component in used.items():
-        if component.entry.kind != "datasets":
+        if component.entry.kind != "datasets" or any(key.startswith(f"{path_text(path)}.") for key in failed):
             continue
         begun = time.perf_counter()
         try:
@@ -79,9 +80,9 @@ def sources(recipe: Recipe, registry: Registry) -> tuple[list[Drawn], list[Findi
 def draw(
     recipe: Recipe, registry: Registry, drawn: list[Drawn], facts: Facts, samples: int, seconds: float, out: Path
 ) -> Iterator[Finding]:
-    """Samples each source, counts bad ones and writes a sheet of pictures."""
+    """Samples each source, counts bad ones and writes a sheet of pictures; the quick ones first, so the slow ones have the time left."""
     limit = recipe.values["train"]["max_bad_fraction"]
-    for place, source in enumerate(drawn):
+    for place, source in enumerate(sorted(drawn, key=_seconds_of_one)):
         begun = time.monotonic()
         tally = _sample(source, facts, samples, begun + seconds / (len(drawn) - place))
         seconds = max(1.0, seconds - (time.monotonic() - begun))
@@ -109,6 +110,13 @@ def _bad(name: str, tally: _Tally, limit: float) -> Finding:
     share = bad / tally.drawn
     text = f"{bad} of {tally.drawn} samples drawn are bad ({share:.1%}, allowed {limit:.1%}): {reasons}; the first: {tally.detail}"
     return Finding("fail" if share > limit else "warn", name, text)
+
+
+def _seconds_of_one(source: Drawn) -> float:
+    begun = time.monotonic()
+    with suppress(BadSample, IndexError):  # counted where the source is drawn from; none where it is empty
+        source.dataset[len(source.dataset) // 2]
+    return time.monotonic() - begun
 
 
 def _sample(source: Drawn, facts: Facts, samples: int, deadline: float) -> _Tally:

@@ -116,7 +116,7 @@ def _build(path: Path, text: str, crowds: bool) -> dict[str, np.ndarray]:
             **pack("file", [_json.utf8(one["file_name"]) for one in pictures]),
             **pack("category", [_json.utf8(one["name"]) for one in categories]),
         }
-    except (KeyError, TypeError, AttributeError) as fault:
+    except (KeyError, TypeError, AttributeError, OverflowError) as fault:
         raise UserError(f"coco_regions: {path} is no COCO instances file ({fault} is missing or of another kind).") from fault
     except (json.JSONDecodeError, ValueError, RecursionError) as fault:
         raise UserError(f"coco_regions: {path} cannot be read as JSON ({fault}); fetch it again.") from fault
