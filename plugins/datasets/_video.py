@@ -37,8 +37,11 @@ def _collect(path: Path, wanted: Sequence[int], seek: bool, sample: str) -> list
     found: list[np.ndarray] = []
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
-            raise BadSample("picture too large", sample, f"{stream.codec_context.width}x{stream.codec_context.height}")
+        codec = stream.codec_context
+        if codec is None:  # a stream that names no codec that is known
+            raise BadSample("damaged video", sample, f"{path}: no decoder")
+        if codec.width * codec.height > MAX_PIXELS:
+            raise BadSample("picture too large", sample, f"{codec.width}x{codec.height}")
         for number, frame in _by_time(container, stream, wanted[0]) if seek else enumerate(container.decode(stream)):
             if number > wanted[len(found)]:
                 if seek:

@@ -51,7 +51,7 @@ class OpenImages:
         self._table = existing_file(self.root / f"{split}-annotations-object-segmentation.csv", "openimages")
         with self._table.open("rb") as file:
             header = file.readline()
-        self._columns = next(csv.reader([header.decode("utf-8-sig", "replace")]), [])
+        self._columns = _fields(header)
         absent = [name for name in _COLUMNS if name not in self._columns]
         if absent:
             raise UserError(f"openimages: {self._table} has no column {absent[0]} in its first line; fetch the file again.")
@@ -71,8 +71,7 @@ class OpenImages:
         offset = int(self._index["offsets"][self._chosen[index]])
         with self._table.open("rb") as file:
             file.seek(offset)
-            line = file.readline().decode("utf-8", "replace")
-        row = dict(zip(self._columns, next(csv.reader([line])), strict=False))
+            row = dict(zip(self._columns, _fields(file.readline()), strict=False))
         try:
             mask_name, picture, label = (row[name] for name in _COLUMNS)
         except KeyError as fault:
@@ -96,6 +95,14 @@ class OpenImages:
         return Region(id=sample, image=image, mask=mask, caption=self._names[label])
 
 
+def _fields(line: bytes) -> list[str]:
+    """A CSV line's fields; none of a damaged line."""
+    try:
+        return next(csv.reader([line.decode("utf-8-sig", "replace")]), [])
+    except csv.Error:
+        return []
+
+
 def _place(folder: Path, name: str) -> Path:
     """The file in ``folder``, or in its sub-folder named by the first digit of the name."""
     apart = folder / name[:1] / name
@@ -109,6 +116,7 @@ def _class_names(root: Path) -> dict[str, str]:
         raise UserError(f"openimages: {root} has no {_LABEL_FILES[0]}, which caption: class_name needs; fetch it or set caption: none.")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            return {row[0]: row[1] for row in csv.reader(file) if len(row) >= 2 and row[0].startswith(("/m/", "/g/"))}
+            rows = [row for row in csv.reader(file) if len(row) >= 2]
+        return {label: name for label, name, *_ in rows if label.startswith(("/m/", "/g/")) and name.strip()}
     except (UnicodeDecodeError, csv.Error) as fault:
         raise UserError(f"openimages: {path} cannot be read as a CSV of class names ({fault}); fetch it again.") from fault

@@ -67,14 +67,14 @@ class Sav:
         name = self._index.text("name", file)
         sample = f"{name.removesuffix('.json')}/{thing}/{first}"
         content = _content(self.root / name, sample)
-        step = round(_VIDEO_RATE / float(content.get("fps", 6)))
         try:
-            count = int(content["video_frame_count"])
+            step = round(_VIDEO_RATE / float(content.get("fps", 6)))
+            expected = math.ceil(int(content["video_frame_count"]) / step)
             cells = [content["masklet"][k][thing] for k in dict.fromkeys([first, first + self.distance])]
-        except (KeyError, IndexError, TypeError, ValueError) as fault:
+        except (KeyError, IndexError, TypeError, ValueError, ArithmeticError) as fault:
             raise BadSample("damaged annotation", sample, str(fault)) from fault
-        if len(content["masklet"]) != math.ceil(count / step):
-            raise BadSample("masks and video differ in length", sample, f"{len(content['masklet'])} and {count} / {step}")
+        if len(content["masklet"]) != expected:
+            raise BadSample("masks and video differ in length", sample, f"{len(content['masklet'])} annotated frames, {expected} expected")
         masks = [_rle.decode(cell, sample) for cell in cells]  # [H, W] each
         if not all(mask.any() for mask in masks):
             raise BadSample("empty mask", sample)

@@ -11,6 +11,7 @@ import resource
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -209,7 +210,7 @@ def wrong_values(draw: st.DrawFn, data: bytes) -> bytes:
         for key in way:
             holder = holder[key]
         if draw(st.integers(0, 5)):
-            holder[last] = draw(JUNK)
+            holder[last] = deepcopy(draw(JUNK))  # a second damage may go inside
         else:
             del holder[last]
     text = json.dumps(value)

@@ -132,3 +132,18 @@ def test_tables_that_cannot_be_used(root: Path) -> None:
         OpenImages(root=root, split="test")
     with pytest.raises(UserError, match="no folder"):
         OpenImages(root=root / "absent")
+
+
+def test_a_carriage_return_in_a_line_and_a_class_with_a_blank_name(root: Path) -> None:
+    table = root / CSV
+    header, line = table.read_bytes().splitlines()[:2]
+    label = line.split(b",")[2].decode()
+    (root / "oidv7-class-descriptions.csv").write_text(f"{label}, \n")
+    table.write_bytes(header + b"\n" + line + b"\n\r" + line + b"\n")
+    dataset = OpenImages(root=root, caption="class_name")
+    for index, reason in enumerate(("class without a name", "damaged row")):
+        with pytest.raises(BadSample, match=reason):
+            dataset[index]
+    table.write_bytes(b"\r" + header + b"\n")
+    with pytest.raises(UserError, match="no column MaskPath"):
+        OpenImages(root=root)

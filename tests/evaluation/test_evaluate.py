@@ -68,7 +68,7 @@ def test_a_published_folder(small_checkpoint: Path, world: Path, tmp_path: Path,
     assert low <= made["results"]["refcoco-testA"]["cIoU"]["value"] <= high
     assert made["protocol"]["data"] | {"root": ""} == {
         **{"use": "refcoco", "root": "", "split": "testA", "dataset": "refcoco", "split_by": "unc"},
-        **{"text": "raw", "images": None, "max_samples": None},
+        **{"text": "raw", "images": None, "max_samples": None, "draft": None},
     }
     assert (made["protocol"]["max_samples"], made["protocol"]["max_texts_per_image"], made["protocol"]["max_new_tokens"]) == (4, 2, 4)
     assert made["model"]["max_tiles"] == 1
@@ -254,14 +254,15 @@ def test_other_settings_do_not_mix_with_what_is_there(job: list[str], out: Path,
 def test_a_picture_that_is_none(world: Path, job: list[str], tmp_path: Path, out: Path, capsys) -> None:
     copy = shutil.copytree(world / "ref_seg", tmp_path / "ref_seg")
     data = Refcoco(root=copy, split="val")
-    name, _, _ = data._pictures[data._items[0][1]]
+    sample = data[0].id
+    name = data._index.text("file", int(data._index["picture"][0]))
     (data._folder / name).write_text("this is no picture")
     arguments = [*job, f"evaluate.referring.data.root={copy}", "evaluate.caption=null", "max_samples=3"]
     assert main(arguments) == 2
     errors = capsys.readouterr().err
     assert errors.count("\n") == 1
     assert "evaluator referring: " in errors
-    assert data._items[0][0] in errors
+    assert sample in errors
     assert [path.name for path in out.rglob("*") if path.name.startswith(("card", "sheet", "items"))] == []
     many = len(data.images()[0])
     assert main([*arguments, "--max-bad", str(many)]) == 0

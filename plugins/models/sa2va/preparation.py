@@ -124,7 +124,8 @@ class Sa2vaPreparation:
                 raise BadSample(
                     "mask and picture sizes differ", region.id, f"mask {mask.shape}, picture {None if image is None else image.shape}"
                 )
-        mask1, small2 = small_mask(region.mask, self.sam_size // 4), small_mask(mask2, self.sam_size // 4)
+        mask1 = small_mask(region.mask, self.sam_size // 4)
+        small2 = mask1 if mask2 is region.mask else small_mask(mask2, self.sam_size // 4)
         if not mask1.any() or not small2.any():
             raise BadSample("mask is empty at the model's size", region.id, f"{int(region.mask.sum())} pixels in the picture")
         cells = grid_cells(region.mask, self.grid)
