@@ -21,7 +21,7 @@ from plugins.datasets.sav_pairs import SavPairs
 from plugins.datasets.shapes import corpus, drawings, words, write_world
 from plugins.datasets.shapes.__main__ import main
 from plugins.datasets.shapes.described import write_refcoco
-from plugins.datasets.shapes.grammar import Words, ambiguous, caption, expressions, phrase
+from plugins.datasets.shapes.grammar import COLOURS, Words, ambiguous, caption, expressions, phrase
 from plugins.datasets.shapes.scene import draw, rasterise
 from plugins.datasets.shapes.world import SOURCES
 
@@ -171,6 +171,18 @@ def test_every_thing_is_large_enough_to_see() -> None:
     for drawing in drawings("refcoco/val", pictures=40, seed=5, size=128):
         assert 2 <= len(drawing.things) <= 4
         assert min(mask.sum() for mask in drawing.masks[0]) >= 80
+
+
+def test_a_world_of_things_alike_has_one_colour_in_each_picture(tmp_path: Path) -> None:
+    assert main([str(tmp_path / "world"), "--pictures", "60", "--seed", "3", "--size", "64", "--alike"]) == 0
+    colours: dict[str, set[str]] = {}
+    for region in regions(_refcoco(tmp_path / "world", "train")):
+        assert region.caption is not None
+        colours.setdefault(hashlib.sha256(region.image).hexdigest(), set()).update(set(region.caption.split()) & set(COLOURS))
+    assert len(colours) > 20
+    assert {len(found) for found in colours.values()} == {1}
+    with pytest.raises(FileExistsError, match="other settings"):
+        write_world(tmp_path / "world", pictures=60, seed=3, size=64)
 
 
 def test_masks_are_what_is_visible_and_covered_things_are_not_referred_to(tmp_path: Path) -> None:

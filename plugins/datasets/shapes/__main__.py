@@ -1,4 +1,4 @@
-"""``python -m plugins.datasets.shapes OUT_FOLDER [--pictures N] [--seed N] [--size PIXELS]``."""
+"""``python -m plugins.datasets.shapes OUT_FOLDER [--pictures N] [--seed N] [--size PIXELS] [--alike]``."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--pictures", type=int, default=600, help="pictures in all, roughly (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=128, help="side of the pictures in pixels (default %(default)s)")
+    parser.add_argument("--alike", action="store_true", help="one colour in each picture: shape, size and place tell its things apart")
     chosen = parser.parse_args(arguments)
     begun = time.monotonic()
     try:
-        write_world(chosen.out, pictures=chosen.pictures, seed=chosen.seed, size=chosen.size, progress=lambda line: print(line, flush=True))
+        how = {"pictures": chosen.pictures, "seed": chosen.seed, "size": chosen.size, "alike": chosen.alike}
+        write_world(chosen.out, **how, progress=lambda line: print(line, flush=True))
     except (ValueError, OSError) as fault:
         print(fault, file=sys.stderr)
         return 2

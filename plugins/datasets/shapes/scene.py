@@ -58,10 +58,11 @@ def rasterise(outline: list[float], side: int) -> np.ndarray:
     return coco.decode(coco.frPyObjects([outline], side, side))[:, :, 0].astype(bool)
 
 
-def draw(seed: Sequence[int], side: int, frames: int = 1) -> Drawing:
-    """A scene of 2 to 4 things. Over the frames each thing drifts by up to 2.4 % of the side: too little to change its words."""
+def draw(seed: Sequence[int], side: int, frames: int = 1, alike: bool = False) -> Drawing:
+    """A scene of 2 to 4 things. Over the frames each thing drifts by up to 2.4 % of the side: too little to change its words.
+    ``alike``: all things have one colour."""
     rng = np.random.default_rng(list(seed))
-    things = lay_out(rng)
+    things = lay_out(rng, alike)
     ground = _background(rng, side)  # [side, side, 3] float
     drift = rng.uniform(-0.024, 0.024, (len(things), 2)) / max(frames - 1, 1)  # [things, xy] per frame
     images, masks = [], []
@@ -79,13 +80,15 @@ def draw(seed: Sequence[int], side: int, frames: int = 1) -> Drawing:
     return Drawing(things, images, masks)
 
 
-def lay_out(rng: np.random.Generator) -> list[Thing]:
-    """2 to 4 things that hardly touch, each with a full phrase that fits no other. Starts anew where no room is left."""
+def lay_out(rng: np.random.Generator, alike: bool = False) -> list[Thing]:
+    """2 to 4 things that hardly touch, each with a full phrase that fits no other. Starts anew where no room is left.
+    ``alike``: of one colour."""
     wanted = int(rng.integers(2, 5))
+    colours = (str(rng.choice(COLOURS)),) if alike else COLOURS
     for _ in range(200):
         things: list[Thing] = []
         for _ in range(60):
-            thing = _random_thing(rng)
+            thing = _random_thing(rng, colours)
             apart = all(math.hypot(thing.x - one.x, thing.y - one.y) > 0.9 * (thing.radius + one.radius) for one in things)
             if thing.words.position and apart and not ambiguous([one.words for one in [*things, thing]]):
                 things.append(thing)
@@ -94,8 +97,8 @@ def lay_out(rng: np.random.Generator) -> list[Thing]:
     raise RuntimeError(f"{wanted} things found no room in 200 attempts.")
 
 
-def _random_thing(rng: np.random.Generator) -> Thing:
-    size, colour, shape = (str(rng.choice(kind)) for kind in (SIZES, COLOURS, SHAPES))
+def _random_thing(rng: np.random.Generator, colours: Sequence[str]) -> Thing:
+    size, colour, shape = (str(rng.choice(kind)) for kind in (SIZES, colours, SHAPES))
     radius = float(rng.uniform(*_RADIUS[size]))
     x, y = (float(value) for value in rng.uniform(radius + 0.01, 0.99 - radius, 2))
     tint = rng.uniform(-10, 10, 3)

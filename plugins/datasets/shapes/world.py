@@ -36,26 +36,32 @@ SOURCES: dict[str, tuple[float, int, int]] = {
 CORPUS_LINES = 2000  # of corpus.txt, from which a tokenizer learns the language
 
 
-def drawings(source: str, *, pictures: int, seed: int, size: int) -> Iterator[Drawing]:
+def drawings(source: str, *, pictures: int, seed: int, size: int, alike: bool = False) -> Iterator[Drawing]:
     """The drawings that ``write_world`` writes for one source, in its order."""
     share, fewest, frames = SOURCES[source]
     number = list(SOURCES).index(source)
     for index in range(max(fewest, round(share * pictures))):
-        yield draw((seed, number, index), size, frames)
+        yield draw((seed, number, index), size, frames, alike)
 
 
 def write_world(
-    out: Path, *, pictures: int = 600, seed: int = 0, size: int = 128, progress: Callable[[str], None] = lambda line: None
+    out: Path,
+    *,
+    pictures: int = 600,
+    seed: int = 0,
+    size: int = 128,
+    alike: bool = False,
+    progress: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Writes the world into the folder ``out``: complete or not at all; no picture is in two sources.
 
-    ``pictures``: how many in all, roughly; ``size``: their side in pixels. ``progress`` is called with a line for each
-    source. Returns at once where ``out`` holds this very world. Raises ``FileExistsError`` where it holds another
+    ``pictures``: how many in all, roughly; ``size``: their side in pixels; ``alike``: all things of a picture have one
+    colour, so that only shape, size and place tell them apart. ``progress`` is called with a line for each source. Returns at once where ``out`` holds this very world. Raises ``FileExistsError`` where it holds another
     thing, ``ValueError`` for impossible settings.
     """
     if pictures < 1 or seed < 0 or not 64 <= size <= 4096:
         raise ValueError(f"pictures must be at least 1, seed at least 0 and size 64 to 4096, not {pictures}, {seed} and {size}.")
-    settings = {"version": 2, "pictures": pictures, "seed": seed, "size": size}
+    settings = {"version": 2, "pictures": pictures, "seed": seed, "size": size} | ({"alike": 1} if alike else {})
     if _already(out, settings):
         progress(f"{out}: already there")
         return
@@ -88,7 +94,7 @@ def _write(out: Path, settings: dict[str, int], progress: Callable[[str], None])
     pictures, seed, size = settings["pictures"], settings["seed"], settings["size"]
 
     def of(source: str) -> Iterator[Drawing]:
-        return drawings(source, pictures=pictures, seed=seed, size=size)
+        return drawings(source, pictures=pictures, seed=seed, size=size, alike="alike" in settings)
 
     def done(source: str, regions: int) -> None:
         counts[source] = regions
