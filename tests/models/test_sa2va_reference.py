@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from checkpoints import copy
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from core.contracts import Tokens, UserError
@@ -18,7 +19,7 @@ from plugins.models.sa2va.__main__ import main
 from plugins.models.sa2va.folder import stored_tensors
 from plugins.models.sa2va.generation import Generated
 from plugins.models.sa2va.keys import is_memory, place, published_names
-from plugins.models.sa2va.model import Lora, Sa2va, load
+from plugins.models.sa2va.model import Group, Lora, Sa2va, load
 from plugins.models.sa2va.preparation import grid_cells, normalize, sam_picture, tiles_of
 from plugins.models.sa2va.prompts import question_turn
 
@@ -190,19 +191,26 @@ def test_every_published_key_has_one_place_and_its_way_back() -> None:
         assert all(native in names for native in place(key).natives), key
 
 
-def test_untouched_round_trip_is_byte_identical(tmp_path: Path) -> None:
-    load(checkpoint=CHECKPOINT, lora=Lora(r=4)).save(tmp_path / "out")
-    before, after = dict(stored_tensors(CHECKPOINT)), dict(stored_tensors(tmp_path / "out"))
-    assert before.keys() == after.keys()
-    for key, tensor in before.items():
+@pytest.mark.parametrize("loaded", ["float32", "bfloat16"])
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16])
+def test_untouched_round_trip_is_byte_identical(stored: torch.dtype, loaded: str, tmp_path: Path) -> None:
+    """Whatever type the frozen weights have in memory; also zeros below zero, under adapters."""
+    base, tensors = copy(tmp_path / "base"), {key: tensor.to(stored) for key, tensor in stored_tensors(CHECKPOINT)}
+    tensors["language_model.model.layers.0.self_attn.q_proj.weight"][0, :2] = -0.0
+    save_file(tensors, base / "model.safetensors")
+    load(checkpoint=base, lora=Lora(r=4), dtype=loaded).save(tmp_path / "out")
+    after = dict(stored_tensors(tmp_path / "out"))
+    assert tensors.keys() == after.keys()
+    for key, tensor in tensors.items():
         assert torch.equal(tensor.view(torch.uint8), after[key].view(torch.uint8)), key
-    assert {f.name for f in CHECKPOINT.iterdir()} == {f.name for f in (tmp_path / "out").iterdir()}
+    assert {f.name for f in base.iterdir()} == {f.name for f in (tmp_path / "out").iterdir()}
 
 
-def test_trained_weights_survive_export(tmp_path: Path) -> None:
+@pytest.mark.parametrize("train", [None, ["language_model", "lora"]])
+def test_trained_weights_survive_export(train: list[Group] | None, tmp_path: Path) -> None:
     """A moved model, LoRA included, gives the same states after export and reload; embeddings and head are the base's."""
     torch.manual_seed(0)
-    model = load(checkpoint=CHECKPOINT, lora=Lora(r=4)).eval()
+    model = load(checkpoint=CHECKPOINT, lora=Lora(r=4), train=train).eval()
     with torch.no_grad():
         for members in model.trainable().values():
             for _, parameter in members:
@@ -229,8 +237,6 @@ def test_the_trained_set_is_exactly_the_four_groups() -> None:
 
 
 def test_a_checkpoint_with_wrong_weights_is_refused_with_its_keys(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
     tensors = dict(stored_tensors(CHECKPOINT))
     del tensors["mlp1.1.weight"]
     tensors["language_model.model.layers.7.stray"] = torch.zeros(1)
@@ -242,7 +248,7 @@ def test_a_checkpoint_with_wrong_weights_is_refused_with_its_keys(tmp_path: Path
     with pytest.raises(UserError) as caught:
         load(checkpoint=tmp_path)
     message = str(caught.value)
-    assert "projector.linear_1.weight" in message
+    assert "1 missing: mlp1.1.weight;" in message
     assert "layers.7.stray" in message
     assert "text_hidden_fcs.0.bias" in message
     with pytest.raises(UserError, match="no such checkpoint folder"):

@@ -23,28 +23,32 @@ from plugins.models.sa2va.network import Network
 @torch.no_grad()
 def save(model: Sa2va, folder: Path) -> None:
     """Writes a published folder: LoRA merged; what is not trained is copied from the base byte for byte. Raises ``UserError``."""
-    read, trained, base = merged_reader(model.network), trained_names(model), base_of(model)
-    tensors = (
-        (key, published_tensor(key, read).to(tensor.dtype) if is_trained(key, trained) else tensor) for key, tensor in stored_tensors(base)
-    )
+    trained, base, read = trained_names(model), base_of(model), merged_reader(model.network)
+    tensors = ((key, read(key, tensor) if is_trained(key, trained) else tensor) for key, tensor in stored_tensors(base))
     write_folder(folder, tensors, model.network.config.published, base)
 
 
-def merged_reader(network: Network) -> Callable[[str], Tensor]:
-    """Native tensors by name, one at a time, with adapters added in float32."""
+def merged_reader(network: Network) -> Callable[[str, Tensor], Tensor]:
+    """(published key, the base's tensor) -> the trained one in the base's type, adapters added in float32."""
     tensors = native_tensors(network)
     adapted = {f"{name}.weight": module for name, module in network.named_modules() if hasattr(module, "get_delta_weight")}
 
-    def read(name: str) -> Tensor:
-        tensor = tensors[name].detach()
-        return tensor.float() + adapted[name].get_delta_weight("default").float() if name in adapted else tensor
+    def read(key: str, stored: Tensor) -> Tensor:
+        where = place(key)
+        name = where.natives[0] if where is not None else ""
+        if name not in adapted:
+            return published_tensor(key, tensors.__getitem__).detach().to(stored.dtype)
+        # what the adapters are added to is as it was stored, not as it was rounded to the model's type, unless it is trained too
+        weight = tensors[name].detach() if tensors[name].requires_grad else stored
+        delta = adapted[name].get_delta_weight("default").float().to(weight.device)
+        return (weight.float() + delta).to(stored.dtype) if delta.any() else weight.to(stored.dtype)  # -0.0 + 0.0 is 0.0
 
     return read
 
 
 def trained_names(model: Sa2va) -> set[str]:
     """Native names of what is trained, without the adapters' suffixes."""
-    return {name.split(".lora_")[0].removesuffix(".base_layer") for members in model.trainable().values() for name, _ in members}
+    return {name.split(".lora_")[0].replace(".base_layer", "") for members in model.trainable().values() for name, _ in members}
 
 
 def is_trained(published: str, trained: set[str]) -> bool:
