@@ -20,8 +20,8 @@ from plugins.models.sa2va.folder import stored_tensors
 from plugins.models.sa2va.generation import Generated
 from plugins.models.sa2va.keys import is_memory, place, published_names
 from plugins.models.sa2va.model import Group, Lora, Sa2va, load
-from plugins.models.sa2va.preparation import grid_cells, normalize, sam_picture, tiles_of
-from plugins.models.sa2va.prompts import question_turn
+from plugins.models.sa2va.preparation import grid_cells, normalize, sam_picture, tile_grid, tiles_of
+from plugins.models.sa2va.prompts import DESCRIBE, SEGMENT, describe_turn, question_turn, segment_turn
 
 REFERENCE = Path(__file__).parents[1] / "fixtures" / "sa2va_reference"
 CHECKPOINT = REFERENCE / "tiny_sa2va_hf"
@@ -53,6 +53,11 @@ def test_preparation_is_exact(case: int) -> None:
     if "regions" in inputs:
         ours = np.stack([grid_cells(region.astype(bool), 16) for region in inputs["regions"]])
         assert np.array_equal(ours, expected["vp.prompt_masks"].bool().numpy())
+
+
+@pytest.mark.parametrize(("width", "height", "grid"), [(320, 320, (1, 1)), (300, 600, (1, 2)), (640, 427, (3, 2))])
+def test_tiles_are_upstreams(width: int, height: int, grid: tuple[int, int]) -> None:
+    assert tile_grid(width, height, 448) == grid
 
 
 @torch.no_grad()
@@ -117,13 +122,22 @@ def test_the_prompt_is_upstreams_token_for_token(model: Sa2va, case: int) -> Non
     counts = expected["vp.prompt_masks"].flatten(1).sum(1).tolist() if "vp.prompt_masks" in expected else None
     text = question_turn(model.text.turn, [256 * len(inputs["tiles"])], CASES[case]["text"], counts, 2)
     assert model.text.ids(text) == expected["llm.prompt_ids"][0].tolist()
+    if not counts:  # the pieces that training puts together, the phrase between them
+        before, after = segment_turn(model.text.turn, 256, *SEGMENT[0])
+        pieces = [before, " the red cup", after]
+        assert [token for piece in pieces for token in model.text.ids(piece)] == expected["llm.prompt_ids"][0].tolist()
+        assert describe_turn(model.text.turn, 256, 3) == question_turn(model.text.turn, [256], DESCRIBE, [3])
     if counts:  # as in training: one newline after the regions
         assert question_turn(model.text.turn, [256], "Q", counts, 1).split("</vp>.")[1].startswith("\nQ")
 
 
 def test_each_of_several_seg_tokens_gives_its_own_mask(model: Sa2va, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The answer is given; its [SEG] states are those of a forward over prompt and answer."""
-    image = golden(1)[1]["image"]
+    """The answer is given; its [SEG] states are those of a forward over prompt and answer.
+
+    What stands after the first [SEG] does not change it, so that its mask is the one that upstream gives for "Sure, [SEG].".
+    """
+    expected, inputs = golden(0)
+    image = inputs["image"]
     ids = model.text.ids("Sure, [SEG] and [SEG], <p> dog </p> [SEG].<|end|>")
     seen = []
 
@@ -134,8 +148,10 @@ def test_each_of_several_seg_tokens_gives_its_own_mask(model: Sa2va, monkeypatch
         return Generated([ids], list(states))
 
     monkeypatch.setattr(inference, "greedy", given)
-    answer = model.predict(image, "Please segment all.")
+    answer = model.predict(image, CASES[0]["text"])
     assert len(answer.masks) == 3
+    theirs = model.network.final_mask(expected["sam.seg0.low_res_mask"][0], *image.shape[:2])[0]
+    assert np.array_equal(answer.masks[0], theirs.numpy())
     assert answer.text == "Sure, [SEG] and [SEG], <p> dog </p> [SEG]."
     vision = model.look(image)
     for state, mask in zip(seen[0], answer.masks, strict=True):

@@ -10,11 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from core.contracts import UserError
-from plugins.models.sa2va.folder import native_tensors, published_tensor, stored_tensors, write_folder
+from plugins.models.sa2va.folder import native_tensors, published_tensor, save_tensors, stored_tensors, write_folder
 from plugins.models.sa2va.keys import place
 from plugins.models.sa2va.model import Sa2va
 from plugins.models.sa2va.network import Network
@@ -74,7 +73,7 @@ def save_adapter(model: Sa2va, folder: Path) -> None:
     values |= {"task_type": "CAUSAL_LM", "peft_type": "LORA", "inference_mode": True}
     with _complete(folder) as beside:
         beside.mkdir(parents=True)
-        save_file(names, beside / "adapter_model.safetensors", metadata={"format": "pt"})
+        save_tensors(names, beside / "adapter_model.safetensors")
         (beside / "adapter_config.json").write_text(json.dumps(values, indent=2, default=str) + "\n", encoding="utf-8")
 
 

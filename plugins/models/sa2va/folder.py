@@ -47,7 +47,7 @@ def shards(folder: Path) -> list[Path]:
 def stored_tensors(folder: Path, wanted: Callable[[str], bool] = lambda key: True) -> Iterator[tuple[str, Tensor]]:
     """(published key, tensor) of a folder, one at a time, of the ``wanted`` keys."""
     for file in shards(folder):
-        for key, _, tensor in _read(file, lambda handle: [(key, slice(None)) for key in filter(wanted, handle.keys())]):
+        for key, _, tensor in _read(file, lambda handle: [(name, slice(None)) for name in filter(wanted, handle.keys())]):
             yield key, tensor
 
 
@@ -58,7 +58,7 @@ def _pieces(folder: Path) -> Iterator[tuple[str, tuple[int, ...], int, Tensor]]:
     """
 
     def rows(handle: Any) -> Iterator[tuple[str, slice]]:
-        for key in handle.keys():
+        for key in handle.keys():  # noqa: SIM118  it is no dictionary
             [count, *row] = handle.get_slice(key).get_shape() or [1]
             step = max(1, _MAPPED // (4 * math.prod(row)))
             yield from ((key, slice(start, start + step)) for start in range(0, max(1, count), step))
@@ -177,6 +177,15 @@ def write_folder(target: Path, tensors: Iterable[tuple[str, Tensor]], config: di
         raise
 
 
+def save_tensors(tensors: dict[str, Tensor], file: Path) -> None:
+    """A safetensors file that may be read by whom the folder's other files may be; the library leaves it to its owner alone."""
+    save_file(tensors, file, metadata={"format": "pt"})
+    beside = file.with_name(file.name + ".mode")
+    beside.touch()
+    shutil.copymode(beside, file)
+    beside.unlink()
+
+
 def _write_shards(folder: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
     """``model.safetensors``, or several files and their index where it would be larger than a file may be."""
     files: list[list[str]] = []
@@ -184,7 +193,7 @@ def _write_shards(folder: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
     total, size = 0, 0
 
     def flush() -> None:
-        save_file(held, folder / f"{len(files)}.part", metadata={"format": "pt"})
+        save_tensors(held, folder / f"{len(files)}.part")
         files.append(list(held))
         held.clear()
 
