@@ -40,14 +40,19 @@ class Refcoco:
         max_samples: int | None = None,
         draft: int | None = None,
     ) -> None:
-        """``text``: the sentence as typed, lower-cased (what published results use), or REFER's normalised one.
+        """``text``: the sentence as typed, lower-cased (``raw``, what Sa2VA was trained on), or REFER's normalised one (``sent``, what
+        its evaluation and most papers ask with).
         ``images``: the folder of COCO_train2014_*.jpg where it is in none of the usual places. ``draft``: see
         ``docs/data.md``. Raises ``UserError``."""
         if text not in ("raw", "sent"):
             raise ValueError(f"text must be raw or sent, not {text}.")
         self.draft = check_draft(draft)
         self.root = existing_folder(root, "refcoco", f"{dataset}/refs({split_by}).p")
-        refs = existing_file(self.root / dataset / f"refs({split_by}).p", "refcoco")
+        refs = self.root / dataset / f"refs({split_by}).p"
+        others = sorted(file.name[5:-3] for file in refs.parent.glob("refs(*).p"))
+        if others and not refs.is_file():
+            raise UserError(f"refcoco: {refs} is missing; {dataset} is here with split_by={' and split_by='.join(others)}.")
+        refs = existing_file(refs, "refcoco")
         self._file = existing_file(self.root / dataset / "instances.json", "refcoco")
         self._folder, self._name = _picture_folder(self.root, dataset, images), f"{dataset}/{split_by}"
         options = {"refs": refs.resolve(), "split": split, "text": text}

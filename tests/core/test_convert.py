@@ -160,6 +160,7 @@ def test_large_exports_are_written_in_shards(run: Path, tmp_path: Path, monkeypa
     monkeypatch.setattr(module, "FILE_BYTES", 200_000)
     assert convert.main([str(run), str(tmp_path / "many"), "--verify"]) == 0
     files = sorted(file.name for file in (tmp_path / "many").glob("*.safetensors"))
+    assert {file.stat().st_mode for file in (tmp_path / "many").iterdir()} == {(run / "recipe.yaml").stat().st_mode}
     assert len(files) > 2
     assert files[0] == f"model-00001-of-{len(files):05d}.safetensors"
     index = json.loads((tmp_path / "many" / "model.safetensors.index.json").read_text())

@@ -61,8 +61,8 @@ def verify(model: Sa2va, folder: Path) -> dict[str, float]:
     ``mask_pixels``: pixels of its mask that differ.
     """
     wrong = _wrong_tensors(model, folder)
-    again = load(checkpoint=folder, dtype=_frozen(model), max_tiles=model.preparation.max_tiles)
-    again.network.sam_constants = model.network.sam_constants
+    again = load(checkpoint=folder, dtype=_frozen(model))
+    again.network.sam_constants, again.preparation = model.network.sam_constants, model.preparation
     again.to(model.device)
     (logits, masks, final), (logits2, masks2, final2) = _computed(model), _computed(again)
     return {
