@@ -194,6 +194,9 @@ def test_the_table_says_what_changed(run: Path, tmp_path: Path, capsys: pytest.C
         (["{run}", "{tmp}/out", "--groups", "lora+vision"], "vision was not trained here"),
         (["{run}/recipe.json", "{tmp}/out"], "--base"),
         (["{run}/recipe.json", "{tmp}/out", "--base", "{base}"], "recipe.json"),
+        (["{run}", "{run}/recipe.json/out"], "recipe.json/out: cannot be written"),
+        (["{run}", "{run}/recipe.json/out", "--adapter"], "recipe.json/out: cannot be written"),
+        (["{run}", "{run}/recipe.json/out.pth"], "recipe.json/out.pth: cannot be written"),
         (["{run}", "{tmp}/out", "--adapter", "--verify"], "--verify reloads a published folder"),
     ],
 )

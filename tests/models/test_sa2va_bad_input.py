@@ -121,6 +121,7 @@ def test_a_picture_that_is_none_is_one_sentence(tmp_path: Path, picture: Path, c
         ([tmp_path / "empty"], "empty: this folder holds no frames"),
         ([picture, "--region", other], "other.png: 8 x 8 pixels; the picture has 48 x 32"),
         ([picture, "--out", tmp_path], "already exists"),
+        ([picture, "--out", picture / "masks", "--max-new-tokens", 12], "masks: cannot be written"),
     ):
         visual, *options = map(str, arguments)
         assert main([str(CHECKPOINT), visual, "Please segment it.", *options]) == 2

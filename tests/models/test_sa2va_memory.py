@@ -47,17 +47,17 @@ def legacy_file(file: Path, tensors: dict[str, torch.Tensor]) -> Path:
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux' /proc")
 def test_loading_peaks_at_most_a_fifth_above_the_weights(tmp_path: Path) -> None:
-    """Shards in the three published types and a training file, 180 to 360 MB; the peak is that of a process of its own.
+    """Shards in the three published types and a training file, 140 to 280 MB; the peak is that of a process of its own.
 
     In float32, the embeddings alone are half of what is loaded as bfloat16.
     """
     small = copy(tmp_path / "small")
     arguments = [str(small), str(legacy_file(tmp_path / "small.pth", dict(stored_tensors(small))))]
     for stored, loaded, layers, vocabulary in (
-        ("float32", "float32", 8, 536),
-        ("bfloat16", "bfloat16", 8, 536),
-        ("float16", "float32", 8, 536),
-        ("float32", "bfloat16", 4, 20000),
+        ("float32", "float32", 5, 536),
+        ("bfloat16", "bfloat16", 6, 536),
+        ("float16", "float32", 4, 536),
+        ("float32", "bfloat16", 3, 20000),
     ):
         folder = copy(tmp_path / f"{stored}-{loaded}", ("model.safetensors",))
         config = json.loads((folder / "config.json").read_text())
@@ -73,5 +73,5 @@ def test_loading_peaks_at_most_a_fifth_above_the_weights(tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr[-2000:]
     ratios = json.loads(done.stdout.splitlines()[-1])
     assert len(ratios) == 5
-    assert ratios["float32-float32"][0] > 300e6
+    assert ratios["float32-float32"][0] > 200e6
     assert {name: ratio for name, (_, ratio) in ratios.items() if ratio > 1.2} == {}

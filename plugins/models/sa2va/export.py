@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from core.contracts import UserError
-from plugins.models.sa2va.folder import native_tensors, published_tensor, save_tensors, stored_tensors, write_folder
+from plugins.models.sa2va.folder import complete, native_tensors, published_tensor, save_tensors, stored_tensors, write_folder
 from plugins.models.sa2va.keys import place
 from plugins.models.sa2va.model import Sa2va
 from plugins.models.sa2va.network import Network
@@ -71,8 +68,8 @@ def save_adapter(model: Sa2va, folder: Path) -> None:
     names = {f"base_model.model.{name.removeprefix('llm.').replace('.default', '')}": p.detach().cpu().contiguous() for name, p in members}
     values = {key: sorted(value) if isinstance(value, set) else value for key, value in model.adapters.to_dict().items()}
     values |= {"task_type": "CAUSAL_LM", "peft_type": "LORA", "inference_mode": True}
-    with _complete(folder) as beside:
-        beside.mkdir(parents=True)
+    with complete(folder) as beside:
+        beside.mkdir()
         save_tensors(names, beside / "adapter_model.safetensors")
         (beside / "adapter_config.json").write_text(json.dumps(values, indent=2, default=str) + "\n", encoding="utf-8")
 
@@ -88,22 +85,5 @@ def save_legacy(model: Sa2va, file: Path) -> None:
         upstream = key if key.startswith(("text_hidden_fcs.", "grounding_encoder.")) else f"mllm.model.{key}"
         state[upstream] = published_tensor(key, tensors.__getitem__).detach().cpu().clone()
     meta = {"lora_alpha": model.adapters.lora_alpha} if model.adapters is not None else {}
-    with _complete(file) as beside:
-        beside.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"meta": meta, "state_dict": state}, beside)
-
-
-@contextmanager
-def _complete(target: Path) -> Iterator[Path]:
-    """A place beside ``target`` to write to, renamed at the end; nothing is left of a failed attempt."""
-    if target.exists():
-        raise UserError(f"{target}: already exists; remove it or choose another name")
-    beside = target.with_name(target.name + ".part")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.unlink(missing_ok=True)
-    try:
-        yield beside
-        os.replace(beside, target)
-    except BaseException:
-        shutil.rmtree(beside) if beside.is_dir() else beside.unlink(missing_ok=True)
-        raise
+    with complete(file) as beside, open(beside, "wb") as stream:
+        torch.save({"meta": meta, "state_dict": state}, stream)

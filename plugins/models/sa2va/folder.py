@@ -9,6 +9,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -158,23 +159,41 @@ def published_tensor(key: str, natives: Callable[[str], Tensor]) -> Tensor:
     return parts[0][where.row : where.row + 1] if where.kind == "row" else parts[0]
 
 
+@contextmanager
+def complete(target: Path) -> Iterator[Path]:
+    """A place beside ``target`` to write to, renamed at the end; nothing is left of a failed attempt. Raises ``UserError``."""
+    if target.exists():
+        raise UserError(f"{target}: already exists; remove it or choose another name")
+    beside = target.with_name(target.name + ".part")
+    try:
+        _remove(beside)
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        yield beside
+        beside.rename(target)
+    except (OSError, SafetensorError) as error:
+        _remove(beside)
+        raise UserError(f"{target}: cannot be written ({error}); choose another place") from error
+    except BaseException:
+        _remove(beside)
+        raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    elif path.exists():
+        path.unlink()
+
+
 def write_folder(target: Path, tensors: Iterable[tuple[str, Tensor]], config: dict[str, object], copy_from: Path | None) -> None:
     """Writes a published folder: all of ``copy_from`` but its weights (tokenizer, remote code, ...), config, safetensors files."""
-    if target.exists():
-        raise UserError(f"{target}: already exists; remove it or choose another folder")
-    beside = target.with_name(target.name + ".part")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    try:
+    with complete(target) as beside:
+        beside.mkdir()
         for file in sorted(copy_from.iterdir()) if copy_from else []:
             if file.is_file() and not file.name.endswith(_WEIGHTS):
                 shutil.copyfile(file, beside / file.name)
         (beside / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         _write_shards(beside, tensors)
-        beside.rename(target)
-    except BaseException:  # nothing is left of a failed attempt
-        shutil.rmtree(beside)
-        raise
 
 
 def save_tensors(tensors: dict[str, Tensor], file: Path) -> None:
