@@ -213,13 +213,16 @@ def test_untouched_round_trip_is_byte_identical(stored: torch.dtype, loaded: str
     """Whatever type the frozen weights have in memory; also zeros below zero, under adapters."""
     base, tensors = copy(tmp_path / "base"), {key: tensor.to(stored) for key, tensor in stored_tensors(CHECKPOINT)}
     tensors["language_model.model.layers.0.self_attn.q_proj.weight"][0, :2] = -0.0
+    (base / "config.json").write_text((base / "config.json").read_text().replace("\n  ", "\n\t"))
+    (base / "modeling_sa2va_chat.py").write_text("# remote code\n")
     save_file(tensors, base / "model.safetensors")
     load(checkpoint=base, lora=Lora(r=4), dtype=loaded).save(tmp_path / "out")
     after = dict(stored_tensors(tmp_path / "out"))
     assert tensors.keys() == after.keys()
     for key, tensor in tensors.items():
         assert torch.equal(tensor.view(torch.uint8), after[key].view(torch.uint8)), key
-    assert {f.name for f in base.iterdir()} == {f.name for f in (tmp_path / "out").iterdir()}
+    files = {file.name: file.read_bytes() for file in base.iterdir() if file.suffix != ".safetensors"}
+    assert {f.name: f.read_bytes() for f in (tmp_path / "out").iterdir() if f.suffix != ".safetensors"} == files
 
 
 @pytest.mark.parametrize("train", [None, ["language_model", "lora"]])

@@ -134,7 +134,7 @@ def _missing(network: Network, targets: dict[str, Tensor], filled: set[str]) -> 
     tied = {"llm.lm_head.weight"} if network.config.llm.tie_word_embeddings else set()
     missing = []
     for name in sorted(set(targets) - tied):
-        keys = published_names(name, len(targets[name]))
+        keys = published_names(name, len(targets[name]) if targets[name].ndim else 0)
         rows = place(keys[0]) if keys else None
         if rows is not None and rows.kind == "row":
             missing += [key for row, key in enumerate(keys) if f"{name}[{row}]" not in filled]
@@ -186,13 +186,14 @@ def _remove(path: Path) -> None:
 
 
 def write_folder(target: Path, tensors: Iterable[tuple[str, Tensor]], config: dict[str, object], copy_from: Path | None) -> None:
-    """Writes a published folder: all of ``copy_from`` but its weights (tokenizer, remote code, ...), config, safetensors files."""
+    """Writes ``tensors`` as a published folder, with all of ``copy_from`` but its weights; ``config`` where it has no config.json."""
     with complete(target) as beside:
         beside.mkdir()
         for file in sorted(copy_from.iterdir()) if copy_from else []:
             if file.is_file() and not file.name.endswith(_WEIGHTS):
                 shutil.copyfile(file, beside / file.name)
-        (beside / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        if not (beside / "config.json").is_file():  # otherwise it was copied as it is
+            (beside / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         _write_shards(beside, tensors)
 
 
