@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import copy, published_shapes, write_shards
+from checkpoints import CHECKPOINT, copy, published_shapes, write_shards
 
+from plugins.models.sa2va import folder
 from plugins.models.sa2va.folder import stored_tensors
+from plugins.models.sa2va.model import load
 
 MEASURE = """
 import json, sys
@@ -45,6 +47,15 @@ def legacy_file(file: Path, tensors: dict[str, torch.Tensor]) -> Path:
     return file
 
 
+def test_tensors_read_in_pieces_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces of 78 rows, which end inside of the three parts of a projection of 3 x 64."""
+    whole = load(checkpoint=CHECKPOINT).state_dict()
+    monkeypatch.setattr(folder, "_MAPPED", 20_000)
+    pieces = load(checkpoint=CHECKPOINT).state_dict()
+    assert whole.keys() == pieces.keys()
+    assert all(torch.equal(whole[name], pieces[name]) for name in whole)
+
+
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux' /proc")
 def test_loading_peaks_at_most_a_fifth_above_the_weights(tmp_path: Path) -> None:
     """Shards in the three published types and a training file, 140 to 280 MB; the peak is that of a process of its own.
@@ -59,16 +70,16 @@ def test_loading_peaks_at_most_a_fifth_above_the_weights(tmp_path: Path) -> None
         ("float16", "float32", 4, 536),
         ("float32", "bfloat16", 3, 20000),
     ):
-        folder = copy(tmp_path / f"{stored}-{loaded}", ("model.safetensors",))
-        config = json.loads((folder / "config.json").read_text())
+        place = copy(tmp_path / f"{stored}-{loaded}", ("model.safetensors",))
+        config = json.loads((place / "config.json").read_text())
         config["llm_config"] |= {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": layers, "num_attention_heads": 16}
         config["llm_config"]["vocab_size"] = vocabulary
-        (folder / "config.json").write_text(json.dumps(config))
+        (place / "config.json").write_text(json.dumps(config))
         tensors = {key: torch.full(shape, 0.01, dtype=getattr(torch, stored)) for key, shape in published_shapes(config).items()}
-        write_shards(folder, tensors, 3)
-        arguments += [folder.name, loaded, str(folder), ""]
+        write_shards(place, tensors, 3)
+        arguments += [place.name, loaded, str(place), ""]
         if stored == "bfloat16":
-            arguments += ["legacy", "float32", str(folder), str(legacy_file(tmp_path / "large.pth", tensors))]
+            arguments += ["legacy", "float32", str(place), str(legacy_file(tmp_path / "large.pth", tensors))]
     done = subprocess.run([sys.executable, "-c", MEASURE, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     ratios = json.loads(done.stdout.splitlines()[-1])
