@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from plugins.models.sa2va.folder import stored_tensors
 from plugins.models.sa2va.model import load
 
 MEASURE = """
-import json, sys
+import gc, json, sys
 from pathlib import Path
 from plugins.models.sa2va.legacy import load_legacy
 from plugins.models.sa2va.model import load
@@ -28,6 +29,7 @@ ratios = {}
 load(checkpoint=Path(sys.argv[1]))  # what is imported on first use is not counted
 load_legacy(file=Path(sys.argv[2]), checkpoint=Path(sys.argv[1]))
 for name, dtype, folder, file in zip(*(sys.argv[first::4] for first in (3, 4, 5, 6))):
+    gc.collect()  # the model before is in cycles; freed while the next is loaded, it would hide the peak
     Path("/proc/self/clear_refs").write_text("5")  # the peak becomes the present
     before = resident("VmRSS")
     if file:
@@ -68,7 +70,7 @@ def test_loading_peaks_at_most_a_fifth_above_the_weights(tmp_path: Path) -> None
         ("float32", "float32", 5, 536),
         ("bfloat16", "bfloat16", 6, 536),
         ("float16", "float32", 4, 536),
-        ("float32", "bfloat16", 3, 20000),
+        ("float32", "bfloat16", 4, 20000),
     ):
         place = copy(tmp_path / f"{stored}-{loaded}", ("model.safetensors",))
         config = json.loads((place / "config.json").read_text())
@@ -80,9 +82,10 @@ def test_loading_peaks_at_most_a_fifth_above_the_weights(tmp_path: Path) -> None
         arguments += [place.name, loaded, str(place), ""]
         if stored == "bfloat16":
             arguments += ["legacy", "float32", str(place), str(legacy_file(tmp_path / "large.pth", tensors))]
-    done = subprocess.run([sys.executable, "-c", MEASURE, *arguments], capture_output=True, text=True, check=False)
+    returned = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}  # what is freed goes back to the system, and is not there for the next
+    done = subprocess.run([sys.executable, "-c", MEASURE, *arguments], env=returned, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     ratios = json.loads(done.stdout.splitlines()[-1])
     assert len(ratios) == 5
     assert ratios["float32-float32"][0] > 200e6
-    assert {name: ratio for name, (_, ratio) in ratios.items() if ratio > 1.2} == {}
+    assert {name: ratio for name, (_, ratio) in ratios.items() if not 0.9 < ratio <= 1.2} == {}
