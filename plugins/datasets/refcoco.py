@@ -48,11 +48,7 @@ class Refcoco:
             raise ValueError(f"text must be raw or sent, not {text}.")
         self.draft = check_draft(draft)
         self.root = existing_folder(root, "refcoco", f"{dataset}/refs({split_by}).p")
-        refs = self.root / dataset / f"refs({split_by}).p"
-        others = sorted(file.name[5:-3] for file in refs.parent.glob("refs(*).p"))
-        if others and not refs.is_file():
-            raise UserError(f"refcoco: {refs} is missing; {dataset} is here with split_by={' and split_by='.join(others)}.")
-        refs = existing_file(refs, "refcoco")
+        refs = existing_file(self.root / dataset / f"refs({split_by}).p", "refcoco")
         self._file = existing_file(self.root / dataset / "instances.json", "refcoco")
         self._folder, self._name = _picture_folder(self.root, dataset, images), f"{dataset}/{split_by}"
         options = {"refs": refs.resolve(), "split": split, "text": text}
