@@ -27,8 +27,8 @@ of a run: base weights, and of these groups the trained ones. python -m core.com
 examples:
   python -m core.evaluate runs/NAME ablate=true
   python -m core.evaluate runs/NAME/checkpoints/update-001000 --use refcoco --data refcoco root=DATA/ref_seg dataset=refcocog \\
-      split_by=umd split=test
-  python -m core.evaluate Sa2VA-1B --use refcoco --data refcoco root=DATA/ref_seg split=val max_samples=100 \\
+      split_by=umd split=test text=sent
+  python -m core.evaluate Sa2VA-1B --use refcoco --data refcoco root=DATA/ref_seg split=val text=sent max_samples=100 \\
       max_texts_per_image=1 --processes 8 --device cuda
   python -m core.evaluate Sa2VA-1B --use region_caption --data dam.lvis root=DATA/dam
 """

@@ -40,7 +40,8 @@ class Refcoco:
         max_samples: int | None = None,
         draft: int | None = None,
     ) -> None:
-        """``text``: the sentence as typed, lower-cased (what published results use), or REFER's normalised one.
+        """``text``: the sentence as typed, lower-cased (``raw``, what Sa2VA was trained on), or REFER's normalised one (``sent``, what
+        its evaluation and most papers ask with).
         ``images``: the folder of COCO_train2014_*.jpg where it is in none of the usual places. ``draft``: see
         ``docs/data.md``. Raises ``UserError``."""
         if text not in ("raw", "sent"):

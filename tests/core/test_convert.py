@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from core import convert
 from core.engine import runner
 from core.recipe import Recipe
 from core.registry import Registry
 from core.trained import VARIANTS, open_run
+from plugins.models.sa2va.folder import native_tensors, published_tensor
+from plugins.models.sa2va.network import Network
 
 
 @pytest.fixture
@@ -44,13 +47,17 @@ def test_variants_change_their_groups_only_and_verify(
             assert torch.equal(stored[key], base[key])
 
 
+def without_adapters(network: Network) -> Callable[[str, Tensor], Tensor]:
+    """An export that forgets to merge."""
+    tensors = native_tensors(network)
+    return lambda key, stored: published_tensor(key, tensors.__getitem__).detach().to(stored.dtype)
+
+
 def test_verification_notices_a_wrong_export(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from plugins.models.sa2va import export as module
 
-    monkeypatch.setattr(
-        module, "merged_reader", lambda network: {n: t.detach() for n, t in module.native_tensors(network).items()}.__getitem__
-    )
-    assert convert.main([str(run), str(tmp_path / "out"), "--verify"]) == 1  # the adapters were left out
+    monkeypatch.setattr(module, "merged_reader", without_adapters)
+    assert convert.main([str(run), str(tmp_path / "out"), "--verify"]) == 1
 
 
 def test_adapters_alone_load_in_peft(run: Path, tmp_path: Path) -> None:
@@ -112,8 +119,11 @@ def test_adapters_lead_back_to_a_folder_and_a_run(run: Path, tmp_path: Path, sma
             assert torch.allclose(tensor, first[name], atol=1e-6), key
 
 
-@pytest.mark.parametrize(("dtype", "loaded", "precision"), [("bfloat16", "bfloat16", "bf16"), ("float16", "float32", "fp32")])
-def test_a_16_bit_base_stays_16_bit_and_verifies(
+@pytest.mark.parametrize(
+    ("dtype", "loaded", "precision"),
+    [("bfloat16", "bfloat16", "bf16"), ("float16", "float32", "fp32"), ("float32", "bfloat16", "bf16")],
+)
+def test_a_base_keeps_its_type_and_verifies(
     dtype: str,
     loaded: str,
     precision: str,
@@ -139,7 +149,7 @@ def test_a_16_bit_base_stays_16_bit_and_verifies(
     assert {tensor.dtype for tensor in load_file(tmp_path / "out" / "model.safetensors").values()} == {kind}
     from plugins.models.sa2va import export as module
 
-    monkeypatch.setattr(module, "merged_reader", lambda network: lambda name: module.native_tensors(network)[name].detach())
+    monkeypatch.setattr(module, "merged_reader", without_adapters)
     assert convert.main([str(run), str(tmp_path / "wrong"), "--verify"]) == 1
 
 
@@ -150,6 +160,7 @@ def test_large_exports_are_written_in_shards(run: Path, tmp_path: Path, monkeypa
     monkeypatch.setattr(module, "FILE_BYTES", 200_000)
     assert convert.main([str(run), str(tmp_path / "many"), "--verify"]) == 0
     files = sorted(file.name for file in (tmp_path / "many").glob("*.safetensors"))
+    assert {file.stat().st_mode for file in (tmp_path / "many").iterdir()} == {(run / "recipe.yaml").stat().st_mode}
     assert len(files) > 2
     assert files[0] == f"model-00001-of-{len(files):05d}.safetensors"
     index = json.loads((tmp_path / "many" / "model.safetensors.index.json").read_text())
@@ -183,6 +194,9 @@ def test_the_table_says_what_changed(run: Path, tmp_path: Path, capsys: pytest.C
         (["{run}", "{tmp}/out", "--groups", "lora+vision"], "vision was not trained here"),
         (["{run}/recipe.json", "{tmp}/out"], "--base"),
         (["{run}/recipe.json", "{tmp}/out", "--base", "{base}"], "recipe.json"),
+        (["{run}", "{run}/recipe.json/out"], "recipe.json/out: cannot be written"),
+        (["{run}", "{run}/recipe.json/out", "--adapter"], "recipe.json/out: cannot be written"),
+        (["{run}", "{run}/recipe.json/out.pth"], "recipe.json/out.pth: cannot be written"),
         (["{run}", "{tmp}/out", "--adapter", "--verify"], "--verify reloads a published folder"),
     ],
 )

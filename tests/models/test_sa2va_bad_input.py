@@ -79,6 +79,15 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "config is no JSON": (lambda f: (f / "config.json").write_text("{"), "config.json:1: not valid JSON"),
     "config is no object": (lambda f: (f / "config.json").write_text("[]"), "config.json: not the configuration"),
+    "config is a folder": (lambda f: ((f / "config.json").unlink(), (f / "config.json").mkdir()), "config.json: cannot be read"),
+    "config is no text": (lambda f: (f / "config.json").write_bytes(b"\xff\xfe{"), "config.json: cannot be read"),
+    "another pixel shuffle": (lambda f: change_config(f, lambda c: c.update(ps_version="v3")), "ps_version 'v3' is not supported"),
+    "no grid": (lambda f: change_config(f, lambda c: c.update(downsample_ratio=0)), "has no whole grid at downsample_ratio 0"),
+    "half a patch": (lambda f: change_config(f, lambda c: c.update(force_image_size=440)), "a picture of 440 pixels in patches of 14"),
+    "sizes that do not fit": (
+        lambda f: change_config(f, lambda c: c["llm_config"].update(vocab_size=500)),
+        "weights do not fit config.json; 2 of another shape: language_model.lm_head.weight (536, 128) where (500, 128) is expected",
+    ),
     "another template": (lambda f: change_config(f, lambda c: c.update(template="vicuna")), "template 'vicuna' is not supported"),
     "quantized": (quantized, "mlp1.1.weight is stored as int8"),
     "index is no index": (lambda f: (f / "model.safetensors.index.json").write_text("[]"), "not an index of safetensors files"),
@@ -112,6 +121,7 @@ def test_a_picture_that_is_none_is_one_sentence(tmp_path: Path, picture: Path, c
         ([tmp_path / "empty"], "empty: this folder holds no frames"),
         ([picture, "--region", other], "other.png: 8 x 8 pixels; the picture has 48 x 32"),
         ([picture, "--out", tmp_path], "already exists"),
+        ([picture, "--out", picture / "masks", "--max-new-tokens", 12], "masks: cannot be written"),
     ):
         visual, *options = map(str, arguments)
         assert main([str(CHECKPOINT), visual, "Please segment it.", *options]) == 2

@@ -143,9 +143,10 @@ def test_a_training_file_becomes_a_published_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("prefix", ["", "module."])
 @pytest.mark.parametrize("wrapped", [True, False])
 def test_training_files_are_read_plain_or_wrapped_with_or_without_ddps_prefix(prefix: str, wrapped: bool, tmp_path: Path) -> None:
+    """Also in torch's file format of old, which cannot be mapped into memory."""
     file, _ = legacy(tmp_path)
     state = {prefix + key.removeprefix("module."): tensor for key, tensor in torch.load(file, weights_only=True)["state_dict"].items()}
-    torch.save({"meta": {"epoch": 1}, "state_dict": state} if wrapped else state, file)
+    torch.save({"meta": {"epoch": 1}, "state_dict": state} if wrapped else state, file, _use_new_zipfile_serialization=wrapped)
     model = load_legacy(file=file, checkpoint=CHECKPOINT, lora_alpha=8)
     for name, parameter in model.trainable()["lora"]:
         stored = state[f"{prefix}mllm.model.language_model.base_model.model.{name.removeprefix('llm.')}"]

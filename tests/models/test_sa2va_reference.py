@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from checkpoints import copy
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from core.contracts import Tokens, UserError
@@ -18,9 +19,9 @@ from plugins.models.sa2va.__main__ import main
 from plugins.models.sa2va.folder import stored_tensors
 from plugins.models.sa2va.generation import Generated
 from plugins.models.sa2va.keys import is_memory, place, published_names
-from plugins.models.sa2va.model import Lora, Sa2va, load
-from plugins.models.sa2va.preparation import grid_cells, normalize, sam_picture, tiles_of
-from plugins.models.sa2va.prompts import question_turn
+from plugins.models.sa2va.model import Group, Lora, Sa2va, load
+from plugins.models.sa2va.preparation import grid_cells, normalize, sam_picture, tile_grid, tiles_of
+from plugins.models.sa2va.prompts import DESCRIBE, SEGMENT, describe_turn, question_turn, segment_turn
 
 REFERENCE = Path(__file__).parents[1] / "fixtures" / "sa2va_reference"
 CHECKPOINT = REFERENCE / "tiny_sa2va_hf"
@@ -52,6 +53,11 @@ def test_preparation_is_exact(case: int) -> None:
     if "regions" in inputs:
         ours = np.stack([grid_cells(region.astype(bool), 16) for region in inputs["regions"]])
         assert np.array_equal(ours, expected["vp.prompt_masks"].bool().numpy())
+
+
+@pytest.mark.parametrize(("width", "height", "grid"), [(320, 320, (1, 1)), (300, 600, (1, 2)), (640, 427, (3, 2))])
+def test_tiles_are_upstreams(width: int, height: int, grid: tuple[int, int]) -> None:
+    assert tile_grid(width, height, 448) == grid
 
 
 @torch.no_grad()
@@ -116,13 +122,22 @@ def test_the_prompt_is_upstreams_token_for_token(model: Sa2va, case: int) -> Non
     counts = expected["vp.prompt_masks"].flatten(1).sum(1).tolist() if "vp.prompt_masks" in expected else None
     text = question_turn(model.text.turn, [256 * len(inputs["tiles"])], CASES[case]["text"], counts, 2)
     assert model.text.ids(text) == expected["llm.prompt_ids"][0].tolist()
+    if not counts:  # the pieces that training puts together, the phrase between them
+        before, after = segment_turn(model.text.turn, 256, *SEGMENT[0])
+        pieces = [before, " the red cup", after]
+        assert [token for piece in pieces for token in model.text.ids(piece)] == expected["llm.prompt_ids"][0].tolist()
+        assert describe_turn(model.text.turn, 256, 3) == question_turn(model.text.turn, [256], DESCRIBE, [3])
     if counts:  # as in training: one newline after the regions
         assert question_turn(model.text.turn, [256], "Q", counts, 1).split("</vp>.")[1].startswith("\nQ")
 
 
 def test_each_of_several_seg_tokens_gives_its_own_mask(model: Sa2va, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The answer is given; its [SEG] states are those of a forward over prompt and answer."""
-    image = golden(1)[1]["image"]
+    """The answer is given; its [SEG] states are those of a forward over prompt and answer.
+
+    What stands after the first [SEG] does not change it, so that its mask is the one that upstream gives for "Sure, [SEG].".
+    """
+    expected, inputs = golden(0)
+    image = inputs["image"]
     ids = model.text.ids("Sure, [SEG] and [SEG], <p> dog </p> [SEG].<|end|>")
     seen = []
 
@@ -133,8 +148,10 @@ def test_each_of_several_seg_tokens_gives_its_own_mask(model: Sa2va, monkeypatch
         return Generated([ids], list(states))
 
     monkeypatch.setattr(inference, "greedy", given)
-    answer = model.predict(image, "Please segment all.")
+    answer = model.predict(image, CASES[0]["text"])
     assert len(answer.masks) == 3
+    theirs = model.network.final_mask(expected["sam.seg0.low_res_mask"][0], *image.shape[:2])[0]
+    assert np.array_equal(answer.masks[0], theirs.numpy())
     assert answer.text == "Sure, [SEG] and [SEG], <p> dog </p> [SEG]."
     vision = model.look(image)
     for state, mask in zip(seen[0], answer.masks, strict=True):
@@ -190,19 +207,29 @@ def test_every_published_key_has_one_place_and_its_way_back() -> None:
         assert all(native in names for native in place(key).natives), key
 
 
-def test_untouched_round_trip_is_byte_identical(tmp_path: Path) -> None:
-    load(checkpoint=CHECKPOINT, lora=Lora(r=4)).save(tmp_path / "out")
-    before, after = dict(stored_tensors(CHECKPOINT)), dict(stored_tensors(tmp_path / "out"))
-    assert before.keys() == after.keys()
-    for key, tensor in before.items():
+@pytest.mark.parametrize("loaded", ["float32", "bfloat16"])
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16])
+def test_untouched_round_trip_is_byte_identical(stored: torch.dtype, loaded: str, tmp_path: Path) -> None:
+    """Whatever type the frozen weights have in memory; also zeros below zero, under adapters."""
+    base, tensors = copy(tmp_path / "base"), {key: tensor.to(stored) for key, tensor in stored_tensors(CHECKPOINT)}
+    tensors["language_model.model.layers.0.self_attn.q_proj.weight"][0, :2] = -0.0
+    (base / "config.json").write_text((base / "config.json").read_text().replace("\n  ", "\n\t"))
+    (base / "modeling_sa2va_chat.py").write_text("# remote code\n")
+    save_file(tensors, base / "model.safetensors")
+    load(checkpoint=base, lora=Lora(r=4), dtype=loaded).save(tmp_path / "out")
+    after = dict(stored_tensors(tmp_path / "out"))
+    assert tensors.keys() == after.keys()
+    for key, tensor in tensors.items():
         assert torch.equal(tensor.view(torch.uint8), after[key].view(torch.uint8)), key
-    assert {f.name for f in CHECKPOINT.iterdir()} == {f.name for f in (tmp_path / "out").iterdir()}
+    files = {file.name: file.read_bytes() for file in base.iterdir() if file.suffix != ".safetensors"}
+    assert {f.name: f.read_bytes() for f in (tmp_path / "out").iterdir() if f.suffix != ".safetensors"} == files
 
 
-def test_trained_weights_survive_export(tmp_path: Path) -> None:
+@pytest.mark.parametrize("train", [None, ["language_model", "lora"]])
+def test_trained_weights_survive_export(train: list[Group] | None, tmp_path: Path) -> None:
     """A moved model, LoRA included, gives the same states after export and reload; embeddings and head are the base's."""
     torch.manual_seed(0)
-    model = load(checkpoint=CHECKPOINT, lora=Lora(r=4)).eval()
+    model = load(checkpoint=CHECKPOINT, lora=Lora(r=4), train=train).eval()
     with torch.no_grad():
         for members in model.trainable().values():
             for _, parameter in members:
@@ -229,8 +256,6 @@ def test_the_trained_set_is_exactly_the_four_groups() -> None:
 
 
 def test_a_checkpoint_with_wrong_weights_is_refused_with_its_keys(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
     tensors = dict(stored_tensors(CHECKPOINT))
     del tensors["mlp1.1.weight"]
     tensors["language_model.model.layers.7.stray"] = torch.zeros(1)
@@ -242,7 +267,7 @@ def test_a_checkpoint_with_wrong_weights_is_refused_with_its_keys(tmp_path: Path
     with pytest.raises(UserError) as caught:
         load(checkpoint=tmp_path)
     message = str(caught.value)
-    assert "projector.linear_1.weight" in message
+    assert "1 missing: mlp1.1.weight;" in message
     assert "layers.7.stray" in message
     assert "text_hidden_fcs.0.bias" in message
     with pytest.raises(UserError, match="no such checkpoint folder"):

@@ -57,7 +57,10 @@ def _ask(arguments: argparse.Namespace) -> int:
         max_new_tokens=arguments.max_new_tokens,
         newlines=2 if arguments.upstream else 1,
     )
-    files = [] if arguments.out is None else _write(arguments.out, answer.masks)
+    try:
+        files = [] if arguments.out is None else _write(arguments.out, answer.masks)
+    except OSError as error:
+        raise UserError(f"{arguments.out}: cannot be written ({error}); choose another folder") from error
     if arguments.json:
         shares = [[float(frame.mean()) for frame in (mask if mask.ndim == 3 else mask[None])] for mask in answer.masks]
         print(json.dumps({"text": answer.text, "shares": shares, "files": [str(file) for file in files]}, indent=2))

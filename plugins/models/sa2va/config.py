@@ -94,6 +94,8 @@ def read_config(folder: Path) -> Sa2vaConfig:
         published = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: not found; a checkpoint folder in the published Sa2VA layout has config.json and *.safetensors") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not valid JSON ({error.msg})") from None
     return parse_config(published, str(path))
@@ -115,32 +117,38 @@ def _parse(published: dict[str, Any], where: str) -> Sa2vaConfig:
         if not isinstance(published.get(key), dict):
             raise UserError(f"{where}: key '{key}' is missing; is this a Sa2VA checkpoint?")
     kind = published["llm_config"].get("model_type", "qwen2")
-    [architecture, *_] = published["llm_config"].get("architectures") or ["Qwen2ForCausalLM"]
+    named = published["llm_config"].get("architectures") or "Qwen2ForCausalLM"
+    architecture = named if isinstance(named, str) else named[0]
     if kind != "qwen2" or architecture != "Qwen2ForCausalLM":
         raise UserError(f"{where}: the language model is {architecture} ({kind}); only Qwen2 and Qwen2.5 (Qwen2ForCausalLM) are supported")
     top = _TOP_DEFAULTS | published
     if top["select_layer"] != -1:
         raise UserError(f"{where}: select_layer {top['select_layer']} is not supported; published Sa2VA checkpoints use -1")
+    if top["ps_version"] not in ("v1", "v2"):
+        raise UserError(f"{where}: ps_version {top['ps_version']!r} is not supported; known are v1 and v2")
     vision = _VISION_DEFAULTS | published["vision_config"]
-    tile = top["force_image_size"] or vision["image_size"]
+    tile, patch, downsample = top["force_image_size"] or vision["image_size"], vision["patch_size"], top["downsample_ratio"]
+    if not 0 < downsample <= 1 or (1 / downsample) % 1 or tile % patch or (tile // patch * downsample) % 1:
+        what = f"a picture of {tile} pixels in patches of {patch} has no whole grid at downsample_ratio {downsample}"
+        raise UserError(f"{where}: {what}; see force_image_size, image_size and patch_size")
     return Sa2vaConfig(
         published=published,
         vision=InternVLVisionConfig(
             **{name: vision[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")},
             **{name: vision[name] for name in ("num_channels", "norm_type", "layer_norm_eps", "hidden_act", "initializer_range")},
             image_size=vision["image_size"],
-            patch_size=vision["patch_size"],
+            patch_size=patch,
             attention_bias=vision["qkv_bias"],
             use_qk_norm=vision["qk_normalization"],
         ),
         llm=_llm(published["llm_config"]),
         sam2=_sam2(published.get("sam2_config") or _SAM2_HIERA_L),
         tile=tile,
-        grid=int(tile // vision["patch_size"] * top["downsample_ratio"]),
+        grid=int(tile // patch * downsample),
         sam_size=(published.get("sam2_config") or _SAM2_HIERA_L)["image_size"],
         template=top["template"] or "phi3_chat",
         pixel_shuffle=top["ps_version"],
-        downsample=top["downsample_ratio"],
+        downsample=downsample,
     )
 
 

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from core.contracts import UserError
-from plugins.models.sa2va.folder import native_tensors, published_tensor, stored_tensors, write_folder
+from plugins.models.sa2va.folder import complete, native_tensors, published_tensor, save_tensors, stored_tensors, write_folder
 from plugins.models.sa2va.keys import place
 from plugins.models.sa2va.model import Sa2va
 from plugins.models.sa2va.network import Network
@@ -23,28 +19,32 @@ from plugins.models.sa2va.network import Network
 @torch.no_grad()
 def save(model: Sa2va, folder: Path) -> None:
     """Writes a published folder: LoRA merged; what is not trained is copied from the base byte for byte. Raises ``UserError``."""
-    read, trained, base = merged_reader(model.network), trained_names(model), base_of(model)
-    tensors = (
-        (key, published_tensor(key, read).to(tensor.dtype) if is_trained(key, trained) else tensor) for key, tensor in stored_tensors(base)
-    )
+    trained, base, read = trained_names(model), base_of(model), merged_reader(model.network)
+    tensors = ((key, read(key, tensor) if is_trained(key, trained) else tensor) for key, tensor in stored_tensors(base))
     write_folder(folder, tensors, model.network.config.published, base)
 
 
-def merged_reader(network: Network) -> Callable[[str], Tensor]:
-    """Native tensors by name, one at a time, with adapters added in float32."""
+def merged_reader(network: Network) -> Callable[[str, Tensor], Tensor]:
+    """(published key, the base's tensor) -> the trained one in the base's type, adapters added in float32."""
     tensors = native_tensors(network)
     adapted = {f"{name}.weight": module for name, module in network.named_modules() if hasattr(module, "get_delta_weight")}
 
-    def read(name: str) -> Tensor:
-        tensor = tensors[name].detach()
-        return tensor.float() + adapted[name].get_delta_weight("default").float() if name in adapted else tensor
+    def read(key: str, stored: Tensor) -> Tensor:
+        where = place(key)
+        name = where.natives[0] if where is not None else ""
+        if name not in adapted:
+            return published_tensor(key, tensors.__getitem__).detach().to(stored.dtype)
+        # what the adapters are added to is as it was stored, not as it was rounded to the model's type, unless it is trained too
+        weight = tensors[name].detach() if tensors[name].requires_grad else stored
+        delta = adapted[name].get_delta_weight("default").float().to(weight.device)
+        return (weight.float() + delta).to(stored.dtype) if delta.any() else weight.to(stored.dtype)  # -0.0 + 0.0 is 0.0
 
     return read
 
 
 def trained_names(model: Sa2va) -> set[str]:
     """Native names of what is trained, without the adapters' suffixes."""
-    return {name.split(".lora_")[0].removesuffix(".base_layer") for members in model.trainable().values() for name, _ in members}
+    return {name.split(".lora_")[0].replace(".base_layer", "") for members in model.trainable().values() for name, _ in members}
 
 
 def is_trained(published: str, trained: set[str]) -> bool:
@@ -68,9 +68,9 @@ def save_adapter(model: Sa2va, folder: Path) -> None:
     names = {f"base_model.model.{name.removeprefix('llm.').replace('.default', '')}": p.detach().cpu().contiguous() for name, p in members}
     values = {key: sorted(value) if isinstance(value, set) else value for key, value in model.adapters.to_dict().items()}
     values |= {"task_type": "CAUSAL_LM", "peft_type": "LORA", "inference_mode": True}
-    with _complete(folder) as beside:
-        beside.mkdir(parents=True)
-        save_file(names, beside / "adapter_model.safetensors", metadata={"format": "pt"})
+    with complete(folder) as beside:
+        beside.mkdir()
+        save_tensors(names, beside / "adapter_model.safetensors")
         (beside / "adapter_config.json").write_text(json.dumps(values, indent=2, default=str) + "\n", encoding="utf-8")
 
 
@@ -85,22 +85,5 @@ def save_legacy(model: Sa2va, file: Path) -> None:
         upstream = key if key.startswith(("text_hidden_fcs.", "grounding_encoder.")) else f"mllm.model.{key}"
         state[upstream] = published_tensor(key, tensors.__getitem__).detach().cpu().clone()
     meta = {"lora_alpha": model.adapters.lora_alpha} if model.adapters is not None else {}
-    with _complete(file) as beside:
-        beside.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"meta": meta, "state_dict": state}, beside)
-
-
-@contextmanager
-def _complete(target: Path) -> Iterator[Path]:
-    """A place beside ``target`` to write to, renamed at the end; nothing is left of a failed attempt."""
-    if target.exists():
-        raise UserError(f"{target}: already exists; remove it or choose another name")
-    beside = target.with_name(target.name + ".part")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.unlink(missing_ok=True)
-    try:
-        yield beside
-        os.replace(beside, target)
-    except BaseException:
-        shutil.rmtree(beside) if beside.is_dir() else beside.unlink(missing_ok=True)
-        raise
+    with complete(file) as beside, open(beside, "wb") as stream:
+        torch.save({"meta": meta, "state_dict": state}, stream)

@@ -6,9 +6,12 @@ Reading is safetensors only, no remote code, no unpickling. Writing goes beside 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from core.contracts import UserError
-from plugins.models.sa2va.keys import is_memory, place
+from plugins.models.sa2va.keys import is_memory, place, published_names
 from plugins.models.sa2va.memory import memory_shapes
 from plugins.models.sa2va.network import Network
 
@@ -45,26 +48,46 @@ def shards(folder: Path) -> list[Path]:
 def stored_tensors(folder: Path, wanted: Callable[[str], bool] = lambda key: True) -> Iterator[tuple[str, Tensor]]:
     """(published key, tensor) of a folder, one at a time, of the ``wanted`` keys."""
     for file in shards(folder):
-        try:
-            yield from _tensors(file, wanted)
-        except SafetensorError as error:
-            raise UserError(f"{file}: damaged safetensors file ({error}); copy it again") from None
+        for key, _, tensor in _read(file, lambda handle: [(name, slice(None)) for name in filter(wanted, handle.keys())]):
+            yield key, tensor
 
 
-def _tensors(file: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Tensor]]:
-    with safe_open(file, framework="pt") as handle:
-        keys = list(filter(wanted, handle.keys()))
-    place = 0
-    while place < len(keys):
-        # opened anew now and again: what has been read stays mapped, and so resident, until the file is closed
+def _pieces(folder: Path) -> Iterator[tuple[str, tuple[int, ...], int, Tensor]]:
+    """(published key, shape of the tensor, first row, rows) of a folder: a large tensor comes in several pieces.
+
+    Embeddings in float32 alone are a quarter of the size of a small model in 16 bit.
+    """
+
+    def rows(handle: Any) -> Iterator[tuple[str, slice]]:
+        for key in handle.keys():  # noqa: SIM118  it is no dictionary
+            [count, *row] = handle.get_slice(key).get_shape() or [1]
+            step = max(1, _MAPPED // (4 * math.prod(row)))
+            yield from ((key, slice(start, start + step)) for start in range(0, max(1, count), step))
+
+    for file in shards(folder):
+        for key, span, tensor in _read(file, rows):
+            yield key, tuple(tensor.shape), span.start, tensor[span] if tensor.ndim else tensor
+
+
+def _read(file: Path, choose: Callable[[Any], Iterable[tuple[str, slice]]]) -> Iterator[tuple[str, slice, Tensor]]:
+    """The tensors that ``choose`` names of an open file, mapped into memory, and which rows of each are going to be read."""
+    try:
         with safe_open(file, framework="pt") as handle:
-            mapped = 0
-            while place < len(keys) and mapped < _MAPPED:
-                tensor = handle.get_tensor(keys[place])
-                mapped += tensor.nbytes
-                yield keys[place], tensor
-                place += 1
-                del tensor
+            chosen = list(choose(handle))
+        place = 0
+        while place < len(chosen):
+            # opened anew now and again: what has been read stays mapped, and so resident, until the file is closed
+            with safe_open(file, framework="pt") as handle:
+                mapped = 0
+                while place < len(chosen) and mapped < _MAPPED:
+                    key, span = chosen[place]
+                    tensor = handle.get_tensor(key)
+                    mapped += tensor[span].nbytes if tensor.ndim else tensor.nbytes
+                    yield key, span, tensor
+                    place += 1
+                    del tensor
+    except SafetensorError as error:
+        raise UserError(f"{file}: damaged safetensors file ({error}); copy it again") from None
 
 
 @torch.no_grad()
@@ -74,33 +97,50 @@ def load_into(network: Network, folder: Path) -> None:
     filled: set[str] = set()
     seen: set[str] = set()
     unexpected, misshapen = [], []
-    for key, tensor in stored_tensors(folder):
+    for key, shape, start, rows in _pieces(folder):
+        first, where = key not in seen, place(key)
         seen.add(key)
-        if tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-            kind = str(tensor.dtype).removeprefix("torch.")
+        if rows.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            kind = str(rows.dtype).removeprefix("torch.")
             raise UserError(f"{folder}: {key} is stored as {kind}; only float32, bfloat16 and float16 weights can be loaded")
-        if key in memory and tuple(tensor.shape) != memory[key]:
-            misshapen.append(f"{key} {tuple(tensor.shape)} where {memory[key]} is expected")
-        where = place(key)
-        natives = [] if where is None else [name for name in where.natives if name in targets]
-        if where is None or len(natives) != len(where.natives):
-            if not is_memory(key) or (memory and key not in memory):
+        if where is None or any(name not in targets for name in where.natives):
+            if first and (not is_memory(key) or (memory and key not in memory)):
                 unexpected.append(key)
+            elif first and key in memory and shape != memory[key]:
+                misshapen.append(f"{key} {shape} where {memory[key]} is expected")
             continue
-        parts = tensor.chunk(len(natives)) if where.kind == "split" else [tensor] * len(natives)
-        for name, part in zip(natives, parts, strict=True):
-            target = targets[name][where.row : where.row + 1] if where.kind == "row" else targets[name]
-            if target.shape != part.shape:
-                misshapen.append(f"{key} {tuple(tensor.shape)} where {tuple(target.shape)} is expected")
-                continue
-            target.copy_(part)
-            filled.add(f"{name}[{where.row}]" if where.kind == "row" else name)
-    rows = {f"sam2.prompt_encoder.point_embed.weight[{row}]" for row in range(4)}
-    tied = {"llm.lm_head.weight"} if network.config.llm.tie_word_embeddings else set()
-    missing = sorted((set(targets) - {"sam2.prompt_encoder.point_embed.weight"} | rows) - filled - tied) + sorted(memory.keys() - seen)
+        tensors = [targets[name][where.row : where.row + 1] if where.kind == "row" else targets[name] for name in where.natives]
+        expected = tuple(tensors[0].shape)
+        if where.kind == "split":
+            expected = (len(tensors) * expected[0], *expected[1:])
+        filled |= {f"{name}[{where.row}]" if where.kind == "row" else name for name in where.natives}
+        if shape != expected:
+            if first:
+                misshapen.append(f"{key} {shape} where {expected} is expected")
+            continue
+        for number, target in enumerate(tensors):
+            offset = start - (number * len(target) if where.kind == "split" else 0)  # of these rows in the target
+            wanted = slice(max(0, -offset), max(0, min(len(rows), len(target) - offset)))
+            part = rows[wanted]
+            target[max(0, offset) : max(0, offset) + len(part)].copy_(part)
+    missing = _missing(network, targets, filled) + sorted(memory.keys() - seen)
     problems = {"missing": missing, "unexpected": sorted(unexpected), "of another shape": misshapen}
     if found := [f"{len(keys)} {what}: {', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''}" for what, keys in problems.items() if keys]:
         raise UserError(f"{folder}: weights do not fit config.json; " + "; ".join(found))
+
+
+def _missing(network: Network, targets: dict[str, Tensor], filled: set[str]) -> list[str]:
+    """The published keys of native tensors that were not ``filled``."""
+    tied = {"llm.lm_head.weight"} if network.config.llm.tie_word_embeddings else set()
+    missing = []
+    for name in sorted(set(targets) - tied):
+        keys = published_names(name, len(targets[name]) if targets[name].ndim else 0)
+        rows = place(keys[0]) if keys else None
+        if rows is not None and rows.kind == "row":
+            missing += [key for row, key in enumerate(keys) if f"{name}[{row}]" not in filled]
+        elif name not in filled:
+            missing += keys  # none for the second and third of a split, which its first names
+    return missing
 
 
 def native_tensors(network: Network) -> dict[str, Tensor]:
@@ -119,23 +159,51 @@ def published_tensor(key: str, natives: Callable[[str], Tensor]) -> Tensor:
     return parts[0][where.row : where.row + 1] if where.kind == "row" else parts[0]
 
 
-def write_folder(target: Path, tensors: Iterable[tuple[str, Tensor]], config: dict[str, object], copy_from: Path | None) -> None:
-    """Writes a published folder: all of ``copy_from`` but its weights (tokenizer, remote code, ...), config, safetensors files."""
+@contextmanager
+def complete(target: Path) -> Iterator[Path]:
+    """A place beside ``target`` to write to, renamed at the end; nothing is left of a failed attempt. Raises ``UserError``."""
     if target.exists():
-        raise UserError(f"{target}: already exists; remove it or choose another folder")
+        raise UserError(f"{target}: already exists; remove it or choose another name")
     beside = target.with_name(target.name + ".part")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
     try:
+        _remove(beside)
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        yield beside
+        beside.rename(target)
+    except (OSError, SafetensorError) as error:
+        _remove(beside)
+        raise UserError(f"{target}: cannot be written ({error}); choose another place") from error
+    except BaseException:
+        _remove(beside)
+        raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    elif path.exists():
+        path.unlink()
+
+
+def write_folder(target: Path, tensors: Iterable[tuple[str, Tensor]], config: dict[str, object], copy_from: Path | None) -> None:
+    """Writes ``tensors`` as a published folder, with all of ``copy_from`` but its weights; ``config`` where it has no config.json."""
+    with complete(target) as beside:
+        beside.mkdir()
         for file in sorted(copy_from.iterdir()) if copy_from else []:
             if file.is_file() and not file.name.endswith(_WEIGHTS):
                 shutil.copyfile(file, beside / file.name)
-        (beside / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        if not (beside / "config.json").is_file():  # otherwise it was copied as it is
+            (beside / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         _write_shards(beside, tensors)
-        beside.rename(target)
-    except BaseException:  # nothing is left of a failed attempt
-        shutil.rmtree(beside)
-        raise
+
+
+def save_tensors(tensors: dict[str, Tensor], file: Path) -> None:
+    """A safetensors file that may be read by whom the folder's other files may be; the library leaves it to its owner alone."""
+    save_file(tensors, file, metadata={"format": "pt"})
+    beside = file.with_name(file.name + ".mode")
+    beside.touch()
+    shutil.copymode(beside, file)
+    beside.unlink()
 
 
 def _write_shards(folder: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
@@ -145,7 +213,7 @@ def _write_shards(folder: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
     total, size = 0, 0
 
     def flush() -> None:
-        save_file(held, folder / f"{len(files)}.part", metadata={"format": "pt"})
+        save_tensors(held, folder / f"{len(files)}.part")
         files.append(list(held))
         held.clear()
 

@@ -61,6 +61,7 @@ def answer(
     if not question.strip():
         raise UserError("the question is empty")
     masks = check_regions(regions, frames[0]) if regions is not None else None
+    memory = model.memory() if len(frames) > tracking.PROMPTED else None  # before a long answer: perhaps there is none
     with model.evaluating():
         if video:
             tiles = torch.from_numpy(np.stack([one_tile(frame, model.preparation.tile) for frame in frames[: tracking.PROMPTED]]))
@@ -75,7 +76,7 @@ def answer(
             return Answer(text)
         embedding = model.seg_embedding(torch.stack(states))  # [k, D2]
         if video:
-            return Answer(text, list(_follow(model, frames, embedding)))
+            return Answer(text, list(_follow(model, memory, frames, embedding)))
         logits = model.masks(vision, torch.zeros(len(states), dtype=torch.long, device=model.device), embedding)
         return Answer(text, list(model.network.final_mask(logits, *frames[0].shape[:2]).cpu().numpy()))
 
@@ -100,9 +101,9 @@ def _seg_states(generated: Generated, row: int, seg: int) -> list[Tensor]:
     return [state for state in read if state is not None]
 
 
-def _follow(model: Sa2va, frames: list[np.ndarray], embedding: Tensor) -> np.ndarray:
+def _follow(model: Sa2va, memory: tracking.Memory | None, frames: list[np.ndarray], embedding: Tensor) -> np.ndarray:
     """[k, n, H, W] bool: k objects through n frames."""
-    size, memory = model.preparation.sam_size, model.memory() if len(frames) > tracking.PROMPTED else None
+    size = model.preparation.sam_size
     pictures = (torch.from_numpy(sam_picture(frame, size))[None].to(model.device) for frame in frames)
     logits = tracking.track(model.network, memory, pictures, embedding)
     return np.stack([model.network.final_mask(each, *frames[0].shape[:2]).cpu().numpy() for each in logits], axis=1)

@@ -11,7 +11,10 @@ from __future__ import annotations
 import json
 import pickle
 import re
-from collections.abc import Mapping
+import zipfile
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -24,9 +27,10 @@ from core.contracts import UserError
 from plugins.models.sa2va.config import read_config
 from plugins.models.sa2va.folder import native_tensors
 from plugins.models.sa2va.groups import Group, Lora, group_of
-from plugins.models.sa2va.keys import is_memory, place
+from plugins.models.sa2va.keys import is_memory, place, published_names
 from plugins.models.sa2va.model import Sa2va, load
 
+_MAPPED = 2**25  # bytes of a file that are in memory at one time
 _ADAPTER = re.compile(r"language_model\.(.+)\.lora_([AB])(?:\.default)?\.weight")
 
 
@@ -45,28 +49,52 @@ def load_legacy(
     Raises ``UserError`` for a file that holds more than tensors, foreign keys, half a group, or another base's weights.
     """
     read_config(checkpoint)  # before a large file is read
-    adapters, plain, lora = read_trained(file, lora_alpha, lora_dropout)
-    model = load(checkpoint=checkpoint, lora=lora, dtype=dtype, max_tiles=max_tiles)
-    _fill(model, adapters, plain, file)
+    stored = read_trained(file, lora_alpha, lora_dropout)
+    model = load(checkpoint=checkpoint, lora=stored.lora, dtype=dtype, max_tiles=max_tiles)
+    _fill(model, stored)
     return model
 
 
-def read_trained(
-    file: Path, lora_alpha: int | None = None, lora_dropout: float = 0.05
-) -> tuple[dict[str, Tensor], dict[str, Tensor], Lora | None]:
-    """Adapters by native name, the other tensors by published key, and the adapters' settings."""
-    stored, alpha = read_adapter(file) if file.is_dir() else read_pth(file)
+@dataclass(frozen=True)
+class Stored:
+    """What a training file or a folder of adapters holds; the tensors themselves stay in it."""
+
+    file: Path
+    adapters: dict[str, str]  # native name -> key in the file
+    plain: dict[str, str]  # published key -> key in the file
+    lora: Lora | None
+
+    def tensors(self, keys: Collection[str]) -> Iterator[Tensor]:
+        """Those with ``keys``, in their order; little of the file is in memory at one time."""
+        waiting = deque(keys)
+        while waiting:
+            tensors, read = open_tensors(self.file)[0], 0  # anew now and again: what has been read stays in memory until then
+            while waiting and read < _MAPPED:
+                tensor = tensors[waiting.popleft()]
+                read += tensor.nbytes
+                yield tensor
+
+
+def read_trained(file: Path, lora_alpha: int | None = None, lora_dropout: float = 0.05) -> Stored:
+    """Which tensors there are, and the adapters' settings. Raises ``UserError``."""
+    tensors, alpha = open_tensors(file)
     adapters, plain, ranks = {}, {}, set()
-    for key, tensor in stored.items():
+    for key, tensor in tensors.items():
         name = published_name(key)
         if match := _ADAPTER.fullmatch(name):
-            adapters[f"llm.{match[1]}.lora_{match[2]}.default.weight"] = tensor
+            adapters[f"llm.{match[1]}.lora_{match[2]}.default.weight"] = key
             ranks |= {tensor.shape[0]} if match[2] == "A" else set()
         else:
-            plain[name] = tensor
+            plain[name] = key
     if len(ranks) > 1:
         raise UserError(f"{file}: adapters of several ranks ({', '.join(map(str, sorted(ranks)))}) are not supported")
-    return adapters, plain, Lora(r=ranks.pop(), alpha=lora_alpha or alpha or 256, dropout=lora_dropout) if ranks else None
+    lora = Lora(r=ranks.pop(), alpha=lora_alpha or alpha or 256, dropout=lora_dropout) if ranks else None
+    return Stored(file, adapters, plain, lora)
+
+
+def open_tensors(file: Path) -> tuple[dict[str, Tensor], int | None]:
+    """The tensors of a ``.pth`` or of a folder of adapters, mapped into memory, and the adapters' alpha. Raises ``UserError``."""
+    return read_adapter(file) if file.is_dir() else read_pth(file)
 
 
 def published_name(key: str) -> str:
@@ -87,7 +115,8 @@ def read_pth(file: Path) -> tuple[dict[str, Tensor], int | None]:
     Nothing but tensors and plain containers is unpickled.
     """
     try:
-        stored = torch.load(file, map_location="cpu", weights_only=True)
+        # what torch saved before its version 1.6 cannot be mapped
+        stored = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except FileNotFoundError:
         raise UserError(f"{file}: not found") from None
     except pickle.UnpicklingError as error:
@@ -128,7 +157,8 @@ def read_adapter(folder: Path) -> tuple[dict[str, Tensor], int]:
 
 
 @torch.no_grad()
-def _fill(model: Sa2va, adapters: dict[str, Tensor], plain: dict[str, Tensor], file: Path) -> None:
+def _fill(model: Sa2va, stored: Stored) -> None:
+    file = stored.file
     targets = native_tensors(model.network)
     trained = {name: parameter for members in model.trainable().values() for name, parameter in members}
     foreign: list[str] = []
@@ -144,12 +174,12 @@ def _fill(model: Sa2va, adapters: dict[str, Tensor], plain: dict[str, Tensor], f
         elif group_of(name) != "embeddings" and not _equal(target, value):
             other_base.append(key)
 
-    for name, value in adapters.items():
+    for name, value in zip(stored.adapters, stored.tensors(stored.adapters.values()), strict=True):
         if name in trained:
             put(name, trained[name], value, name)
         else:
             foreign.append(name)
-    for key, tensor in plain.items():
+    for key, tensor in zip(stored.plain, stored.tensors(stored.plain.values()), strict=True):
         where = place(key)
         if where is None or any(name not in targets for name in where.natives):
             if not is_memory(key):
@@ -158,14 +188,16 @@ def _fill(model: Sa2va, adapters: dict[str, Tensor], plain: dict[str, Tensor], f
         parts = tensor.chunk(len(where.natives)) if where.kind == "split" else [tensor] * len(where.natives)
         for name, part in zip(where.natives, parts, strict=True):
             put(name, targets[name][where.row : where.row + 1] if where.kind == "row" else targets[name], part, key)
-    missing = [name for name in trained if name not in given and _started(group_of(name), given)]
+    left = [name for name in trained if name not in given and _started(group_of(name), given)]
+    missing = [key for name in left for key in published_names(name, len(trained[name])) or [name]]  # adapters have no published key
     problems = {
         "keys that do not belong to this model": foreign,
         "missing beside others of their group": missing,
         "frozen tensors that differ from the base's (is it the one that was trained?)": other_base,
     }
     if not given:
-        raise UserError(f"{file}: none of its {len(plain)} keys is a trained Sa2VA tensor; keys look like {', '.join(list(plain)[:3])}")
+        keys = list(stored.plain)
+        raise UserError(f"{file}: none of its {len(keys)} keys is a trained Sa2VA tensor; keys look like {', '.join(keys[:3])}")
     if found := [f"{len(keys)} {what}: {', '.join(keys[:6])}{' ...' if len(keys) > 6 else ''}" for what, keys in problems.items() if keys]:
         raise UserError(f"{file}: does not fit the base; " + "; ".join(found))
 

@@ -53,9 +53,10 @@ def load(
     text = Text(read_tokenizer(checkpoint), config.template, checkpoint)  # before gigabytes are read
     with no_init_weights():
         network = Network(config)
-    frozen = getattr(torch, dtype)
-    for parameter in network.parameters():  # not .to(): float32 buffers such as rotary frequencies keep their precision
-        parameter.data = parameter.data.to(frozen)
+    groups = trained_groups(train, lora)
+    for name, parameter in network.named_parameters():  # not .to(): float32 buffers such as rotary frequencies keep their precision
+        # what is trained must not be rounded first: its master values, and an export without training, are the stored ones
+        parameter.data = parameter.data.to(torch.float32 if group_of(name) in groups else getattr(torch, dtype))
     load_into(network, checkpoint)
     if sam_constants == "bfloat16":
         network.sam_constants = torch.bfloat16

@@ -57,20 +57,8 @@ def region_text(cells: list[int]) -> str:
     return f"\nThere are {len(cells)} part regions in the picture: {regions}.\n"
 
 
-def describe_turn(turn: TurnFormat, image_tokens: int, cells: int | None) -> str:
-    """The whole prompt for the description of one region of ``cells`` grid cells; None: the region list is empty."""
-    image = IMAGE_START + IMAGE_TOKEN * image_tokens + IMAGE_END
-    return turn.before + image + region_text([] if cells is None else [cells]) + DESCRIBE + turn.between
-
-
-def segment_turn(turn: TurnFormat, image_tokens: int, before: str, after: str) -> tuple[str, str]:
-    """The prompt for segmentation, cut where the phrase (with its leading space) goes."""
-    image = IMAGE_START + IMAGE_TOKEN * image_tokens + IMAGE_END + "\n"
-    return turn.before + image + before, after + turn.between
-
-
-def question_turn(turn: TurnFormat, pictures: list[int], question: str, cells: list[int] | None, newlines: int) -> str:
-    """The whole prompt of a free question about pictures (a video's frames) of ``pictures[i]`` image tokens each.
+def question_turn(turn: TurnFormat, pictures: list[int], question: str, cells: list[int] | None, newlines: int = 1) -> str:
+    """The whole prompt of a question about pictures (a video's frames) of ``pictures[i]`` image tokens each.
 
     Regions have ``cells[i]`` grid cells; None: there is no region list. ``newlines`` stand between the list and the
     question: 1 as in training, 2 as upstream's inference writes.
@@ -78,3 +66,13 @@ def question_turn(turn: TurnFormat, pictures: list[int], question: str, cells: l
     images = "\n".join(IMAGE_START + IMAGE_TOKEN * count + IMAGE_END for count in pictures)
     between = "\n" if cells is None else region_text(cells) + "\n" * (newlines - 1)
     return turn.before + images + between + question.removeprefix("<image>").lstrip("\n") + turn.between
+
+
+def describe_turn(turn: TurnFormat, image_tokens: int, cells: int | None) -> str:
+    """The whole prompt for the description of one region of ``cells`` grid cells; None: the region list is empty."""
+    return question_turn(turn, [image_tokens], DESCRIBE, [] if cells is None else [cells])
+
+
+def segment_turn(turn: TurnFormat, image_tokens: int, before: str, after: str) -> tuple[str, str]:
+    """The prompt for segmentation, cut where the phrase (with its leading space) goes."""
+    return question_turn(turn, [image_tokens], before, None).removesuffix(turn.between), after + turn.between

@@ -61,8 +61,8 @@ def verify(model: Sa2va, folder: Path) -> dict[str, float]:
     ``mask_pixels``: pixels of its mask that differ.
     """
     wrong = _wrong_tensors(model, folder)
-    again = load(checkpoint=folder, dtype=_frozen(model), max_tiles=model.preparation.max_tiles)
-    again.network.sam_constants = model.network.sam_constants
+    again = load(checkpoint=folder, dtype=_frozen(model))
+    again.network.sam_constants, again.preparation = model.network.sam_constants, model.preparation
     again.to(model.device)
     (logits, masks, final), (logits2, masks2, final2) = _computed(model), _computed(again)
     return {
@@ -93,17 +93,21 @@ def _wrong_tensors(model: Sa2va, folder: Path) -> int:
     adapters = dict(model.trainable().get("lora", []))
     scale = model.adapters.lora_alpha / model.adapters.r if model.adapters is not None else 0.0
 
-    def merged(name: str) -> Tensor:
-        stem = name.removesuffix(".weight")
+    def live(key: str, before: Tensor) -> Tensor:
+        where = place(key)
+        assert where is not None
+        stem = where.natives[0].removesuffix(".weight")
         if (a := adapters.get(f"{stem}.lora_A.default.weight")) is None:
-            return tensors[name].detach()
-        return tensors[name].detach().float() + scale * (adapters[f"{stem}.lora_B.default.weight"] @ a)
+            return published_tensor(key, lambda name: tensors[name].detach())
+        weight = tensors[where.natives[0]]
+        weight = weight.detach() if weight.requires_grad else before.to(weight.device)
+        return weight.float() + scale * (adapters[f"{stem}.lora_B.default.weight"] @ a)
 
     wrong = 0
     for key, before in stored_tensors(base_of(model)):
         new, expected = after.get(key), before
         if is_trained(key, trained):
-            expected = published_tensor(key, merged).to(before.dtype).cpu()
+            expected = live(key, before).to(before.dtype).cpu()
             step = torch.finfo(before.dtype).eps * expected.float().abs()  # sums in another order may round the other way
             wrong += new.dtype != before.dtype or bool(((new.float() - expected.float()).abs() > step + 1e-6).any())
         else:
