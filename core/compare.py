@@ -9,7 +9,7 @@ from pathlib import Path
 
 from core.comparison.grouping import differences, groups_of, run_labels
 from core.comparison.runs import RunData, find_runs, read_run
-from core.comparison.tables import Table, differences_table, evaluation_table, groups_table, runs_table
+from core.comparison.tables import Table, ablation_table, differences_table, evaluation_table, groups_table, runs_table
 from core.contracts import UserError
 
 
@@ -50,6 +50,7 @@ def tables(runs: Sequence[RunData], labels: Sequence[str], varying: dict[str, li
         differences_table(varying, labels) if varying else None,
         groups_table(runs, groups_of(runs, varying)),
         evaluation_table(runs, labels),
+        ablation_table(runs, labels),
     ]
     return [table for table in found if table is not None]
 
