@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from core.cli import printing
 from core.comparison.grouping import deciding, differences
 from core.comparison.runs import RunData, evaluated, find_runs, read_run
 from core.contracts import UserError
@@ -32,7 +33,8 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.only:
             built = {arguments.only: built[arguments.only]}
         if arguments.dry_run:
-            print(json.dumps({name: as_json(one) for name, one in built.items()}, indent=2))
+            with printing():
+                print(json.dumps({name: as_json(one) for name, one in built.items()}, indent=2))
             return 0
         for name, one in built.items():
             _save(one)
