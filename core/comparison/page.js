@@ -135,7 +135,7 @@ function legend() {
   bar.replaceChildren(...data[which].map((entry, i) => {
     const button = document.createElement("button");
     button.textContent = entry.label + (which === "groups" && entry.members.length > 1 ? ` (${entry.members.length} seeds)` : "");
-    button.title = "click: show or hide; double click: this one alone, or all";
+    button.title = `${button.textContent}\nclick: show or hide; double click: this one alone, or all`;
     button.style.setProperty("--colour", paint(entry.colour));
     button.setAttribute("aria-pressed", String(!hidden[which].has(i)));
     button.onclick = () => { hidden[which].has(i) ? hidden[which].delete(i) : hidden[which].add(i); update(); };
@@ -176,7 +176,7 @@ for (const place of document.querySelectorAll(".charts")) {
     const box = document.createElement("div"), title = document.createElement("h3"), plot = document.createElement("div");
     box.className = chart.metrics && chart.metrics.length > 4 && section === "Evaluation" ? "chart wide" : "chart";
     title.textContent = chart.title;
-    plot.className = "plot";
+    plot.className = section === "Ablation" ? "plot tall" : "plot"; // the variants' names need room
     box.append(title, plot);
     place.append(box);
     drawn.push({ chart, plot });

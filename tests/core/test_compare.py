@@ -156,6 +156,15 @@ def test_differences_labels_and_groups(seeds):
     assert [(group.label, group.members) for group in groups] == [("gradient=pcgrad_orthogonal", [0, 1]), ("gradient=sum", [2, 3])]
 
 
+def test_how_runs_were_evaluated_names_them_only_where_nothing_else_does(tmp_path):
+    few, many = ({"referring": {"use": "refcoco", "max_samples": count}} for count in (8, 200))
+    runs = [read_run(write_run(tmp_path / f"{op}{len(e)}", gradient={"use": op}, evaluate=e)) for op, e in (("sum", few), ("pcgrad", many))]
+    assert run_labels(runs, differences(runs)) == ["gradient=sum", "gradient=pcgrad"]
+    runs.append(read_run(write_run(tmp_path / "third", gradient={"use": "sum"}, evaluate=many)))
+    assert run_labels(runs, differences(runs))[2] == "gradient=sum, max_samples=200"
+    assert groups_of(runs, differences(runs))[0].label == "gradient=sum, max_samples=8"
+
+
 def test_a_component_in_several_settings_is_told_apart(tmp_path):
     gradients = [{"use": "sum"}, {"use": "pcgrad", "scope": "global", "x": 1}, {"use": "pcgrad", "scope": "group", "x": 1}]
     runs = [read_run(write_run(tmp_path / str(i), gradient=gradient)) for i, gradient in enumerate(gradients)]
