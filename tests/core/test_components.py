@@ -56,13 +56,10 @@ def test_a_kind_may_be_said_in_the_singular(capsys) -> None:
     assert capsys.readouterr().out.startswith("gradient_ops/sum\n")
 
 
-@pytest.mark.parametrize("read", [0, 10])
-def test_a_reader_that_goes_away_is_no_error(read: int) -> None:
-    command = [sys.executable, "-m", "core.components", "reference"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    with subprocess.Popen([sys.executable, "-m", "core.components", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         assert child.stdout is not None
         assert child.stderr is not None
-        child.stdout.read(read)
         child.stdout.close()
         assert child.stderr.read() == b""
     assert child.returncode == 0
