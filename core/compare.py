@@ -7,9 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from core.cli import printing
 from core.comparison.grouping import differences, groups_of, run_labels
 from core.comparison.runs import RunData, find_runs, read_run
-from core.comparison.tables import Table, differences_table, evaluation_table, groups_table, runs_table
+from core.comparison.tables import Table, ablation_table, differences_table, evaluation_table, groups_table, runs_table
 from core.contracts import UserError
 
 
@@ -21,7 +22,8 @@ def main(argv: list[str] | None = None) -> int:
         varying = differences(runs)
         labels = run_labels(runs, varying)
         if arguments.md:
-            print(markdown(tables(runs, labels, varying)), end="")
+            with printing():
+                print(markdown(tables(runs, labels, varying)), end="")
             return 0
         from core.comparison.page import page  # late: plotly takes half a second
 
@@ -50,6 +52,7 @@ def tables(runs: Sequence[RunData], labels: Sequence[str], varying: dict[str, li
         differences_table(varying, labels) if varying else None,
         groups_table(runs, groups_of(runs, varying)),
         evaluation_table(runs, labels),
+        ablation_table(runs, labels),
     ]
     return [table for table in found if table is not None]
 

@@ -15,10 +15,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from core.cli import printing
 from core.contracts import KINDS, UserError
 from core.doctor import examine
 from core.registry import AmbiguousName, Component, Registry, UnknownName, is_local
-from core.scaffold import SINGULAR, kind_named, write
+from core.scaffold import PLURAL, SINGULAR, write
 from core.scaffold_bodies import PLACES
 from core.signature import OMITTED, Parameter, record_fields, type_name
 
@@ -26,24 +27,26 @@ from core.signature import OMITTED, Parameter, record_fields, type_name
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     arguments = _parser().parse_args(argv)
+    code = 0
     try:
-        registry = Registry()
-        if arguments.command == "list":
-            _list(registry, arguments.kind, arguments.json)
-        elif arguments.command == "new":
-            _new(arguments.kind, arguments.name, arguments.into)
-        elif arguments.command == "doctor":
-            return _doctor(registry)
-        elif arguments.command == "reference":
-            from core.reference import reference  # the recipe's schema is not needed by the others
+        with printing():
+            registry = Registry()
+            if arguments.command == "list":
+                _list(registry, PLURAL.get(arguments.kind, arguments.kind), arguments.json)
+            elif arguments.command == "new":
+                _new(registry, arguments.kind, arguments.name, arguments.into)
+            elif arguments.command == "doctor":
+                code = _doctor(registry)
+            elif arguments.command == "reference":
+                from core.reference import reference  # the recipe's schema is not needed by the others
 
-            print(reference(registry), end="")
-        else:
-            print(explain(find(registry, arguments.name)))
+                print(reference(registry), end="")
+            else:
+                print(explain(find(registry, arguments.name)))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,9 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _new(kind: str, name: str, into: Path) -> None:
-    folder = write(kind, name, into)
-    kind = kind_named(kind)
+def _new(registry: Registry, kind: str, name: str, into: Path) -> None:
+    kind = PLURAL.get(kind, kind)
+    folder = write(kind, name, into, {entry.name: f"{entry.distribution} {entry.version}" for entry in registry.list(kind)})
     print(f"wrote {folder}; now:\n  cd {folder}\n  pip install -e .\n  pytest\n  python -m core.components list {kind}")
     print(f"  python -m core.run RECIPE {PLACES[kind]}.use={folder.name.replace('-', '_')}")
 
@@ -110,6 +113,7 @@ def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
 def find(registry: Registry, text: str) -> Component:
     """The component that ``NAME``, ``DISTRIBUTION/NAME`` or ``KIND/NAME`` means; raises ``UserError``."""
     kind, _, name = text.partition("/")
+    kind = PLURAL.get(kind, kind)
     if kind in KINDS and name:
         return registry.get(kind, name)
     if is_local(text):

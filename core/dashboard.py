@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from core.cli import printing
 from core.comparison.grouping import deciding, differences
-from core.comparison.runs import RunData, find_runs, read_run
+from core.comparison.runs import RunData, evaluated, find_runs, read_run
 from core.contracts import UserError
 
 NO_SURGERY = "sum"  # the gradient op that is plain addition
@@ -32,7 +33,8 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.only:
             built = {arguments.only: built[arguments.only]}
         if arguments.dry_run:
-            print(json.dumps({name: as_json(one) for name, one in built.items()}, indent=2))
+            with printing():
+                print(json.dumps({name: as_json(one) for name, one in built.items()}, indent=2))
             return 0
         for name, one in built.items():
             _save(one)
@@ -81,7 +83,7 @@ def panels(runs: Sequence[RunData]) -> dict[str, list[Any]]:
     wr, _ = _library()
     losses = list(dict.fromkeys(name for run in runs for name in run.losses()))
     names = list(dict.fromkeys(name for run in runs for name in run.series))
-    metrics = [name for name in dict.fromkeys(n for run in runs for n in run.after) if not name.rpartition("/")[2].startswith("n_")]
+    metrics = evaluated(runs)
     sums = [name for name in losses if name.count("/") == 1]
     terms = list(dict.fromkeys(name.rpartition("/")[2] for name in losses if name not in sums))
 
@@ -176,7 +178,7 @@ def ablations(runs: Sequence[RunData]) -> list[Any]:
     wr, _ = _library()
     keys = [key for key in deciding(differences(runs)) if key != "seed"] or ["gradient.use"]
     metrics = [f"{name}.last" for name in dict.fromkeys(n for run in runs for n in run.losses()) if name.count("/") == 1]
-    metrics += [name for name in dict.fromkeys(n for run in runs for n in run.after) if not name.rpartition("/")[2].startswith("n_")]
+    metrics += evaluated(runs)
     bars = [
         wr.BarPlot(
             title=f"{metric.removesuffix('.last')} by {key}",

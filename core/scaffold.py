@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import keyword
 import re
+import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -13,6 +16,7 @@ from core.contracts import KINDS, UserError
 from core.scaffold_bodies import BODIES, PLACES
 
 SINGULAR = {kind: "loss" if kind == "losses" else kind.removesuffix("s") for kind in KINDS}
+PLURAL = {singular: kind for kind, singular in SINGULAR.items()}
 
 PYPROJECT = """\
 [build-system]
@@ -25,10 +29,10 @@ version = "0.1.0"
 description = "$article $singular for dualloop."
 readme = "README.md"
 requires-python = ">=3.11"
-dependencies = ["dualloop", "torch"$extra]
+dependencies = ["dualloop", "torch"$extra]  # pytest comes with dualloop
 
 [project.optional-dependencies]
-dev = ["pytest", "ruff", "mypy"]
+dev = ["ruff", "mypy"]
 
 # The line that makes the component known. Left: the name in recipes; right: module and object.
 [project.entry-points."dualloop.$kind"]
@@ -62,9 +66,10 @@ README = """\
 $article $singular for dualloop, found by the name `$name`. With dualloop installed:
 
 ```bash
-pip install -e ".[dev]"
+pip install -e .
 python -m core.components explain $kind/$name   # what it takes
 pytest   # the contract kit of its kind
+pip install -e ".[dev]" && ruff check . && mypy   # the linters, as its CI runs them
 ```
 
 Use it in a recipe:
@@ -89,6 +94,7 @@ jobs:
       - uses: actions/checkout@v4
       - uses: actions/setup-python@v5
         with: {python-version: "3.11"}
+      # where dualloop is in no package index: - run: pip install "dualloop @ git+https://..."
       - run: pip install -e ".[dev]"
       - run: ruff check .
       - run: mypy
@@ -107,14 +113,6 @@ class Body:
     extra: str = ""
 
 
-def kind_named(text: str) -> str:
-    """The kind of ``gradient_ops`` or ``gradient_op``. Raises ``UserError``."""
-    found = next((kind for kind in KINDS if text in (kind, SINGULAR[kind])), None)
-    if found is None:
-        raise UserError(f"{text!r} is no kind: there are {', '.join(SINGULAR.values())}")
-    return found
-
-
 def contents(kind: str, name: str) -> tuple[str, Body]:
     """The module's name and what the package of this kind and name holds. Raises ``UserError`` for a bad name."""
     words = _words(kind, name)
@@ -122,7 +120,7 @@ def contents(kind: str, name: str) -> tuple[str, Body]:
 
 
 def _words(kind: str, name: str) -> dict[str, str]:
-    kind, module = kind_named(kind), re.sub(r"[-. ]+", "_", name).lower()
+    module = re.sub(r"[-. ]+", "_", name).lower()
     if not re.fullmatch(r"[a-z][a-z0-9_]*", module) or keyword.iskeyword(module):
         raise UserError(f"{name!r} cannot be a package's name: write letters, digits and dashes, with a letter first")
     if module in sys.stdlib_module_names or module in ("core", "plugins", "tests", "torch", "numpy"):
@@ -140,10 +138,18 @@ def _words(kind: str, name: str) -> dict[str, str]:
     }
 
 
-def write(kind: str, name: str, into: Path) -> Path:
-    """Writes the package into the new folder ``into/NAME`` and returns it. Raises ``UserError`` for a bad name or a used folder."""
+def write(kind: str, name: str, into: Path, taken: Mapping[str, str]) -> Path:
+    """Writes the package into the new folder ``into/NAME`` and returns it.
+
+    ``taken``: the kind's names and the distributions that they belong to. Raises ``UserError`` for a bad, used or hiding name, for a
+    used folder, and where nothing can be written; nothing is left behind then.
+    """
     words, (module, body) = _words(kind, name), contents(kind, name)
     folder = into / words["distribution"]
+    if module in taken:
+        raise UserError(f"{kind} have a {module!r} already, of {taken[module]}; recipes could not name either: choose another name")
+    if _importable(module):
+        raise UserError(f"{name!r} would hide the installed module {module}: choose another name")
     if folder.exists():
         raise UserError(f"{folder} exists already: choose another name or another --into")
     words |= {"usage": body.usage.strip(), "extra": body.extra}
@@ -156,7 +162,17 @@ def write(kind: str, name: str, into: Path) -> Path:
         f"{module}/py.typed": "",
         f"tests/test_{module}.py": body.test.lstrip(),
     }
-    for path, text in files.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_text(text, encoding="utf-8")
+    try:
+        for path, text in files.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise UserError(f"{folder} cannot be written: {error.strerror}; choose another --into") from error
     return folder
+
+
+def _importable(module: str) -> bool:
+    """Whether another distribution has such a module; a mere folder of that name is none."""
+    spec = importlib.util.find_spec(module)
+    return spec is not None and spec.origin is not None

@@ -314,7 +314,7 @@ class Test$object(TrackerKit):
 
 BODIES: dict[str, tuple[str, ...]] = {
     "datasets": (DATASET, DATASET_TEST, "data: {mine: {use: $name, root: /path/to/pictures}}", ', "numpy", "Pillow"'),
-    "models": (MODEL, MODEL_TEST, "model: {use: $name}", ', "pytest", "safetensors"'),
+    "models": (MODEL, MODEL_TEST, "model: {use: $name}", ', "safetensors"'),
     "teachers": (TEACHER, TEACHER_TEST, "teacher: {use: $name}"),
     "loops": (LOOP, LOOP_TEST, "tasks: {mine: {use: $name, losses: {caption: {use: caption_ce}}, data: {...}}}"),
     "samplers": (SAMPLER, SAMPLER_TEST, "sampler: {use: $name}"),

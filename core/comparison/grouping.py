@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +64,7 @@ def deciding(varying: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
 
 def run_labels(runs: Sequence[RunData], varying: Mapping[str, Sequence[str]]) -> list[str]:
     """Short, distinct names: what was changed where that tells the runs apart, otherwise the folders' names."""
-    said = [_label(varying, i) for i in range(len(runs))]
+    said = _labels(varying, range(len(runs)))
     if len(set(said)) == len(runs) and all(0 < len(label) <= 60 for label in said):
         return said
     names = [run.folder.resolve().name for run in runs]
@@ -78,10 +78,17 @@ def groups_of(runs: Sequence[RunData], varying: Mapping[str, Sequence[str]]) -> 
     members: dict[tuple[str, ...], list[int]] = {}
     for i in range(len(runs)):
         members.setdefault(tuple(row[i] for row in rest.values()), []).append(i)
-    labels = [_label(rest, inside[0]) or "all runs" for inside in members.values()]
+    labels = [label or "all runs" for label in _labels(rest, [inside[0] for inside in members.values()])]
     if len(set(labels)) < len(labels):
         labels = [f"group {number}" for number in range(1, len(labels) + 1)]
     return [Group(label, inside) for label, inside in zip(labels, members.values(), strict=True)]
+
+
+def _labels(varying: Mapping[str, Sequence[str]], runs: Iterable[int]) -> list[str]:
+    """What was changed in each run; how it was evaluated is said only where nothing else tells the runs apart."""
+    trained = {key: row for key, row in varying.items() if key != "train.evaluate" and not key.startswith("evaluate.")}
+    short, long = zip(*((_label(trained, run), _label(varying, run)) for run in runs), strict=True)
+    return list(short if len(set(short)) == len(short) and all(short) else long)
 
 
 def _label(varying: Mapping[str, Sequence[str]], run: int) -> str:

@@ -3,6 +3,10 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const repeated = data.groups.some(group => group.members.length > 1);
 const chosen = { clock: "update", smoothing: 0.6, log: false, mean: repeated };
 const hidden = { runs: new Set(), groups: new Set() };
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const css = name => getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
+// On a dark ground every colour is mixed with three tenths of white.
+const paint = colour => (dark.matches ? "#" + [1, 3, 5].map(i => Math.round(0.7 * parseInt(colour.slice(i, i + 2), 16) + 76.5).toString(16).padStart(2, "0")).join("") : colour);
 const kind = () => (chosen.mean ? "groups" : "runs");
 const members = i => (chosen.mean ? data.groups[i].members : [i]);
 
@@ -44,22 +48,22 @@ function curves(chart) {
   return data[kind()].flatMap((entry, i) => {
     const runs = members(i).filter(run => chart.y[run]);
     if (!runs.length || hidden[kind()].has(i)) return [];
-    const line = { color: entry.colour, width: 2 }, name = entry.label;
+    const colour = paint(entry.colour), line = { color: colour, width: 2 }, name = entry.label;
     const hovertemplate = `%{y:.4g} at ${chosen.clock} %{x}<extra>${name.replace(/[<>%]/g, " ")}</extra>`;
     const smoothed = runs.map(run => smooth(chart.y[run], keep(chart)));
     if (runs.length > 1) {
-      const { x, mean, half } = meanOf(runs, smoothed), edge = { width: 0, color: entry.colour };
+      const { x, mean, half } = meanOf(runs, smoothed), edge = { width: 0, color: colour };
       return [
         { x, y: mean.map((m, k) => m - half[k]), mode: "lines", line: edge, hoverinfo: "skip" },
-        { x, y: mean.map((m, k) => m + half[k]), mode: "lines", line: edge, fill: "tonexty", fillcolor: entry.colour + "1f", hoverinfo: "skip" },
+        { x, y: mean.map((m, k) => m + half[k]), mode: "lines", line: edge, fill: "tonexty", fillcolor: colour + "1f", hoverinfo: "skip" },
         ...runs.map((run, k) => ({ x: data.runs[run][chosen.clock], y: smoothed[k], mode: "lines", line: { ...line, width: 1 }, opacity: 0.25, hoverinfo: "skip" })),
         { x, y: mean, mode: "lines", line, name, hovertemplate },
       ];
     }
     const x = data.runs[runs[0]][chosen.clock], few = x.length < 2;
     const raw = { x, y: chart.y[runs[0]], mode: "lines", line: { ...line, width: 1 }, opacity: 0.25, hoverinfo: "skip" };
-    const shown = { x, y: smoothed[0], mode: few ? "markers" : "lines", line, marker: { color: entry.colour, size: 7 }, name, hovertemplate };
-    return chosen.smoothing > 0 && !few ? [raw, shown] : [shown];
+    const shown = { x, y: smoothed[0], mode: few ? "markers" : "lines", line, marker: { color: colour, size: 7 }, name, hovertemplate };
+    return chosen.smoothing > 0 && !few && !chart.least ? [raw, shown] : [shown]; // of a share what was logged is 0 or 1: a filled box
   });
 }
 
@@ -67,7 +71,7 @@ function curves(chart) {
 function points(chart) {
   const shown = data[kind()].map((_, i) => i).filter(i => !hidden[kind()].has(i));
   return shown.flatMap((i, place) => {
-    const entry = data[kind()][i], x = chart.metrics.map((_, m) => m + (place + 1) / (shown.length + 1) - 0.5);
+    const entry = data[kind()][i], colour = paint(entry.colour), x = chart.metrics.map((_, m) => m + (place + 1) / (shown.length + 1) - 0.5);
     const cell = m => {
       const found = members(i).map(run => chart.values[run][m]).filter(v => v[0] !== null);
       if (!found.length) return [null, null, null];
@@ -82,11 +86,11 @@ function points(chart) {
       return found.length ? found.reduce((a, b) => a + b, 0) / found.length : null;
     });
     const side = pick => values.map(v => (v[1] === null || v[1] === undefined ? 0 : pick(v)));
-    const error = { type: "data", symmetric: false, array: side(v => v[2] - v[0]), arrayminus: side(v => v[0] - v[1]), color: entry.colour, thickness: 1.5, width: 4 };
+    const error = { type: "data", symmetric: false, array: side(v => v[2] - v[0]), arrayminus: side(v => v[0] - v[1]), color: colour, thickness: 1.5, width: 4 };
     const label = entry.label.replace(/[<>%]/g, " ");
     return [
-      { x, y: before, mode: "markers", marker: { color: "#fff", size: 8, line: { color: entry.colour, width: 1.5 } }, name: entry.label, hovertemplate: `before %{y:.4g}<extra>${label}</extra>` },
-      { x, y: values.map(v => v[0]), mode: "markers", marker: { color: entry.colour, size: 9 }, error_y: error, name: entry.label, hovertemplate: `%{y:.4g}<extra>${label}</extra>` },
+      { x, y: before, mode: "markers", marker: { color: css("paper"), size: 8, line: { color: colour, width: 1.5 } }, name: entry.label, hovertemplate: `before %{y:.4g}<extra>${label}</extra>` },
+      { x, y: values.map(v => v[0]), mode: "markers", marker: { color: colour, size: 9 }, error_y: error, name: entry.label, hovertemplate: `%{y:.4g}<extra>${label}</extra>` },
     ];
   });
 }
@@ -101,13 +105,14 @@ function range(chart, traces) {
   if (span <= 1e-9 * size) return [low - (size || 1) / 2, high + (size || 1) / 2];
   if (shown.every(runs => runs.length < 2)) return null;
   const [bottom, top] = extent(traces.map(t => t.y));
-  return [Math.max(bottom, low - span / 2) - 0.05 * span, Math.min(top, high + span / 2) + 0.05 * span];
+  const floor = low < 0 ? -Infinity : 0; // an interval may reach below 0 where no run does: a loss below 0 would only confuse
+  return [Math.max(bottom, low - span / 2, floor) - 0.05 * span, Math.min(top, high + span / 2) + 0.05 * span];
 }
 
 function layout(chart, traces) {
-  const axis = { gridcolor: "#ececea", zerolinecolor: "#b8b8b4", linecolor: "#dadce0", automargin: true, tickfont: { size: 11 } };
+  const axis = { gridcolor: css("grid"), zerolinecolor: css("zero"), linecolor: css("line"), automargin: true, tickfont: { size: 11 } };
   const common = { margin: { l: 44, r: 14, t: 8, b: 34 }, showlegend: false, hovermode: "closest", dragmode: "zoom", uirevision: chosen.clock + chosen.log,
-    font: { family: "system-ui, 'Segoe UI', 'DejaVu Sans', sans-serif", size: 12, color: "#202124" }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)" };
+    font: { family: "system-ui, 'Segoe UI', 'DejaVu Sans', sans-serif", size: 12, color: css("ink") }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)" };
   if (chart.metrics) {
     const ticks = { tickvals: chart.metrics.map((_, i) => i), ticktext: chart.metrics, range: [-0.5, chart.metrics.length - 0.5], showgrid: false, zeroline: false, autotickangles: [0, -35, -90], ticklabeloverflow: "allow" };
     return { ...common, xaxis: { ...axis, ...ticks }, yaxis: axis };
@@ -130,8 +135,8 @@ function legend() {
   bar.replaceChildren(...data[which].map((entry, i) => {
     const button = document.createElement("button");
     button.textContent = entry.label + (which === "groups" && entry.members.length > 1 ? ` (${entry.members.length} seeds)` : "");
-    button.title = "click: show or hide; double click: this one alone, or all";
-    button.style.setProperty("--colour", entry.colour);
+    button.title = `${button.textContent}\nclick: show or hide; double click: this one alone, or all`;
+    button.style.setProperty("--colour", paint(entry.colour));
     button.setAttribute("aria-pressed", String(!hidden[which].has(i)));
     button.onclick = () => { hidden[which].has(i) ? hidden[which].delete(i) : hidden[which].add(i); update(); };
     button.ondblclick = () => {
@@ -143,25 +148,35 @@ function legend() {
   }));
 }
 
+// In the tables a run or group has the colour of its curves.
+function swatches() {
+  const ofRun = run => paint(chosen.mean ? data.groups.find(group => group.members.includes(run)).colour : data.runs[run].colour);
+  document.querySelectorAll("thead th[data-run]").forEach(cell => cell.style.setProperty("--colour", ofRun(Number(cell.dataset.run))));
+  document.querySelectorAll("tr[data-run]").forEach(row => row.firstChild.style.setProperty("--colour", ofRun(Number(row.dataset.run))));
+  document.querySelectorAll("thead th[data-group]").forEach(cell => cell.style.setProperty("--colour", chosen.mean ? paint(data.groups[cell.dataset.group].colour) : "transparent"));
+}
+
 function update() {
   // buttons are kept while only their state changes: a double click must find the one it began on
   const buttons = document.querySelectorAll("#legend button");
-  if (buttons.length === data[kind()].length && legend.last === kind()) buttons.forEach((b, i) => b.setAttribute("aria-pressed", String(!hidden[kind()].has(i))));
+  if (buttons.length === data[kind()].length && legend.last === kind() + dark.matches) buttons.forEach((b, i) => b.setAttribute("aria-pressed", String(!hidden[kind()].has(i))));
   else legend();
-  legend.last = kind();
+  legend.last = kind() + dark.matches;
   const away = new Set([...hidden[kind()]].flatMap(members));
   document.querySelectorAll("[data-run]").forEach(element => { element.hidden = away.has(Number(element.dataset.run)); });
+  document.querySelectorAll("[data-group]").forEach(element => { element.hidden = data.groups[element.dataset.group].members.every(run => away.has(run)); });
+  swatches();
   drawn.forEach(draw);
 }
 
 for (const place of document.querySelectorAll(".charts")) {
-  const charts = place.dataset.section === "Evaluation" ? data.points : data.charts.filter(chart => chart.section === place.dataset.section);
-  if (!charts.length && place.dataset.section !== "Evaluation") place.closest("details").remove();
+  const section = place.dataset.section, charts = [...data.charts, ...data.points].filter(chart => chart.section === section);
+  if (!charts.length && !place.nextElementSibling) place.closest("details").remove(); // neither a curve nor a table
   for (const chart of charts) {
     const box = document.createElement("div"), title = document.createElement("h3"), plot = document.createElement("div");
-    box.className = chart.metrics && chart.metrics.length > 4 ? "chart wide" : "chart";
+    box.className = chart.metrics && chart.metrics.length > 4 && section === "Evaluation" ? "chart wide" : "chart";
     title.textContent = chart.title;
-    plot.className = "plot";
+    plot.className = section === "Ablation" ? "plot tall" : "plot"; // the variants' names need room
     box.append(title, plot);
     place.append(box);
     drawn.push({ chart, plot });
@@ -171,6 +186,7 @@ const on = (id, event, act) => document.getElementById(id).addEventListener(even
 on("smoothing", "input", input => { chosen.smoothing = Number(input.value); document.getElementById("amount").textContent = chosen.smoothing.toFixed(2); });
 on("clock", "change", input => { chosen.clock = input.value; });
 on("log", "change", input => { chosen.log = input.checked; });
+dark.addEventListener("change", update);
 on("mean", "change", input => { chosen.mean = input.checked; });
 document.querySelectorAll(".sheets").forEach(row => row.addEventListener("click", e => { if (e.target.tagName === "IMG") row.classList.toggle("large"); }));
 document.getElementById("mean").checked = chosen.mean;

@@ -16,7 +16,7 @@ from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from core.comparison.grouping import Group, t95
-from core.comparison.runs import RunData
+from core.comparison.runs import RunData, ablated, evaluated, of_variant
 from core.comparison.tables import Table
 
 #: Points drawn of one curve, and of all runs' curves in one chart; longer runs are averaged over neighbouring updates.
@@ -25,6 +25,8 @@ MOST_POINTS, MOST_TOGETHER = 2000, 20_000
 # Okabe and Ito's colours, which colour-blind readers can tell apart; then darker ones of them
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#004d7a", "#8f3f00", "#00634a", "#86406a", "#444444")
 
+NOTHING: list[float | None] = [None, None, None]
+
 
 def page(runs: Sequence[RunData], labels: Sequence[str], groups: Sequence[Group], tables: Sequence[Table], pictures: bool = True) -> str:
     """The whole document. The smoothing, the clock and the choice of runs are made in the browser."""
@@ -32,9 +34,13 @@ def page(runs: Sequence[RunData], labels: Sequence[str], groups: Sequence[Group]
     known = {table.title: table for table in tables}
     body = [_part(title, known[title].html()) for title in ("Runs", "What differs", "By what varies") if title in known]
     body += [_part(title, f'<div class="charts" data-section="{html.escape(title)}"></div>', folded) for title, folded, _ in sections]
-    if "Evaluation" in known:
-        plots = '<div class="charts" data-section="Evaluation"></div>'
-        body.insert(len(body) - sum(folded for _, folded, _ in sections), _part("Evaluation", plots + known["Evaluation"].html()))
+    measured = [
+        _part(title, f'<div class="charts" data-section="{title}"></div>' + known[title].html())
+        for title in ("Evaluation", "Ablation")
+        if title in known
+    ]
+    folded = len(body) - sum(folded for _, folded, _ in sections)
+    body[folded:folded] = measured
     if pictures and any(run.sheets for run in runs):
         body.append(_part("Pictures", _pictures(runs, labels)))
     data = {
@@ -45,7 +51,7 @@ def page(runs: Sequence[RunData], labels: Sequence[str], groups: Sequence[Group]
         "groups": [{"label": g.label, "colour": _colour(i), "members": g.members} for i, g in enumerate(groups)],
         "t": [0, 0] + [t95(n) for n in range(2, len(runs) + 1)],
         "charts": [chart for _, _, charts in sections for chart in charts],
-        "points": _points(runs),
+        "points": [*_points(runs), *_variants(runs)],
     }
     here = files("core.comparison")
     filled = (here / "page.html").read_text(encoding="utf-8")
@@ -137,18 +143,39 @@ def _points(runs: Sequence[RunData]) -> list[dict[str, Any]]:
 
     What does not lie in 0..1 has a chart of its own: it would flatten the others.
     """
-    names = [name for name in dict.fromkeys(n for run in runs for n in run.after) if not name.rpartition("/")[2].startswith("n_")]
     found: dict[str, dict[str, Any]] = {}
-    for name in names:
+    for name in evaluated(runs):
         evaluator, _, metric = name.rpartition("/")
         values = [v for run in runs for v in (run.before.get(name), run.after.get(name)) if v is not None]
         title = evaluator if all(0 <= v.value <= 1 for v in values) else name
-        chart = found.setdefault(title, {"title": title, "metrics": [], "values": [[] for _ in runs]})
+        chart = found.setdefault(title, {"title": title, "section": "Evaluation", "metrics": [], "values": [[] for _ in runs]})
         chart["metrics"].append(metric)
         for run, values in zip(runs, chart["values"], strict=True):
-            value, before = run.after.get(name), run.before.get(name)
-            values.append([value and value.value, value and value.low, value and value.high, before and before.value])
+            values.append([*_point(run, name), before.value if (before := run.before.get(name)) else None])
     return sorted(found.values(), key=lambda chart: len(chart["metrics"]) == 1)  # wide ones first
+
+
+def _point(run: RunData, name: str) -> list[float | None]:
+    """A metric after training with the ends of its interval."""
+    value = run.after.get(name)
+    return NOTHING if value is None else [value.value, value.low, value.high]
+
+
+def _variants(runs: Sequence[RunData]) -> list[dict[str, Any]]:
+    """A chart for each metric that an ablation measured: its variants side by side."""
+    having = {i for i, run in enumerate(runs) if ablated([run])}  # what another run measured is no variant ``full`` of the same samples
+    return [
+        {
+            "title": name,
+            "section": "Ablation",
+            "metrics": [variant.replace("+", " +<br>") for variant in variants],
+            "values": [
+                [[*(_point(run, of_variant(name, variant)) if i in having else NOTHING), None] for variant in variants]
+                for i, run in enumerate(runs)
+            ],
+        }
+        for name, variants in ablated(runs).items()
+    ]
 
 
 def _source(path: Path) -> str:

@@ -24,6 +24,7 @@ class Value:
     value: float
     low: float | None = None
     high: float | None = None
+    to_full: Value | None = None  # of an ablation's variant: the difference to the variant ``full``
 
 
 @dataclass
@@ -65,7 +66,7 @@ class RunData:
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
-    """The run folders among ``paths`` and inside those that are none, such as a sweep's folder, in their order.
+    """The run folders among ``paths`` and inside those that are none: a sweep's folder, or one with runs and sweeps; in their order.
 
     Raises UserError for a path that holds no run.
     """
@@ -73,15 +74,20 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
     for path in paths:
         if not path.is_dir():
             raise UserError(f"there is no run folder {path}: give folders that `core.run` made, or a folder that holds some")
-        inside = [path] if _is_run(path) else sorted(child for child in path.iterdir() if child.is_dir() and _is_run(child))
+        inside = list(_runs_in(path, deeper=2))
         if not inside:
             raise UserError(f"{path} is no run folder and holds none: a run folder has a recipe.json")
         found |= dict.fromkeys(inside)
     return list(found)
 
 
-def _is_run(folder: Path) -> bool:
-    return (folder / "recipe.json").is_file()
+def _runs_in(folder: Path, deeper: int) -> Iterator[Path]:
+    """``folder`` if it is a run, otherwise the runs in it and, as sweeps lie beside runs, in its folders."""
+    if (folder / "recipe.json").is_file():
+        yield folder
+    elif deeper:
+        for child in sorted(path for path in folder.iterdir() if path.is_dir()):
+            yield from _runs_in(child, deeper - 1)
 
 
 def read_run(folder: Path, now: float | None = None) -> RunData:
@@ -99,8 +105,7 @@ def read_run(folder: Path, now: float | None = None) -> RunData:
     run.state = _state(run, metrics, time.time() if now is None else now)
     run.before = dict(_values(_json(folder / "before.json", notes)))
     run.after = dict(_values(_within(_json(folder / "result.json", notes), "after")))
-    for card in sorted(folder.glob("evaluat*/**/*.json")):  # result cards, newest name last
-        run.after |= dict(_values(_within(_json(card, notes), "results") or _within(_json(card, notes), "evaluators")))
+    _add_cards(run)
     run.sheets = {path.stem.removeprefix("pictures_"): path for path in sorted(folder.glob("pictures_*.png"), key=_sheet_order)}
     for file in sorted(folder.glob("not_finite*.json")):
         notes.append(f"{_json(file, notes).get('what', 'a value')} was not finite")
@@ -154,19 +159,66 @@ def _state(run: RunData, metrics: Path, now: float) -> str:
     return RUNNING if now - written < patience else STOPPED
 
 
+def _add_cards(run: RunData) -> None:
+    """What ``core.evaluate`` measured of the run. Of the last update it counts as after training, of an earlier one it is named so.
+
+    It may be of another data set or number of samples than what the run itself measured: then there is nothing before to compare with.
+    """
+    cards = [_json(file, run.notes) for file in sorted(run.folder.glob("evaluation/*/*/card.json"))]
+    for card in cards:
+        update = _within(card, "checkpoint").get("update")
+        earlier = isinstance(update, int) and run.updates and update < run.updates[-1]
+        for name, results in _within(card, "results").items():
+            evaluator, colon, variant = name.partition(":")
+            found = dict(_values({f"{evaluator}@{update}{colon}{variant}" if earlier else name: results}))
+            run.after |= found
+            counts = [metric for metric in found if _is_count(metric) and metric in run.before]
+            if any(found[metric].value != run.before[metric].value for metric in counts):
+                run.before = {metric: value for metric, value in run.before.items() if metric.rpartition("/")[0] != name}
+
+
+def _is_count(metric: str) -> bool:
+    return metric.rpartition("/")[2].startswith("n_")
+
+
+def evaluated(runs: Iterable[RunData]) -> list[str]:
+    """What was measured after training, ``evaluator/metric``, without counts and an ablation's variants."""
+    names = dict.fromkeys(name for run in runs for name in run.after)
+    return [name for name in names if not _is_count(name) and ":" not in name.rpartition("/")[0]]
+
+
+def ablated(runs: Iterable[RunData]) -> dict[str, list[str]]:
+    """Of each metric that an ablation measured, ``evaluator/metric``, the variants, ``full`` first."""
+    found: dict[str, list[str]] = {}
+    for name in dict.fromkeys(name for run in runs for name in run.after):
+        evaluator, _, metric = name.rpartition("/")
+        base, colon, variant = evaluator.partition(":")
+        if colon and not _is_count(name):
+            found.setdefault(f"{base}/{metric}", ["full"]).append(variant)
+    return found
+
+
+def of_variant(name: str, variant: str) -> str:
+    """The name of a metric of one variant: ``referring:lora/cIoU``; that of ``full`` is the metric's own."""
+    evaluator, _, metric = name.rpartition("/")
+    return name if variant == "full" else f"{evaluator}:{variant}/{metric}"
+
+
 def _values(evaluations: Mapping[str, Any]) -> Iterator[tuple[str, Value]]:
     """``evaluator/metric`` and value, from numbers or from mappings with a value and an interval."""
     for name, metrics in evaluations.items():
-        inner = metrics.get("metrics", metrics) if isinstance(metrics, Mapping) else {}
-        for metric, given in inner.items() if isinstance(inner, Mapping) else ():
-            if isinstance(given, Mapping):
-                value = _number(given.get("value", given.get("mean")))
-                ends = next((given[key] for key in ("interval", "ci", "ci95") if isinstance(given.get(key), list | tuple)), None)
-                low, high = ends if ends is not None and len(ends) == 2 else (given.get("low"), given.get("high"))
-            else:
-                value, low, high = _number(given), None, None
-            if value is not None:
-                yield f"{name}/{metric}", Value(value, _number(low), _number(high))
+        for metric, given in metrics.items() if isinstance(metrics, Mapping) else ():
+            if (value := _value(given)) is not None:
+                yield f"{name}/{metric}", value
+
+
+def _value(given: Any) -> Value | None:
+    if not isinstance(given, Mapping):
+        number = _number(given)
+        return None if number is None else Value(number)
+    number, ends = _number(given.get("value")), given.get("interval")
+    low, high = map(_number, ends) if isinstance(ends, list) and len(ends) == 2 else (None, None)
+    return None if number is None else Value(number, low, high, _value(given.get("to_full")))
 
 
 def _sheet_order(path: Path) -> tuple[int, str]:

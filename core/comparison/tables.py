@@ -6,21 +6,26 @@ import html
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from core.comparison.grouping import MISSING, Group, mean_interval
-from core.comparison.runs import RunData, Value
+from core.comparison.runs import RunData, Value, ablated, evaluated, of_variant
 from core.engine.progress import duration
+
+LONG = 48  # letters; a longer cell is broken over several lines
 
 
 @dataclass(frozen=True)
 class Table:
-    """``rows`` have as many cells as ``header``; ``by_run``: the columns from the second on belong to the runs, in order."""
+    """``rows`` have as many cells as ``header``. ``owner``: what the columns from the second on belong to, in
+    order, or the rows: to the runs ``numbers``."""
 
     title: str
     header: list[str]
     rows: list[list[str]]
     about: str = ""
-    by_run: bool = False
+    owner: Literal["", "run rows", "run columns", "group columns"] = ""
+    numbers: Sequence[int] = ()
 
     def markdown(self) -> str:
         def line(cells: Sequence[str]) -> str:
@@ -30,15 +35,20 @@ class Table:
         return "\n".join([f"## {self.title}", "", *about, line(self.header), "|" + "---|" * len(self.header), *map(line, self.rows), ""])
 
     def html(self) -> str:
-        def row(cells: Sequence[str], tag: str) -> str:
-            def cell(i: int, text: str) -> str:
-                owner = f' data-run="{i - 1}"' if self.by_run and i else ""
-                return f"<{tag if i else 'th'}{owner}>{_breakable(text)}</{tag if i else 'th'}>"
+        what, _, where = self.owner.partition(" ")
 
-            return "<tr>" + "".join(cell(i, text) for i, text in enumerate(cells)) + "</tr>"
+        def row(cells: Sequence[str], tag: str, number: int | None = None) -> str:
+            def cell(i: int, text: str) -> str:
+                owner = f' data-{what}="{i - 1}"' if where == "columns" and i else ""
+                long = ' class="long"' if i and tag == "td" and len(text) > LONG else ""
+                shown = _breakable(text) if long or tag == "th" or not i else html.escape(text)
+                return f"<{tag if i else 'th'}{owner}{long}>{shown}</{tag if i else 'th'}>"
+
+            owner = f' data-{what}="{self.numbers[number]}"' if where == "rows" and number is not None else ""
+            return f"<tr{owner}>" + "".join(cell(i, text) for i, text in enumerate(cells)) + "</tr>"
 
         about = f"<p>{html.escape(self.about)}</p>" if self.about else ""
-        body = "".join(row(cells, "td") for cells in self.rows)
+        body = "".join(row(cells, "td", number) for number, cells in enumerate(self.rows))
         return f'{about}<div class="scroll"><table><thead>{row(self.header, "th")}</thead><tbody>{body}</tbody></table></div>'
 
 
@@ -81,16 +91,17 @@ def runs_table(runs: Sequence[RunData], labels: Sequence[str]) -> Table:
     header = ["run", "state", "updates", *losses, "samples/s", *memory, "training", "folder", "notes"]
     if not any(run.notes for run in runs):
         header, rows = header[:-1], [row[:-1] for row in rows]
-    return Table("Runs", header, rows, "Losses and speed: the mean over the last tenth of the updates.")
+    return Table("Runs", header, rows, "Losses and speed: the mean over the last tenth of the updates.", "run rows", range(len(runs)))
 
 
 def differences_table(varying: Mapping[str, Sequence[str]], labels: Sequence[str]) -> Table:
-    return Table("What differs", ["key", *labels], [[key, *row] for key, row in varying.items()], by_run=True)
+    return Table("What differs", ["key", *labels], [[key, *row] for key, row in varying.items()], owner="run columns")
 
 
 def evaluation_table(runs: Sequence[RunData], labels: Sequence[str]) -> Table | None:
     """Each metric after training, with its interval where there is one, and its change from before; None without any."""
-    names = list(dict.fromkeys(name for run in runs for name in [*run.after, *run.before]))
+    measured = dict.fromkeys(name for run in runs for name in [*run.after, *run.before])
+    names = [name for name in measured if ":" not in name.rpartition("/")[0]]
 
     def cell(run: RunData, name: str) -> str:
         after, before = run.after.get(name), run.before.get(name)
@@ -101,7 +112,32 @@ def evaluation_table(runs: Sequence[RunData], labels: Sequence[str]) -> Table | 
 
     rows = [[name, *(cell(run, name) for run in runs)] for name in names]
     about = "After training; the interval in brackets where the evaluation gave one; the change from before in parentheses."
-    return Table("Evaluation", ["metric", *labels], rows, about, by_run=True) if rows else None
+    return Table("Evaluation", ["metric", *labels], rows, about, "run columns") if rows else None
+
+
+def ablation_table(runs: Sequence[RunData], labels: Sequence[str]) -> Table | None:
+    """A row for each metric of each run that was measured in variants, a column for each variant; None without any."""
+    metrics = ablated(runs)
+    variants = list(dict.fromkeys(variant for found in metrics.values() for variant in found))
+
+    def cell(value: Value | None) -> str:
+        if value is None or value.to_full is None:
+            return _with_interval(value)
+        low, high = value.to_full.low, value.to_full.high
+        return f"{number(value.value)} ({value.to_full.value:+.3g}" + (f" [{low:+.3g}, {high:+.3g}])" if low is not None else ")")
+
+    found = {
+        (name, i): [run.after.get(of_variant(name, variant)) for variant in variants]
+        for name in metrics
+        for i, run in enumerate(runs)
+        if any(of_variant(name, variant) in run.after for variant in variants[1:])
+    }
+    rows = [[labels[i], name, *map(cell, values)] for (name, i), values in found.items()]
+    about = (
+        "The base with the trained values of the named groups only. In brackets the interval; in parentheses the difference to full, "
+        "with its own interval from the same draws."
+    )
+    return Table("Ablation", ["run", "metric", *variants], rows, about, "run rows", [i for _, i in found]) if rows else None
 
 
 def groups_table(runs: Sequence[RunData], groups: Sequence[Group]) -> Table | None:
@@ -109,7 +145,7 @@ def groups_table(runs: Sequence[RunData], groups: Sequence[Group]) -> Table | No
     if all(len(group.members) < 2 for group in groups):
         return None
     losses = list(dict.fromkeys(name for run in runs for name in run.losses()))
-    metrics = [name for name in dict.fromkeys(n for run in runs for n in run.after) if not name.rpartition("/")[2].startswith("n_")]
+    metrics = evaluated(runs)
 
     def cell(group: Group, name: str) -> str:
         members = [runs[i] for i in group.members]
@@ -121,4 +157,4 @@ def groups_table(runs: Sequence[RunData], groups: Sequence[Group]) -> Table | No
     rows = [[name, *(cell(group, name) for group in groups)] for name in [*losses, *metrics]]
     header = ["metric", *(f"{group.label} ({len(group.members)} seed{'s' * (len(group.members) > 1)})" for group in groups)]
     about = "The mean over the seeds, with its 95 % interval (Student's t) in brackets. Losses: over the last tenth of the updates."
-    return Table("By what varies", header, rows, about)
+    return Table("By what varies", header, rows, about, "group columns")

@@ -261,7 +261,7 @@ def _build(recipe: Recipe, registry: Registry, folder: Path, last: Path | None, 
         loops[name] = LoopSetup(name, loop["weight"], tasks, feed)
     trackers = {name: build(recipe, ("track", name), registry) for name in values["track"] if ranks.main}
     if ranks.main and not any(tracker["use"] == "jsonl" for tracker in values["track"].values()):
-        trackers["jsonl"] = registry.get("trackers", "jsonl").object()  # always on
+        trackers["metrics.jsonl"] = registry.get("trackers", "jsonl").object()  # always on, whatever the recipe's trackers are called
     evaluators = {name: build(recipe, ("evaluate", name), registry) for name in values["evaluate"]}
     trainer = Trainer(model, loops, teacher, op, schedule, strategy, rate, seed, launch["device"], train["precision"], folder)
     trainer.max_bad_updates, trainer.skipped, trainer.running = train["max_bad_updates"], skipped, running

@@ -31,6 +31,9 @@ class EngineKeys:
 
     types: dict[str, Any]
 
+    def __str__(self) -> str:
+        return f"with {', '.join(self.types)}"
+
 
 Sources = Annotated[dict[str, Dataset], Within(1)]
 Task = Annotated[Loop, EngineKeys({"data": Sources})]
@@ -38,39 +41,39 @@ Task = Annotated[Loop, EngineKeys({"data": Sources})]
 
 @dataclass(frozen=True)
 class LoopEntry:
-    tasks: Annotated[dict[str, Task], Within(1)]
+    tasks: Annotated[dict[str, Task], Within(1)]  # by name: a loop component and its `data`
     weight: Annotated[float, Within(0)] = 1.0  # of the loop's gradient, e.g. beta for loop 2
 
 
 @dataclass(frozen=True)
 class Train:
-    updates: Annotated[int, Within(1)]
+    updates: Annotated[int, Within(1)]  # optimizer steps
     batch_size: Annotated[int, Within(1)]  # regions in a micro-batch, per process and loop
     accumulate: Annotated[int, Within(1)] = 1  # micro-batches of a loop in an update
-    clip_norm: Annotated[float, Within(0)] = 1.0
-    precision: Literal["fp32", "bf16"] = "fp32"
+    clip_norm: Annotated[float, Within(0)] = 1.0  # longest gradient of an update, all groups together; `.inf` never clips
+    precision: Literal["fp32", "bf16"] = "fp32"  # of the forwards; trained weights stay float32
     group_pictures: bool = False  # regions of one picture follow each other, so that a batch encodes it once
     activation_checkpointing: bool = False  # of the model's layers: less memory, one more forward
     compile: bool = False  # the model's layers with torch.compile, in the forwards that train
     workers: Annotated[int, Within(0)] = 0  # of the loader; 0 prepares samples in the main process
     max_bad_fraction: Annotated[float, Within(0, 1)] = 0.01  # of a source's samples, before the run stops
     max_bad_updates: Annotated[int, Within(0)] = 0  # with a loss or gradient of NaN or Inf, skipped before the run stops
-    evaluate: Literal["none", "before_and_after"] = "none"
+    evaluate: Literal["none", "before_and_after"] = "none"  # within the run; `core.evaluate` measures it later
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     every: Annotated[int, Within(1)]  # updates
-    keep: Annotated[int, Within(1)] = 3
+    keep: Annotated[int, Within(1)] = 3  # the newest ones
     export: bool = False  # at the end, write the trained model in its published layout to RUN_FOLDER/export
 
 
 @dataclass(frozen=True)
 class Launch:
-    strategy: Literal["single", "ddp", "deepspeed", "fsdp2"] = "single"
-    zero_stage: Annotated[int, Within(0, 3)] = 2
+    strategy: Literal["single", "ddp", "deepspeed", "fsdp2"] = "single"  # how several processes share the work
+    zero_stage: Annotated[int, Within(0, 3)] = 2  # of deepspeed
     processes: Annotated[int, Within(1)] = 1  # of all machines together
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: Literal["cpu", "cuda"] = "cpu"  # one GPU for each process
     check_every: Annotated[int, Within(1)] = 50  # updates, after which the ranks' weights are compared; also at every checkpoint
     timeout_s: Annotated[int, Within(1)] = 1800  # how long a rank waits for the others in an exchange
     requeue: bool = False  # after SIGTERM or SIGUSR1 exit with 0; the same command goes on with the newest unfinished run
@@ -79,19 +82,19 @@ class Launch:
 @dataclass(frozen=True)
 class RecipeSchema:
     recipe: Literal[1]  # version of this format
-    name: str
-    seed: Annotated[int, Within(0)]
-    model: Model
-    loops: Annotated[dict[str, LoopEntry], Within(1)]
-    optimizer: OptimizerFactory
+    name: str  # run folders are called NAME-TIME; W&B groups its runs by it
+    seed: Annotated[int, Within(0)]  # of the samples' order, all noise and new weights
+    model: Model  # and which of its parameter groups are trained
+    loops: Annotated[dict[str, LoopEntry], Within(1)]  # by name: tasks, their data, and the loop's weight
+    optimizer: OptimizerFactory  # with its learning rate and schedule
     train: Train
     checkpoint: Checkpoint
     output: str = "runs"  # folder in which run folders are made
-    teacher: Teacher | None = None
-    gradient: GradientOp = field(default_factory=lambda: typing.cast(GradientOp, {"use": "sum"}))
-    schedule: Schedule = field(default_factory=lambda: typing.cast(Schedule, {"use": "alternate"}))
-    evaluate: dict[str, Evaluator] = field(default_factory=dict)
-    track: dict[str, Tracker] = field(default_factory=dict)
+    teacher: Teacher | None = None  # whose weights write the captions of mask_caption_mask
+    gradient: GradientOp = field(default_factory=lambda: typing.cast(GradientOp, {"use": "sum"}))  # makes one update of all loops
+    schedule: Schedule = field(default_factory=lambda: typing.cast(Schedule, {"use": "alternate"}))  # which loops, when
+    evaluate: dict[str, Evaluator] = field(default_factory=dict)  # by name; `train.evaluate` and `core.evaluate` use them
+    track: dict[str, Tracker] = field(default_factory=dict)  # by name; `metrics.jsonl` is written without being asked
     launch: Launch = field(default_factory=Launch)
     data: dict[str, Any] = field(default_factory=dict)  # variables for ${data.name}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import netrc
 import os
 import uuid
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -80,6 +81,8 @@ class Wandb:
         except wandb.errors.CommError:  # also: the key is refused
             if self.mode != "auto":
                 raise
+            parts = f"{run.folder}/wandb/offline-run-*"
+            warnings.warn(f"W&B cannot be reached or refuses the key: this run is kept offline, for wandb sync {parts}", stacklevel=2)
             self._run = self._init(run, "offline")
         for name, clock, summary in metric_definitions(run.recipe):
             self._run.define_metric(name, step_metric=clock, summary=summary, hidden=clock is None)

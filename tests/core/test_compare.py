@@ -93,6 +93,60 @@ def test_runs_that_crashed_or_still_run(tmp_path):
     assert compare.main([str(folder), str(empty), "-o", str(tmp_path / "out.html")]) == 0
 
 
+def write_card(run: Path, update: int, cIoU: float, expressions: int, **variants: float) -> None:
+    """A result card as `core.evaluate` leaves it; ``variants``: the cIoU of each."""
+    folder = run / "evaluation" / f"update-{update:06d}" / "referring"
+    folder.mkdir(parents=True)
+    interval = {"interval": [cIoU - 0.1, cIoU + 0.1]}
+    results = {"referring": {"cIoU": {"value": cIoU} | interval, "n_bad": {"value": expressions}}}
+    for variant, value in variants.items():
+        to_full = {"value": value - cIoU, "interval": [-0.02, 0.01]}
+        results[f"referring:{variant}"] = {"cIoU": {"value": value, "to_full": to_full} | interval, "n_bad": {"value": expressions}}
+    (folder / "card.json").write_text(json.dumps({"checkpoint": {"update": update}, "results": results}))
+    (folder / "protocol.json").write_text('{"results": "none"}')
+
+
+def test_cards_of_the_last_update_count_and_earlier_ones_are_named_so(tmp_path):
+    folder = write_run(tmp_path / "a")
+    write_card(folder, 10, 0.4, expressions=0)
+    write_card(folder, 20, 0.7, expressions=0)
+    run = read_run(folder)
+    assert (run.after["referring/cIoU"].value, run.after["referring@10/cIoU"].value) == (0.7, 0.4)
+    assert run.before["referring/cIoU"].value == 0.5  # measured on as many samples
+    other = write_run(tmp_path / "b")
+    write_card(other, 20, 0.7, expressions=7)
+    run = read_run(other)
+    assert run.after["referring/cIoU"].value == 0.7
+    assert run.before == {}  # the card is of other samples: the difference would mean nothing
+    assert "(+" not in compare.markdown(compare.tables([run], ["b"], {}))
+
+
+def test_an_ablation_has_its_table_and_charts(tmp_path, capsys):
+    run, plain = write_run(tmp_path / "a"), write_run(tmp_path / "b")
+    write_card(run, 20, 0.7, 0, **{"lora": 0.69, "projector": 0.6})
+    assert compare.main([str(run), str(plain), "--md"]) == 0
+    evaluation, ablation = capsys.readouterr().out.split("## Ablation")
+    assert "referring:lora" not in evaluation
+    assert "| run | metric | full | lora | projector |" in ablation
+    assert "| a | referring/cIoU | 0.7 [0.6, 0.8] | 0.69 (-0.01 [-0.02, +0.01]) | 0.6 (-0.1 [-0.02, +0.01]) |" in ablation
+    assert "| b |" not in ablation
+    runs = [read_run(run), read_run(plain)]
+    charts = {chart["title"]: chart for chart in embedded(page(runs, ["a", "b"], groups_of(runs, {}), []))["points"]}
+    assert charts["referring"]["metrics"] == ["cIoU"]
+    found = charts["referring/cIoU"]
+    assert (found["section"], found["metrics"]) == ("Ablation", ["full", "lora", "projector"])
+    assert [values[0] for values in found["values"][0]] == [0.7, 0.69, 0.6]
+    assert {values[0] for values in found["values"][1]} == {None}  # b's own evaluation is not the ablation's full
+
+
+def test_a_folder_of_runs_and_sweeps_holds_them_all(seeds):
+    alone = write_run(seeds.parent / "tiny-alone")
+    write_run(alone / "export" / "nothing-is-sought-inside-a-run")
+    found = find_runs([seeds.parent])
+    assert found == [*sorted(seeds.iterdir()), alone]
+    assert find_runs([seeds.parent, alone]) == found
+
+
 def test_differences_labels_and_groups(seeds):
     runs = [read_run(folder) for folder in find_runs([seeds])]
     varying = differences(runs)
@@ -100,6 +154,15 @@ def test_differences_labels_and_groups(seeds):
     assert run_labels(runs, varying)[:2] == ["seed=1, gradient=pcgrad_orthogonal", "seed=2, gradient=pcgrad_orthogonal"]
     groups = groups_of(runs, varying)
     assert [(group.label, group.members) for group in groups] == [("gradient=pcgrad_orthogonal", [0, 1]), ("gradient=sum", [2, 3])]
+
+
+def test_how_runs_were_evaluated_names_them_only_where_nothing_else_does(tmp_path):
+    few, many = ({"referring": {"use": "refcoco", "max_samples": count}} for count in (8, 200))
+    runs = [read_run(write_run(tmp_path / f"{op}{len(e)}", gradient={"use": op}, evaluate=e)) for op, e in (("sum", few), ("pcgrad", many))]
+    assert run_labels(runs, differences(runs)) == ["gradient=sum", "gradient=pcgrad"]
+    runs.append(read_run(write_run(tmp_path / "third", gradient={"use": "sum"}, evaluate=many)))
+    assert run_labels(runs, differences(runs))[2] == "gradient=sum, max_samples=200"
+    assert groups_of(runs, differences(runs))[0].label == "gradient=sum, max_samples=8"
 
 
 def test_a_component_in_several_settings_is_told_apart(tmp_path):
@@ -211,8 +274,19 @@ def test_the_page_in_a_browser(seeds, tab, tmp_path, width):
     tab.click(*place)
     assert tab.do(first) == 2
     assert tab.do("document.querySelectorAll('figure[hidden]').length") == 2
+    assert tab.do("document.querySelectorAll('tr[hidden]').length") == 2  # its rows in the table of runs
+    assert tab.do("document.querySelectorAll('thead th[data-group][hidden]').length") == 1
     tab.click(*place)
     assert tab.do(first) == 3
+    # in the dark the ground is dark, and curves, letters and the tables' marks are lighter
+    look = "[getComputedStyle(document.body).backgroundColor, document.querySelector('.plot').data.at(-1).line.color, "
+    look += "getComputedStyle(document.querySelector('tr[data-run] th'), '::before').backgroundColor]"
+    assert tab.do(look) == ["rgb(246, 246, 244)", "#009e73", "rgb(0, 114, 178)"]
+    tab.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+    tab.do("new Promise(done => setTimeout(done, 200))")  # the page hears of it with its next frame
+    assert tab.do(look) == ["rgb(23, 24, 26)", "#4dbb9d", "rgb(77, 156, 201)"]
+    tab.call("Emulation.setEmulatedMedia", features=[])
+    tab.do("new Promise(done => setTimeout(done, 200))")
     # each run by itself, on another clock, without smoothing
     tab.do("document.getElementById('mean').click()")
     assert tab.do("document.querySelectorAll('#legend button').length") == 5

@@ -44,8 +44,25 @@ def test_list_as_json(capsys) -> None:
 
 
 def test_unknown_kind_is_one_sentence_and_exit_2(capsys) -> None:
-    assert main(["list", "sampler"]) == 2
-    assert capsys.readouterr().err == "error: 'sampler' is no kind: did you mean 'samplers'?\n"
+    assert main(["list", "smaplers"]) == 2
+    assert capsys.readouterr().err == "error: 'smaplers' is no kind: did you mean 'samplers'?\n"
+
+
+def test_a_kind_may_be_said_in_the_singular(capsys) -> None:
+    assert main(["list", "gradient_ops"]) == main(["list", "gradient_op"]) == 0
+    first, second = capsys.readouterr().out.split("kind  ")[1:]
+    assert first == second
+    assert main(["explain", "gradient_op/sum"]) == 0
+    assert capsys.readouterr().out.startswith("gradient_ops/sum\n")
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    with subprocess.Popen([sys.executable, "-m", "core.components", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        child.stdout.close()
+        assert child.stderr.read() == b""
+    assert child.returncode == 0
 
 
 EXPLAINED = '''

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packages import described_pictures, done, installed
@@ -97,6 +99,8 @@ def test_a_recipe_runs_the_scaffolded_op(tmp_path: Path, monkeypatch: pytest.Mon
         ("loss", "2nd", "cannot be a package's name"),
         ("loss", "class", "cannot be a package's name"),
         ("loss", "json", "would hide the module json"),
+        ("loss", "transformers", "would hide the installed module transformers"),
+        ("gradient_op", "sum", "gradient_ops have a 'sum' already, of dualloop"),
     ],
 )
 def test_bad_names_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, name: str, message: str) -> None:
@@ -109,3 +113,22 @@ def test_nothing_is_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(["new", "loss", "mine", "--into", str(tmp_path)]) == 0
     assert main(["new", "loss", "mine", "--into", str(tmp_path)]) == 2
     assert "exists already" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert main(["new", "loss", "mine", "--into", str(tmp_path / "file")]) == 2
+    assert "cannot be written: Not a directory; choose another --into" in capsys.readouterr().err
+
+
+def test_nothing_is_left_of_a_package_that_could_not_be_written_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_text = Path.write_text
+
+    def full(path: Path, text: str, **options: Any) -> int:
+        if path.name == "py.typed":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write_text(path, text, **options)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert main(["new", "loss", "mine", "--into", str(tmp_path)]) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -42,6 +42,13 @@ def logged(folder: Path) -> list[dict[str, float]]:
     return [{name: value for name, value in line.items() if not name.startswith(("time", "memory"))} for line in lines]
 
 
+def test_the_metrics_are_written_beside_trackers_of_any_name(tiny: Make, tmp_path: Path) -> None:
+    run = built(tiny("track.jsonl={use: tensorboard}"), tmp_path / "run")
+    assert sorted(type(tracker).__name__ for tracker in run.trackers._active.values()) == ["Jsonl", "Tensorboard"]
+    run = built(tiny("track.mine={use: jsonl}"), tmp_path / "other")
+    assert run.trackers.active == ("mine",)
+
+
 def test_resume_equals_the_uninterrupted_run_bit_for_bit(tiny: Make) -> None:
     whole = go(tiny())
     cut = whole.with_name("cut")

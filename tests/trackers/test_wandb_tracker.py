@@ -153,7 +153,8 @@ def test_mode_auto(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "has_key", lambda: True)
     assert modes_tried(monkeypatch, Wandb(project="p"), tmp_path) == ["online"]
     unreachable = wandb.errors.CommError("no route")
-    assert modes_tried(monkeypatch, Wandb(project="p"), tmp_path, unreachable) == ["online", "offline"]
+    with pytest.warns(UserWarning, match="cannot be reached or refuses the key: this run is kept offline, for wandb sync"):
+        assert modes_tried(monkeypatch, Wandb(project="p"), tmp_path, unreachable) == ["online", "offline"]
     with pytest.raises(wandb.errors.CommError):
         modes_tried(monkeypatch, Wandb(project="p", mode="online"), tmp_path, unreachable)
     monkeypatch.setenv("WANDB_MODE", "offline")
