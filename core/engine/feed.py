@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import multiprocessing
 import signal
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -99,6 +101,14 @@ def _be_worker(number: int) -> None:
     die_with_parent()
 
 
+def _end_workers() -> None:
+    """Without this a process that ends by an exception would wait for ever: for its workers, to which SIGTERM says nothing."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would report each one as an error
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
+
+
 class _Requests(Sampler[_Request]):
     def __init__(self, plan: Plan, updates: Sequence[int], micro: int, rank: int, world: int) -> None:
         self.plan, self.updates, self.micro, self.rank, self.world = plan, updates, micro, rank, world
@@ -145,6 +155,8 @@ class Feed:
             worker_init_fn=_be_worker,
         )
         self._batches = iter(loader)
+        atexit.unregister(_end_workers)
+        atexit.register(_end_workers)  # last, so that it comes before the loader's own, which waits for each worker
 
     def update(self) -> list[MicroBatch]:
         """The micro-batches of the next update. Raises ``UserError`` past the allowed share of bad samples."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,6 +135,21 @@ def test_too_many_bad_samples_stop_the_run_with_the_reasons() -> None:
     stream = feed(Numbers(400, frozenset(range(40))))
     with pytest.raises(UserError, match=r"loops\.loop\.tasks\.t\.data\.s: \d+ of \d+ samples are bad \(\d+ x unreadable\)"):
         run_through(stream, 40)
+
+
+_CRASH = """
+from tests.engine.test_plan_and_feed import Numbers, feed
+stream = feed(Numbers(4000), 1000, workers=2)
+stream.update()
+raise RuntimeError("out of memory")
+"""
+
+
+def test_a_crash_ends_the_workers_and_the_process() -> None:
+    """Workers ignore SIGTERM, by which multiprocessing ends them before it waits for them."""
+    done = subprocess.run([sys.executable, "-c", _CRASH], cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.endswith("RuntimeError: out of memory\n")
 
 
 def test_every_bad_sample_is_named_in_a_file(tmp_path: Path) -> None:

@@ -230,7 +230,7 @@ def test_real_photographs_train_with_finite_losses(tiny: Make, samples: Path) ->
 
 def test_bad_samples_are_logged_summed_up_and_named(tiny: Make, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     copy = shutil.copytree(world / "sa1b", tmp_path / "sa1b")
-    for picture in sorted(copy.glob("*.jpg"))[::2]:
+    for picture in sorted(copy.glob("*.jpg"))[1:]:
         picture.write_bytes(picture.read_bytes()[:300])
     folder = go(tiny(f"loops.loop1.tasks.pseudo.data.sa1b.root={copy}", "train.max_bad_fraction=1"))
     lines = [json.loads(line) for line in (folder / "bad_samples.jsonl").read_text().splitlines()]
