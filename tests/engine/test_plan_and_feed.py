@@ -93,9 +93,7 @@ def test_another_seed_draws_other_samples() -> None:
     assert plan(500, seed=1).slots(0) != plan(500, seed=2).slots(0)
 
 
-def feed(
-    dataset: Numbers, updates: int = 40, max_bad: float = 0.01, start: int = 0, workers: int = 0, record: Path | None = None
-) -> Feed:
+def feed(dataset: Numbers, updates: int = 40, max_bad: float = 0.01, start: int = 0, workers: int = 0, record: Path | None = None) -> Feed:
     return Feed(Plan([source("s", dataset)], 5, 8), Ids(), range(start, updates), 4, 0, 1, workers, max_bad, record)
 
 
@@ -162,7 +160,13 @@ def test_every_bad_sample_is_named_in_a_file(tmp_path: Path) -> None:
     assert {int(line["sample"]) for line in lines} <= set(range(40))
     assert {line["update"] for line in lines} <= set(range(40))
     first = next(slot for update in range(40) for slot in stream_plan(400).slots(update) if slot.index < 40)
-    expected = {"update": first.update, "source": "loops.loop.tasks.t.data.s", "reason": "unreadable", "sample": str(first.index), "detail": ""}
+    expected = {
+        "update": first.update,
+        "source": "loops.loop.tasks.t.data.s",
+        "reason": "unreadable",
+        "sample": str(first.index),
+        "detail": "",
+    }
     assert lines[0] == expected
 
 
@@ -172,7 +176,9 @@ def stream_plan(length: int) -> Plan:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_source_without_a_usable_sample_stops_the_run(workers: int) -> None:
-    with pytest.raises(UserError, match=r"^loops\.loop\.tasks\.t\.data\.s: 20 draws in a row were bad, .*options$"):  # no worker's traceback
+    with pytest.raises(
+        UserError, match=r"^loops\.loop\.tasks\.t\.data\.s: 20 draws in a row were bad, .*options$"
+    ):  # no worker's traceback
         feed(Numbers(10, frozenset(range(10))), workers=workers).update()
 
 
