@@ -1,4 +1,4 @@
-"""One loader worker's work on the same SA-1B files, ours and the plain way: python benchmarks/data.py
+"""One loader worker's work on the same SA-1B files, ours and the plain way: python -m benchmarks.data
 
 plain   decode, to float32, two float resizes of each of two views (448 and 1024) with the same filter, two float masks at
         1024, both views sent
