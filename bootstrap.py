@@ -1,9 +1,9 @@
 """Sets dualloop up in ``.venv`` beside this file and runs something in it. Needs Python 3.11 or newer and nothing else.
 
-python3 bootstrap.py run          set up, then the main job (a synthetic world and the dual loop on it)
-python3 bootstrap.py test [...]   set up, then the tests (further arguments go to pytest)
-python3 bootstrap.py lint         set up, then ruff and the type checker
-python3 bootstrap.py setup        set up only
+    python3 bootstrap.py run          set up, then the main job (a synthetic world and the dual loop on it)
+    python3 bootstrap.py test [...]   set up, then the tests (further arguments go to pytest)
+    python3 bootstrap.py lint         set up, then ruff and the type checker
+    python3 bootstrap.py setup        set up only
 """
 
 from __future__ import annotations
