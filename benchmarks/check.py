@@ -2,7 +2,8 @@
 
 Writes SA-1B with so many regions (100 to a picture of 1500 x 2250; the pictures are links to a few real ones), a Describe Anything
 split with as many described regions, and small sources for the rest of recipes/dual_loop_8gpu.yaml; then runs ``python -m core.check``
-on that recipe twice, in processes of their own: without indices of the sources, and with them.
+on that recipe twice, in processes of their own: without indices of the sources, and with them. Besides the time that passed it
+prints the processor time, which other work on the machine hardly changes.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import io
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -76,8 +78,14 @@ def write_lvis(root: Path, regions: int, pictures: int = 200) -> None:
         file.write("}")
 
 
-def checked(folder: Path) -> tuple[float, int, list[str]]:
-    """(seconds, exit code, lines printed) of the command on the tree."""
+def _children() -> float:
+    """Processor seconds of the processes that have been waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def checked(folder: Path) -> tuple[float, float, int, list[str]]:
+    """(seconds, processor seconds, exit code, lines printed) of the command on the tree."""
     world = folder / "world"
     paths = {
         "model.checkpoint": HERE / "assets/sa2va-shapes",
@@ -90,9 +98,9 @@ def checked(folder: Path) -> tuple[float, int, list[str]]:
     command = [sys.executable, "-m", "core.check", str(HERE / "recipes/dual_loop_8gpu.yaml"), "--out", str(folder / "sheets")]
     command += [f"{key}={path}" for key, path in paths.items()]
     environment = os.environ | {"DUALLOOP_CACHE": str(folder / "cache"), "PYTHONPATH": str(HERE)}
-    begun = time.perf_counter()
+    begun, before = time.perf_counter(), _children()
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    return time.perf_counter() - begun, done.returncode, (done.stdout + done.stderr).splitlines()
+    return time.perf_counter() - begun, _children() - before, done.returncode, (done.stderr + done.stdout).splitlines()
 
 
 def main() -> None:
@@ -108,10 +116,10 @@ def main() -> None:
         write_lvis(folder / "world/dam/LVIS", arguments.regions)
         write_sa1b(folder / "sa1b", arguments.regions)
         for state in ("without indices", "with indices"):
-            seconds, code, lines = checked(folder)
+            seconds, processor, code, lines = checked(folder)
             if arguments.verbose:
                 print("\n".join(lines))
-            print(f"{state}: {seconds:.1f} s, exit code {code}; {lines[-1] if lines else ''}", flush=True)
+            print(f"{state}: {seconds:.1f} s, {processor:.1f} s of processor, exit code {code}; {lines[-1] if lines else ''}", flush=True)
     finally:
         shutil.rmtree(folder)
 

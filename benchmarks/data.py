@@ -1,13 +1,16 @@
-"""One loader worker's work on the same SA-1B files, ours and the plain way: python benchmarks/data.py
+"""One loader worker's work on the same SA-1B files, ours and the plain way: python -m benchmarks.data
 
-ours    decode, two 8-bit resizes of one view, uint8 pictures, masks at a quarter of the SAM2 side, equal pictures sent once
-draft   the same with the readers' option draft: 512, which changes pixels: JPEGs decoded at 1/2, 1/4 or 1/8 while both sides keep 512
 plain   decode, to float32, two float resizes of each of two views (448 and 1024) with the same filter, two float masks at
         1024, both views sent
+ours    decode, two 8-bit resizes of one view, uint8 pictures, masks at a quarter of the SAM2 side, equal pictures sent once
+fast    the same with the model's option resize: fast, which changes some pixels by a step
+draft   ours with the readers' option draft: 512, which changes pixels: JPEGs decoded at 1/2, 1/4 or 1/8 while both sides keep 512
+both    fast and draft
 
-Each runs in one loader worker on one thread; samples are counted where they leave its queue, and bytes are those of the
-batch's arrays. The second view equals the first, as in all sources but SA-V. ``--memory N``
-prepares N samples of small pictures and reports by how much the process's own memory grows over the last nine tenths.
+Each runs in one loader worker on one thread, in turns. Compared is the processor time that the worker takes for a sample, from
+reading the file until the batch is in the queue: other processes on the machine hardly change it. Bytes are those of the batch's
+arrays. The second view equals the first, as in all sources but SA-V. ``--memory N`` prepares N samples of small pictures and
+reports by how much the process's own memory grows over the last nine tenths.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +74,9 @@ def plain(regions: Sequence[Region]) -> dict[str, Tensor]:
     return {name: torch.stack(values) for name, values in batch.items()}
 
 
-def ours(regions: Sequence[Region]) -> dict[str, Any]:
+def ours(regions: Sequence[Region], fast: bool = False) -> dict[str, Any]:
     """The engine's batch."""
-    prepare = Sa2vaPreparation(tile=TILE, sam_size=SAM, grid=16, max_tiles=1)
+    prepare = Sa2vaPreparation(tile=TILE, sam_size=SAM, grid=16, max_tiles=1, fast=fast)
     return vars(prepare.collate([prepare(region) for region in regions]))
 
 
@@ -92,23 +96,30 @@ class Batches(Dataset[dict[str, Any]]):
         return self.count
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.make([self.source[i] for i in self.chosen])
+        return {"begun": time.process_time(), **self.make([self.source[i] for i in self.chosen])}
 
 
 def measure(root: Path, pictures: int, turns: int, rounds: int = 3) -> dict[str, dict[str, float]]:
-    """Samples a second out of one worker's queue and bytes a sample of each way: the best of some rounds of ``turns`` batches."""
+    """Of each way the best of some rounds of ``turns`` batches: the worker's processor milliseconds and what leaves it."""
     whole, drafted = Sa1b(root=root, max_samples=pictures), Sa1b(root=root, max_samples=pictures, draft=DRAFT)
     ways: dict[str, tuple[Sa1b, Callable[[Sequence[Region]], dict[str, Any]]]]
-    ways = {"plain": (whole, plain), "ours": (whole, ours), "draft": (drafted, ours)}
-    found = {way: {"samples/s": 0.0, "MB/sample": 0.0} for way in ways}
+    ways = {"plain": (whole, plain), "ours": (whole, ours), "fast": (whole, partial(ours, fast=True))}
+    ways |= {"draft": (drafted, ours), "both": (drafted, partial(ours, fast=True))}
+    found = {way: {"ms/sample": float("inf"), "samples/s": 0.0, "MB/sample": 0.0} for way in ways}
     for _ in range(rounds):
         for way, (dataset, make) in ways.items():
-            loader = iter(DataLoader(Batches(dataset, make, pictures, turns + 2), batch_size=None, num_workers=1, prefetch_factor=1))
+            # three batches more than are counted: the first may load things, and the last ones' ends are not seen
+            loader = iter(DataLoader(Batches(dataset, make, pictures, turns + 3), batch_size=None, num_workers=1, prefetch_factor=1))
             made, begun = next(loader), time.perf_counter()
+            stamps = [made["begun"]]
             for _ in range(turns):
                 made = next(loader)
-            found[way]["samples/s"] = max(found[way]["samples/s"], turns * pictures / (time.perf_counter() - begun))
-            found[way]["MB/sample"] = weight(made) / pictures / 1e6
+                stamps.append(made["begun"])
+            seconds, best = time.perf_counter() - begun, found[way]
+            best["ms/sample"] = min(best["ms/sample"], (stamps[-1] - stamps[0]) / turns / pictures * 1e3)
+            best["samples/s"] = max(best["samples/s"], turns * pictures / seconds)
+            best["MB/sample"] = weight(made) / pictures / 1e6
+            del loader
     return found
 
 
@@ -149,15 +160,15 @@ def main() -> None:
     torch.set_num_threads(1)  # as in a worker
     with tempfile.TemporaryDirectory() as folder:
         print(f"batches of {arguments.pictures}, one worker, one thread, best of 3 rounds of {arguments.turns}\n")
-        print(f"{'pictures':<14}{'':<12}{'plain':>10}{'ours':>10}{'ratio':>10}{'draft':>10}{'ratio':>10}")
+        print(f"{'pictures':<12}{'way':<8}{'CPU ms/sample':>14}{'less by':>9}{'samples/s':>11}{'MB/sample':>11}{'less by':>9}")
         for height, width in ((1500, 2250), (480, 640)):
             root = Path(folder) / f"{height}x{width}"
             write_pictures(root, arguments.pictures, height, width)
             found = measure(root, arguments.pictures, arguments.turns)
-            for name in ("samples/s", "MB/sample"):
-                a, b, c = (found[way][name] for way in ("plain", "ours", "draft"))
-                ratios = (b / a, c / a) if name == "samples/s" else (a / b, a / c)
-                print(f"{root.name:<14}{name:<12}{a:>10.2f}{b:>10.2f}{ratios[0]:>9.1f}x{c:>10.2f}{ratios[1]:>9.1f}x", flush=True)
+            for way, one in found.items():
+                less, fewer = (found["plain"][name] / one[name] for name in ("ms/sample", "MB/sample"))
+                times = f"{one['ms/sample']:>14.1f}{less:>8.1f}x{one['samples/s']:>11.2f}"
+                print(f"{root.name:<12}{way:<8}{times}{one['MB/sample']:>11.2f}{fewer:>8.1f}x", flush=True)
         dataset = Sa1b(root=root)
         print(f"\npixels equal after normalisation: {'yes' if equal_pixels(dataset[0]) else 'NO'}")
         print(f"largest difference to the plain way's pixels: {difference(dataset):.2f} of 255")

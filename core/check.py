@@ -56,7 +56,8 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps({"ok": not failed, "findings": [asdict(finding) for finding in findings], "sheets": str(out)}, indent=1))
     else:
         counts = {status: sum(finding.status == status for finding in findings) for status in ("pass", "warn", "fail")}
-        print(f"\n{', '.join(f'{count} {status}' for status, count in counts.items())}; picture sheets in {out}")
+        sheets = f"; picture sheets in {out}" if out.is_dir() else ""
+        print(f"\n{', '.join(f'{count} {status}' for status, count in counts.items())}{sheets}")
     return int(failed)
 
 

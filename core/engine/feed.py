@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import json
+import multiprocessing
 import signal
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -18,13 +22,24 @@ MAX_ATTEMPTS = 20  # draws for one slot before its source is called unusable
 MIN_DRAWS = 100  # draws from a source before its share of bad samples is judged
 
 
+@dataclass(frozen=True)
+class BadDraw:
+    """A sample that was drawn and could not be used."""
+
+    update: int
+    source: str  # its path
+    reason: str
+    sample: str
+    detail: str
+
+
 @dataclass
 class MicroBatch:
     """What one backward pass sees: the samples of each task together, and what was wrong with others."""
 
     parts: list[tuple[str, RegionBatch]]  # (task, batch)
     drawn: Counter[str]  # source path -> draws
-    bad: list[tuple[str, str, str]]  # (source path, reason, sample id)
+    bad: list[BadDraw]
 
     @property
     def ids(self) -> dict[str, list[str]]:
@@ -39,13 +54,22 @@ class _Request:
     slots: tuple[Slot, ...]
 
 
-class _Drawing(Dataset[MicroBatch]):
-    """Maps a request to its micro-batch; runs in a worker."""
+class _Drawing(Dataset[MicroBatch | UserError]):
+    """Maps a request to its micro-batch; runs in a worker.
+
+    A ``UserError`` is returned, not raised: the loader would wrap its sentence into the worker's traceback.
+    """
 
     def __init__(self, plan: Plan, preparation: Preparation) -> None:
         self.plan, self.preparation = plan, preparation
 
-    def __getitem__(self, request: _Request) -> MicroBatch:  # type: ignore[override]
+    def __getitem__(self, request: _Request) -> MicroBatch | UserError:  # type: ignore[override]
+        try:
+            return self._micro_batch(request)
+        except UserError as error:
+            return error
+
+    def _micro_batch(self, request: _Request) -> MicroBatch:
         micro = MicroBatch([], Counter(), [])
         by_task: dict[str, list[Any]] = {}
         for slot in request.slots:
@@ -63,7 +87,7 @@ class _Drawing(Dataset[MicroBatch]):
                 # one id space over all sources: noise is derived from it
                 return self.preparation(replace(region, id=f"{source.name}/{region.id}"), source.needs)
             except BadSample as bad:
-                micro.bad.append((source.path, bad.reason, bad.sample))
+                micro.bad.append(BadDraw(slot.update, source.path, bad.reason, bad.sample, bad.detail))
                 last, index = bad, self.plan.replacement(slot, attempt)
         raise UserError(
             f"{source.path}: {MAX_ATTEMPTS} draws in a row were bad, the last one {last}; check the data set's folder and options"
@@ -75,6 +99,14 @@ def _be_worker(number: int) -> None:
     for stop in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(stop, signal.SIG_IGN)
     die_with_parent()
+
+
+def _end_workers() -> None:
+    """Without this a process that ends by an exception would wait for ever: for its workers, to which SIGTERM says nothing."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would report each one as an error
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 class _Requests(Sampler[_Request]):
@@ -95,11 +127,21 @@ class Feed:
     """The micro-batches of one loop, update after update, and the running count of bad samples."""
 
     def __init__(
-        self, plan: Plan, preparation: Preparation, updates: Sequence[int], micro: int, rank: int, world: int, workers: int, max_bad: float
+        self,
+        plan: Plan,
+        preparation: Preparation,
+        updates: Sequence[int],
+        micro: int,
+        rank: int,
+        world: int,
+        workers: int,
+        max_bad: float,
+        record: Path | None = None,
     ) -> None:
+        """``record``: a file to which each bad sample is added as a line of JSON."""
         requests = _Requests(plan, updates, micro, rank, world)
         self.per_update = plan.batch // (micro * world)
-        self.max_bad = max_bad
+        self.max_bad, self.record = max_bad, record
         self.drawn: Counter[str] = Counter()
         self.bad: Counter[tuple[str, str]] = Counter()
         loader = DataLoader(
@@ -113,15 +155,27 @@ class Feed:
             worker_init_fn=_be_worker,
         )
         self._batches = iter(loader)
+        atexit.unregister(_end_workers)
+        atexit.register(_end_workers)  # last, so that it comes before the loader's own, which waits for each worker
 
     def update(self) -> list[MicroBatch]:
         """The micro-batches of the next update. Raises ``UserError`` past the allowed share of bad samples."""
-        batches = [next(self._batches) for _ in range(self.per_update)]
-        for micro in batches:
+        batches = []
+        for _ in range(self.per_update):
+            micro = next(self._batches)
+            if isinstance(micro, UserError):
+                raise micro
+            batches.append(micro)
             self.drawn += micro.drawn
-            self.bad.update((path, reason) for path, reason, _ in micro.bad)
+            self.bad.update((draw.source, draw.reason) for draw in micro.bad)
+        self._note([draw for micro in batches for draw in micro.bad])
         self._judge()
         return batches
+
+    def _note(self, bad: Sequence[BadDraw]) -> None:
+        if bad and self.record is not None:
+            with self.record.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.writelines(json.dumps(asdict(draw), ensure_ascii=False) + "\n" for draw in bad)
 
     def _judge(self) -> None:
         bad: Counter[str] = Counter()
@@ -130,9 +184,10 @@ class Feed:
         for path, count in bad.items():
             if self.drawn[path] >= MIN_DRAWS and count > self.max_bad * self.drawn[path]:
                 reasons = ", ".join(f"{n} x {reason}" for (source, reason), n in self.bad.most_common() if source == path)
+                named = f"{self.record} names them; " if self.record else ""
                 raise UserError(
                     f"{path}: {count} of {self.drawn[path]} samples are bad ({reasons}), more than train.max_bad_fraction {self.max_bad}; "
-                    "repair the data or raise the limit"
+                    f"{named}repair the data or raise the limit"
                 )
 
 

@@ -257,6 +257,7 @@ def _build(recipe: Recipe, registry: Registry, folder: Path, last: Path | None, 
             strategy.world,
             train["workers"],
             train["max_bad_fraction"],
+            folder / f"bad_samples{f'.rank{strategy.rank}' if strategy.rank else ''}.jsonl",
         )
         loops[name] = LoopSetup(name, loop["weight"], tasks, feed)
     trackers = {name: build(recipe, ("track", name), registry) for name in values["track"] if ranks.main}
@@ -367,7 +368,8 @@ def _finish(
     if built.trainer.skipped:
         summary["skipped updates"] = f"{built.trainer.skipped}, in which a loss or gradient was NaN or Inf; see not_finite-*.json"
     if bad:
-        summary["bad samples"] = ", ".join(f"{count:.0f} x {what}" for what, count in bad.items())
+        counts = ", ".join(f"{count:.0f} x {what}" for what, count in bad.items())
+        summary["bad samples"] = f"{counts}; {built.folder / 'bad_samples*.jsonl'} name them"
     if built.recipe.values["checkpoint"]["export"]:
         target = built.folder / "export"
         shutil.rmtree(target, ignore_errors=True)

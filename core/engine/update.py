@@ -122,12 +122,14 @@ class Trainer:
         """This rank's part of the accumulated gradient of one loop; losses and metrics are added to ``values``."""
         micro_batches, noise = loop.feed.update(), RunNoise(self.seed, number)
         totals: dict[str, float] = defaultdict(float)  # loss term -> items over the whole update, all tasks and ranks
+        sums: dict[str, float] = defaultdict(float)
         for micro in micro_batches:
+            for draw in micro.bad:
+                sums[f"bad/{draw.source}/{draw.reason}"] += 1
             for task, batch in micro.parts:
                 for term, count in loop.tasks[task].counts(self.model, batch, noise).items():
                     totals[term] += count
         totals = self.strategy.total(totals)
-        sums: dict[str, float] = defaultdict(float)
         with self.strategy.gradient() as gradients:
             for i, micro in enumerate(micro_batches):
                 # dropout is the only draw that is not derived from a sample: seed it for this micro-batch

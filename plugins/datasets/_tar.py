@@ -54,7 +54,7 @@ def members(path: Path, sample: str) -> Members:
             _open[path] = (stamp, Members(index))
     except FileNotFoundError as fault:
         raise BadSample("missing tar", sample, str(path)) from fault
-    except (OSError, tarfile.TarError) as fault:
+    except (OSError, ValueError, tarfile.TarError) as fault:  # ValueError: a name that no file can have
         raise BadSample("damaged tar", sample, f"{path}: {fault}") from fault
     return _open[path][1]
 

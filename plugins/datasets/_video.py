@@ -42,6 +42,7 @@ def _collect(path: Path, wanted: Sequence[int], seek: bool, sample: str) -> list
             raise BadSample("damaged video", sample, f"{path}: no decoder")
         if codec.width * codec.height > MAX_PIXELS:
             raise BadSample("picture too large", sample, f"{codec.width}x{codec.height}")
+        codec.options = {"max_pixels": str(MAX_PIXELS)}  # frames may claim another size than the file's head
         for number, frame in _by_time(container, stream, wanted[0]) if seek else enumerate(container.decode(stream)):
             if number > wanted[len(found)]:
                 if seek:

@@ -48,7 +48,10 @@ class Refcoco:
             raise ValueError(f"text must be raw or sent, not {text}.")
         self.draft = check_draft(draft)
         self.root = existing_folder(root, "refcoco", f"{dataset}/refs({split_by}).p")
-        refs = existing_file(self.root / dataset / f"refs({split_by}).p", "refcoco")
+        refs = self.root / dataset / f"refs({split_by}).p"
+        if not refs.is_file() and (others := ", ".join(sorted(path.name for path in refs.parent.glob("refs(*).p")))):
+            raise UserError(f"refcoco: {refs} is missing, but there is {others}; set split_by to what stands in the brackets.")
+        refs = existing_file(refs, "refcoco")
         self._file = existing_file(self.root / dataset / "instances.json", "refcoco")
         self._folder, self._name = _picture_folder(self.root, dataset, images), f"{dataset}/{split_by}"
         options = {"refs": refs.resolve(), "split": split, "text": text}

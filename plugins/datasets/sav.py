@@ -68,7 +68,7 @@ class Sav:
         sample = f"{name.removesuffix('.json')}/{thing}/{first}"
         content = _content(self.root / name, sample)
         try:
-            step = round(_VIDEO_RATE / float(content.get("fps", 6)))
+            step = round(_VIDEO_RATE / content["fps"])
             expected = math.ceil(int(content["video_frame_count"]) / step)
             cells = [content["masklet"][k][thing] for k in dict.fromkeys([first, first + self.distance])]
         except (KeyError, IndexError, TypeError, ValueError, ArithmeticError) as fault:
@@ -93,8 +93,12 @@ def _content(path: Path, sample: str) -> dict[str, Any]:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as fault:
         raise BadSample("damaged annotation", sample, str(fault)) from fault
-    if not isinstance(content, dict) or not isinstance(content.get("masklet"), list) or not isinstance(content.get("fps", 6), int | float):
+    if not isinstance(content, dict) or not isinstance(content.get("masklet"), list):
         raise BadSample("damaged annotation", sample, "no masklet")
+    rate = content.get("fps", 6)  # of the annotations; sam2's own reader takes a number or a list of one for each object
+    content["fps"] = rate[0] if isinstance(rate, list) and rate else rate
+    if not isinstance(content["fps"], int | float):
+        raise BadSample("damaged annotation", sample, f"fps is {str(rate)[:80]}")
     return content
 
 

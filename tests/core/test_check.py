@@ -53,13 +53,14 @@ def test_the_model_s_numbers_are_those_of_the_built_model(tiny: Any) -> None:
     from core.recipe import build
     from core.registry import Registry
 
-    recipe, registry = tiny(), Registry()
+    recipe, registry = tiny("model.resize=fast"), Registry()
     facts, _ = model_facts(recipe, registry)
     model = build(recipe, ("model",), registry)
     assert facts["trained"] == {group: sum(p.numel() for _, p in members) for group, members in model.trainable().items()}
     assert facts["parameters"] == sum(p.numel() for p in model.parameters())
     assert facts["tokens"]("a red square") == int(model.tokenize(["a red square"], 99).mask.sum())
     assert facts["preparation"] == model.preparation
+    assert model.preparation.fast
     assert facts["activations"](4, 10) == 2 * facts["activations"](2, 10) > 0
 
 

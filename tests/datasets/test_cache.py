@@ -30,7 +30,7 @@ def test_many_regions_open_fast_and_weigh_little(name: str, tmp_path: Path) -> N
     """The short form of ``benchmarks/index.py``, where the same is measured with a million."""
     found = benchmark.measure(name, tmp_path / name, 20_000)
     assert found["regions"] == 20_000
-    assert found["open_s"] < 0.5
+    assert found["open_processor_s"] < 0.5  # the time that passes is the machine's, too
     assert found["index_bytes_per_region"] <= 100
     assert found["own_bytes_per_region"] <= 100 + 2**21 / 20_000  # what imports and buffers take does not grow with the regions
 

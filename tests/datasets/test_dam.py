@@ -106,6 +106,8 @@ def test_a_missing_frame(tmp_path: Path) -> None:
         ({"image": "train2017/5.jpg"}, "missing member"),
         ({"tar_file": "00000007.tar"}, "missing tar"),
         ({"tar_file": "../../outside.tar"}, "missing tar"),
+        ({"tar_file": "\0"}, "damaged tar"),
+        ({"tar_file": "\ud800"}, "damaged tar"),
         ({"image": "evil.pickle"}, "damaged picture"),
     ],
 )

@@ -112,7 +112,7 @@ def test_pictures_elsewhere_missing_or_damaged(root: Path) -> None:
 
 def test_files_missing_or_damaged(root: Path) -> None:
     folder = root / "refcoco"
-    with pytest.raises(UserError, match=r"refs\(google\)"):
+    with pytest.raises(UserError, match=r"refs\(google\)\.p is missing, but there is refs\(unc\)\.p; set split_by"):
         Refcoco(root=root, split_by="google")
     with pytest.raises(UserError, match=r"refcoco\+"):
         Refcoco(root=root, dataset="refcoco+")

@@ -116,6 +116,8 @@ def test_uneven_times_are_counted_in_order(tmp_path: Path) -> None:
         ({"video_frame_count": None}, "damaged annotation"),
         ({"masklet": 3}, "damaged annotation"),
         ({"fps": "x"}, "damaged annotation"),
+        ({"fps": []}, "damaged annotation"),
+        ({"fps": 0}, "damaged annotation"),
         ({"masklet": [[{"size": [48, 64], "counts": "!!"}] for _ in range(25)]}, "damaged mask"),
         ({"masklet": [[{"size": [4, 4], "counts": [0, 16]}] for _ in range(25)]}, "mask and picture differ in size"),
     ],
@@ -143,8 +145,29 @@ def test_videos_missing_cut_or_too_short(root: Path) -> None:
         dataset[0]
 
 
-def test_a_given_rate_of_annotation(tmp_path: Path) -> None:
-    root = write(tmp_path, [[rle(2)] for _ in range(math.ceil(100 / 2))], 100, fps=12)
+def test_a_video_whose_frames_claim_too_much(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = Sav(root=root, distance=0)
+    monkeypatch.setattr(_video, "MAX_PIXELS", 64 * 48 - 1)
+    with pytest.raises(BadSample, match="picture too large"):
+        dataset[0]
+    monkeypatch.setattr(_video, "MAX_PIXELS", _Unlike(0))  # the head passes, the decoder holds to the limit
+    with pytest.raises(BadSample, match="damaged video"):
+        dataset[0]
+
+
+class _Unlike(int):
+    """A limit that is larger than the size in the file's head, and yet 0 for the decoder."""
+
+    def __lt__(self, other: int) -> bool:
+        return False
+
+    def __str__(self) -> str:
+        return "1000"
+
+
+@pytest.mark.parametrize("rate", [12, 12.0, [12, 12]])
+def test_a_given_rate_of_annotation(tmp_path: Path, rate: Any) -> None:
+    root = write(tmp_path, [[rle(2)] for _ in range(math.ceil(100 / 2))], 100, fps=rate)
     region = Sav(root=root, distance=1, pairs=100)[30]
     k = int(region.id.rpartition("/")[2])
     assert abs(int(region.image.mean()) - 4 * k) <= 3

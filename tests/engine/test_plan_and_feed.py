@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -89,8 +93,8 @@ def test_another_seed_draws_other_samples() -> None:
     assert plan(500, seed=1).slots(0) != plan(500, seed=2).slots(0)
 
 
-def feed(dataset: Numbers, updates: int = 40, max_bad: float = 0.01, start: int = 0, workers: int = 0) -> Feed:
-    return Feed(Plan([source("s", dataset)], 5, 8), Ids(), range(start, updates), 4, 0, 1, workers, max_bad)
+def feed(dataset: Numbers, updates: int = 40, max_bad: float = 0.01, start: int = 0, workers: int = 0, record: Path | None = None) -> Feed:
+    return Feed(Plan([source("s", dataset)], 5, 8), Ids(), range(start, updates), 4, 0, 1, workers, max_bad, record)
 
 
 def test_bad_samples_are_replaced_deterministically_and_counted() -> None:
@@ -131,9 +135,51 @@ def test_too_many_bad_samples_stop_the_run_with_the_reasons() -> None:
         run_through(stream, 40)
 
 
-def test_a_source_without_a_usable_sample_stops_the_run() -> None:
-    with pytest.raises(UserError, match="20 draws in a row were bad"):
-        feed(Numbers(10, frozenset(range(10)))).update()
+_CRASH = """
+from tests.engine.test_plan_and_feed import Numbers, feed
+stream = feed(Numbers(4000), 1000, workers=2)
+stream.update()
+raise RuntimeError("out of memory")
+"""
+
+
+def test_a_crash_ends_the_workers_and_the_process() -> None:
+    """Workers ignore SIGTERM, by which multiprocessing ends them before it waits for them."""
+    done = subprocess.run([sys.executable, "-c", _CRASH], cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.endswith("RuntimeError: out of memory\n")
+
+
+def test_every_bad_sample_is_named_in_a_file(tmp_path: Path) -> None:
+    record = tmp_path / "bad.jsonl"
+    stream = feed(Numbers(400, frozenset(range(40))), record=record)
+    with pytest.raises(UserError, match=r"bad\.jsonl names them; repair"):
+        run_through(stream, 40)
+    lines = [json.loads(line) for line in record.read_text().splitlines()]
+    assert len(lines) == sum(stream.bad.values())
+    assert {int(line["sample"]) for line in lines} <= set(range(40))
+    assert {line["update"] for line in lines} <= set(range(40))
+    first = next(slot for update in range(40) for slot in stream_plan(400).slots(update) if slot.index < 40)
+    expected = {
+        "update": first.update,
+        "source": "loops.loop.tasks.t.data.s",
+        "reason": "unreadable",
+        "sample": str(first.index),
+        "detail": "",
+    }
+    assert lines[0] == expected
+
+
+def stream_plan(length: int) -> Plan:
+    return Plan([source("s", Numbers(length))], 5, 8)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_source_without_a_usable_sample_stops_the_run(workers: int) -> None:
+    with pytest.raises(
+        UserError, match=r"^loops\.loop\.tasks\.t\.data\.s: 20 draws in a row were bad, .*options$"
+    ):  # no worker's traceback
+        feed(Numbers(10, frozenset(range(10))), workers=workers).update()
 
 
 def test_an_empty_source_is_refused() -> None:

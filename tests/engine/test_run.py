@@ -235,6 +235,22 @@ def test_real_photographs_train_with_finite_losses(tiny: Make, samples: Path) ->
     assert all(torch.isfinite(torch.tensor(line["loop1/loss"] + line["loop2/loss"])) for line in lines)
 
 
+def test_bad_samples_are_logged_summed_up_and_named(tiny: Make, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = shutil.copytree(world / "sa1b", tmp_path / "sa1b")
+    for picture in sorted(copy.glob("*.jpg"))[1:]:
+        picture.write_bytes(picture.read_bytes()[:300])
+    folder = go(tiny(f"loops.loop1.tasks.pseudo.data.sa1b.root={copy}", "train.max_bad_fraction=1"))
+    lines = [json.loads(line) for line in (folder / "bad_samples.jsonl").read_text().splitlines()]
+    source = "loops.loop1.tasks.pseudo.data.sa1b"
+    assert {(line["source"], line["reason"]) for line in lines} == {(source, "damaged picture")}
+    assert all(line["sample"].startswith("sa_") and ".jpg" in line["detail"] for line in lines)
+    values = [values.get(f"bad/{source}/damaged picture", 0) for values in logged(folder)]
+    assert values == [sum(line["update"] == update for line in lines) for update in range(4)]
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"bad samples: {len(lines)} x {source}: damaged picture; " in shown
+    assert "jsonl name them" in shown
+
+
 def test_the_readmes_own_component_runs(tiny: Make, tmp_path: Path) -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     plugin = tmp_path / "mine.py"

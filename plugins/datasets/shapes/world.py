@@ -56,8 +56,9 @@ def write_world(
     """Writes the world into the folder ``out``: complete or not at all; no picture is in two sources.
 
     ``pictures``: how many in all, roughly; ``size``: their side in pixels; ``alike``: all things of a picture have one
-    colour, so that only shape, size and place tell them apart. ``progress`` is called with a line for each source. Returns at once where ``out`` holds this very world. Raises ``FileExistsError`` where it holds another
-    thing, ``ValueError`` for impossible settings.
+    colour, so that only shape, size and place tell them apart. ``progress`` is called with a line for each source. Returns at
+    once where ``out`` holds this very world. Raises ``FileExistsError`` where it holds another thing, ``ValueError`` for
+    impossible settings.
     """
     if pictures < 1 or seed < 0 or not 64 <= size <= 4096:
         raise ValueError(f"pictures must be at least 1, seed at least 0 and size 64 to 4096, not {pictures}, {seed} and {size}.")

@@ -43,7 +43,7 @@ def facts(**given: Any) -> Mapping[str, Any]:
             trained[group] += parameter.numel()
     text = Text(read_tokenizer(folder), config.template, folder)
     return {
-        "preparation": Sa2vaPreparation(config.tile, config.sam_size, config.grid, tiles),
+        "preparation": Sa2vaPreparation(config.tile, config.sam_size, config.grid, tiles, given.get("resize") == "fast"),
         "tokens": lambda caption: len(text.ids(caption.strip() + text.turn.end)),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "trained": trained,

@@ -1,7 +1,8 @@
 """Pictures and masks in the model's own sizes: tiles for the language model, one picture for SAM2, the prompt grid.
 
 Follows upstream's ``dynamic_preprocess`` and ``DirectResize``: PIL's default (bicubic) filter, aspect not kept, RGB.
-Pictures stay uint8 until they reach the device; ``normalize`` gives upstream's float32 tensor exactly.
+Pictures stay uint8 until they reach the device; ``normalize`` gives upstream's float32 tensor exactly. With ``fast`` they are
+resized by torch's vectorised kernel for the same filter: some seven times as quick; 1 to 9 % of the values are 1 of 255 off.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from core.contracts import BadSample, Region, RegionBatch
 
@@ -39,14 +41,21 @@ def tile_grid(width: int, height: int, tile: int, most: int = MAX_TILES) -> tupl
     return best
 
 
-def tiles_of(image: np.ndarray, tile: int, most: int = MAX_TILES) -> np.ndarray:
+def resized(image: np.ndarray, width: int, height: int, fast: bool = False) -> np.ndarray:
+    """[H, W, 3] uint8 -> [height, width, 3] uint8."""
+    if not fast:
+        return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+    pixels = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)[None]  # [1, 3, H, W], channels last
+    return F.interpolate(pixels, (height, width), mode="bicubic", antialias=True)[0].permute(1, 2, 0).numpy()
+
+
+def tiles_of(image: np.ndarray, tile: int, most: int = MAX_TILES, fast: bool = False) -> np.ndarray:
     """[H, W, 3] uint8 -> [n, 3, tile, tile] uint8: row by row, and a thumbnail last if there is more than one."""
-    picture = Image.fromarray(image)
-    columns, rows = tile_grid(picture.width, picture.height, tile, most)
-    resized = np.asarray(picture.resize((tile * columns, tile * rows), Image.Resampling.BICUBIC))
-    parts = [resized[j * tile : (j + 1) * tile, i * tile : (i + 1) * tile] for j in range(rows) for i in range(columns)]
+    columns, rows = tile_grid(image.shape[1], image.shape[0], tile, most)
+    whole = resized(image, tile * columns, tile * rows, fast)
+    parts = [whole[j * tile : (j + 1) * tile, i * tile : (i + 1) * tile] for j in range(rows) for i in range(columns)]
     if len(parts) > 1:
-        parts.append(np.asarray(picture.resize((tile, tile), Image.Resampling.BICUBIC)))
+        parts.append(resized(image, tile, tile, fast))
     return np.ascontiguousarray(np.stack(parts).transpose(0, 3, 1, 2))
 
 
@@ -55,10 +64,9 @@ def one_tile(image: np.ndarray, tile: int) -> np.ndarray:
     return sam_picture(image, tile)
 
 
-def sam_picture(image: np.ndarray, size: int) -> np.ndarray:
+def sam_picture(image: np.ndarray, size: int, fast: bool = False) -> np.ndarray:
     """[H, W, 3] uint8 -> [3, size, size] uint8."""
-    resized = Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC)
-    return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
+    return np.ascontiguousarray(resized(image, size, size, fast).transpose(2, 0, 1))
 
 
 def normalize(pictures: Tensor, dtype: torch.dtype, constants: torch.dtype = torch.float32) -> Tensor:
@@ -112,6 +120,7 @@ class Sa2vaPreparation:
     sam_size: int
     grid: int
     max_tiles: int
+    fast: bool = False
 
     def __call__(self, region: Region, needs: frozenset[str] = frozenset()) -> Sample:
         """Raises ``BadSample`` where picture and mask disagree, nothing of the mask is left, or something needed is not there."""
@@ -131,17 +140,15 @@ class Sa2vaPreparation:
         cells = grid_cells(region.mask, self.grid)
         if not cells.any():  # it fell between the sampled pixels: upstream would ask about no region at all
             cells = most_covered_cell(region.mask, self.grid)
+        tiles, sam = self._views(region.image)
+        tiles2, sam2 = self._views(region.image2) if region.image2 is not None else (None, None)
         return Sample(
-            id=region.id,
-            caption=region.caption,
-            tiles=tiles_of(region.image, self.tile, self.max_tiles),
-            sam=sam_picture(region.image, self.sam_size),
-            tiles2=tiles_of(region.image2, self.tile, self.max_tiles) if region.image2 is not None else None,
-            sam2=sam_picture(region.image2, self.sam_size) if region.image2 is not None else None,
-            cells=cells,
-            mask1=mask1,
-            mask2=small2,
+            id=region.id, caption=region.caption, tiles=tiles, sam=sam, tiles2=tiles2, sam2=sam2, cells=cells, mask1=mask1, mask2=small2
         )
+
+    def _views(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """[n, 3, S, S] and [3, R, R] uint8: for the language model and for SAM2."""
+        return tiles_of(image, self.tile, self.max_tiles, self.fast), sam_picture(image, self.sam_size, self.fast)
 
     def collate(self, samples: Sequence[Sample]) -> RegionBatch:
         """Stacks samples; equal pictures of one batch are held once."""
