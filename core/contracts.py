@@ -389,7 +389,10 @@ class OptimizerFactory(Protocol):
     """Kind ``optimizers``: builds a torch optimizer and its learning-rate schedule."""
 
     def build(self, groups: Mapping[str, Sequence[tuple[str, torch.nn.Parameter]]], updates: int) -> tuple[Any, Any]:
-        """(torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler) over ``updates`` steps."""
+        """(torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler) over ``updates`` steps.
+
+        The engine steps the rate once in each update, and as often when it resumes: the rate depends on nothing else.
+        """
         ...
 
 

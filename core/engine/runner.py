@@ -26,7 +26,7 @@ from core.engine.running import RunningGradient
 from core.engine.sheet import picture_sheet
 from core.engine.strategy import make_strategy
 from core.engine.tracking import Trackers, peak_gib
-from core.engine.update import LoopSetup, Trainer
+from core.engine.update import LoopSetup, Trainer, advance
 from core.recipe import Recipe, build, local_files, resolved_values, resolved_yaml
 from core.registry import Registry
 
@@ -231,9 +231,7 @@ def _build(recipe: Recipe, registry: Registry, folder: Path, last: Path | None, 
         state = checkpoint.load(last, groups, whole, teacher)
         strategy.restored(whole)
         start, skipped = state["update"], state.get("skipped", 0)
-        rate.load_state_dict(rate.state_dict() | {"last_epoch": state["updates_of_rate"], "_step_count": state["updates_of_rate"] + 1})
-        for parameters, base, factor in zip(optimizer.param_groups, rate.base_lrs, rate.lr_lambdas, strict=True):
-            parameters["lr"] = base * factor(rate.last_epoch)
+        advance(rate, start)
         if hasattr(op, "load_state_dict"):
             op.load_state_dict(state["gradient_op"])
     schedule, loops = build(recipe, ("schedule",), registry), {}
@@ -341,7 +339,6 @@ def _save(built: Run, update: int) -> None:
     if not strategy.ranks.main:
         return
     state = {
-        "updates_of_rate": built.trainer.rate.last_epoch,
         "gradient_op": op.state_dict() if hasattr(op, "state_dict") else None,
         "skipped": built.trainer.skipped,
     }

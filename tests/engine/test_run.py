@@ -56,6 +56,35 @@ def test_resume_equals_the_uninterrupted_run_bit_for_bit(tiny: Make) -> None:
     assert len(logged(cut)) == 4
 
 
+SGD = """
+from __future__ import annotations
+import torch
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
+class Sgd:
+    def __init__(self, *, lr: float = 0.01) -> None:
+        self.lr = lr
+    def build(self, groups, updates):
+        optimizer = torch.optim.SGD([p for members in groups.values() for _, p in members], lr=self.lr, momentum=0.9)
+        return optimizer, SequentialLR(optimizer, [LinearLR(optimizer, 0.5, total_iters=1), CosineAnnealingLR(optimizer, updates)], [1])
+"""
+
+
+def test_any_optimizer_and_rate_of_torch_is_resumed_bit_for_bit(tiny: Make, tmp_path: Path) -> None:
+    (tmp_path / "sgd.py").write_text(SGD)
+    recipe = tiny(f"optimizer={{use: '{tmp_path}/sgd.py:Sgd'}}")
+    whole = go(recipe)
+    cut = whole.with_name("cut")
+    shutil.copytree(whole, cut)
+    shutil.rmtree(cut / "checkpoints" / "update-000004")
+    runner.run(recipe, Registry(), resume=cut, quiet=True)
+    before, after = tensors(whole, 4), tensors(cut, 4)
+    assert before.keys() == after.keys()
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+    rates = [[line["optimizer/lr"] for line in logged(folder)] for folder in (whole, cut)]
+    assert rates[0] == rates[1]
+    assert len(set(rates[0])) > 2
+
+
 def test_resume_refuses_another_recipe(tiny: Make) -> None:
     folder = go(tiny())
     with pytest.raises(UserError, match=r"optimizer\.lr was 0\.0002, is 0\.1"):

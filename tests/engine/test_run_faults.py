@@ -161,7 +161,7 @@ def test_what_is_not_finite_is_skipped_counted_and_saved(
     assert same(trained(run, 2), trained(run, 1))
     assert not same(trained(run, 3), trained(run, 2))
     state = json.loads((run / "checkpoints" / "update-000004" / "state.json").read_text())
-    assert (state["skipped"], state["gradient_op"], state["updates_of_rate"]) == (1, {"calls": 3}, 4)
+    assert (state["skipped"], state["gradient_op"]) == (1, {"calls": 3})
     report = json.loads((run / "not_finite-000001.json").read_text())
     assert report["update"] == 1
     assert len(report["samples"]["loop2/cycle"]) == 4
@@ -169,6 +169,22 @@ def test_what_is_not_finite_is_skipped_counted_and_saved(
     assert all(torch.isfinite(tensor).all() for tensor in trained(run).values())
     with pytest.raises(UserError, match=r"in update 1 is NaN or Inf; .*train\.max_bad_updates"):
         runner.run(tiny(f"loops.loop2.tasks.cycle.losses.caption={loss}"), Registry(), quiet=True)
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_a_skipped_first_update_moves_the_rate_without_a_warning_of_torch(tiny: Make, file: Callable[..., Path], tmp_path: Path) -> None:
+    file()
+    loss = f"{{use: '{tmp_path}/parts.py:Sometimes', bad: [0, 1]}}"
+    trainer = runner._build(
+        tiny(f"loops.loop2.tasks.cycle.losses.caption={loss}", "train.max_bad_updates=1", "optimizer.schedule=cosine"),
+        Registry(),
+        tmp_path,
+        None,
+    ).trainer
+    seen = [trainer.update(number) for number in range(2)]
+    assert [values["optimizer/skipped"] for values in seen] == [1, 1]
+    assert trainer.rate.last_epoch == 2
+    assert seen[1]["optimizer/lr"] < seen[0]["optimizer/lr"]
 
 
 def test_resume_may_divide_the_batch_otherwise_but_not_change_it(tiny: Make, tmp_path: Path) -> None:
