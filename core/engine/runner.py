@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -13,10 +15,11 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from safetensors import SafetensorError
 
 from core.contracts import Evaluation, Evaluator, Loop, Model, Picture, RunInfo, Teacher, UserError
 from core.engine import blocks, checkpoint, stopping
-from core.engine.evaluation import before_after_table, evaluate_all, metric_values, write_result
+from core.engine.evaluation import before_after_table, evaluate_all, metric_values, write_result, write_whole
 from core.engine.feed import Feed, bad_summary
 from core.engine.noise import derived_seed
 from core.engine.plan import Plan, Source
@@ -73,6 +76,11 @@ def run(recipe: Recipe, registry: Registry, resume: Path | bool | None = None, q
     """
     _sharded_trains_only(recipe.values)
     ranks = join(recipe.values["launch"])
+    with _disk_faults_told(Path(recipe.values["output"])):
+        return _run(recipe, registry, resume, quiet, ranks)
+
+
+def _run(recipe: Recipe, registry: Registry, resume: Path | bool | None, quiet: bool, ranks: Ranks) -> int:
     console = Console()
     where = ranks.from_main(lambda: [path and str(path) for path in _run_folder(recipe, registry, resume)])
     folder, last, new = Path(where[0]), where[1] and Path(where[1]), bool(where[2])
@@ -102,6 +110,19 @@ def run(recipe: Recipe, registry: Registry, resume: Path | bool | None = None, q
         console.print(f"{name}: {value}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"finished: {folder}", highlight=False, markup=False, soft_wrap=True)
     return 0
+
+
+@contextmanager
+def _disk_faults_told(output: Path) -> Iterator[None]:
+    """What a full or read-only disk throws, wherever the run writes, becomes a ``UserError``."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:  # safetensors has the system's words only
+        if not any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)):
+            raise
+        raise UserError(
+            f"{output}: the run cannot write ({error}); its checkpoints are untouched. Make room or give another disk, then --resume"
+        ) from error
 
 
 @contextmanager
@@ -150,13 +171,12 @@ def _run_folder(recipe: Recipe, registry: Registry, resume: Path | bool | None) 
             continue
         except OSError as error:
             raise UserError(f"output: the run folder {folder} cannot be made ({error}); give another folder, output=...") from None
-    for file in local_files(recipe):
-        shutil.copyfile(file, folder / file.name)
-    (folder / "recipe.yaml").write_text(resolved_yaml(recipe, registry, beside=True), encoding="utf-8")
-    values = json.dumps(resolved_values(recipe, registry), indent=2, default=str) + "\n"
-    beside = folder / ".recipe.json"  # the folder counts as a run once it has this file: whole or not at all
-    beside.write_text(values, encoding="utf-8")
-    beside.rename(folder / "recipe.json")
+    with _removed_on_failure(folder, True):
+        for file in local_files(recipe):
+            shutil.copyfile(file, folder / file.name)
+        (folder / "recipe.yaml").write_text(resolved_yaml(recipe, registry, beside=True), encoding="utf-8")
+        values = json.dumps(resolved_values(recipe, registry), indent=2, default=str) + "\n"
+        write_whole(folder / "recipe.json", values)  # the folder counts as a run once it has this file
     return folder, None, folder
 
 
@@ -274,7 +294,7 @@ def _before(built: Run, progress: Progress) -> dict[str, Evaluation]:
     if built.start:
         return {}  # the run went on without them: weights that have moved are not the base
     results = evaluate_all(built.model, built.evaluators, progress)
-    file.write_text(json.dumps({name: result.metrics for name, result in results.items()}, indent=2) + "\n", encoding="utf-8")
+    write_whole(file, json.dumps({name: result.metrics for name, result in results.items()}, indent=2) + "\n")
     _sheet(built, 0, "before", results)
     return results
 
