@@ -433,7 +433,7 @@ class Evaluator(Protocol):
 class Tracker(Protocol):
     """Kind ``trackers``: where numbers and pictures go.
 
-    Optional: ``background = True``, and all calls but ``start`` come from a thread of the tracker's own;
+    Optional: ``background = True``, and all calls come from a thread of the tracker's own;
     ``panels(update, name, pictures: Sequence[Picture])``, the pictures of a sheet.
     """
 
