@@ -277,11 +277,13 @@ def test_the_trained_shares_are_told(tiny: Make, tmp_path: Path, capsys: pytest.
     assert f" {sum(numbers.values()):,} parameters, " in lines[-1]
 
 
-@pytest.mark.parametrize("fault", ["build", "room"])
+@pytest.mark.parametrize("fault", ["build", "room", "read-only"])
 def test_a_run_that_cannot_be_built_leaves_no_folder(tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     folder = go(tiny())
     if fault == "room":
         monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(9, 9, 0))  # type: ignore[attr-defined]
+    if fault == "read-only":  # as the system answers for such a disk, whoever asks
+        monkeypatch.setattr(runner.checkpoint.os, "access", lambda folder, mode: False)
     broken = tiny(*[f"model.checkpoint={tmp_path}/nowhere"] * (fault == "build"))
     with pytest.raises(UserError):
         runner.run(broken, Registry(), quiet=True)
