@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import signal
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -112,7 +113,18 @@ class Feed:
             prefetch_factor=4 if workers else None,
             worker_init_fn=_be_worker,
         )
-        self._batches = iter(loader)
+        self._batches: Any = iter(loader)
+        self._workers = workers
+        if workers:
+            atexit.register(self.close)  # later than multiprocessing registered its own, which waits for workers, and so before it
+
+    def close(self) -> None:
+        """Ends the loader's workers. They ignore SIGTERM, and without it the process would wait for them at its end."""
+        if self._workers:
+            atexit.unregister(self.close)
+            self._batches._shutdown_workers()  # not public; otherwise it happens when the last reference goes, if that happens
+            for worker in self._batches._workers:
+                worker.kill()  # one that was busy for longer than that waits
 
     def update(self) -> list[MicroBatch]:
         """The micro-batches of the next update. Raises ``UserError`` past the allowed share of bad samples."""

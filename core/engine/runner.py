@@ -21,10 +21,11 @@ from core.contracts import Evaluation, Evaluator, Loop, Model, Picture, RunInfo,
 from core.engine import blocks, checkpoint, stopping
 from core.engine.evaluation import before_after_table, evaluate_all, metric_values, write_result, write_whole
 from core.engine.feed import Feed, bad_summary
+from core.engine.launch import RESUME
 from core.engine.noise import derived_seed
 from core.engine.plan import Plan, Source
 from core.engine.progress import Progress
-from core.engine.ranks import Joined, Ranks, join
+from core.engine.ranks import Joined, Ranks, join, lost_loader
 from core.engine.running import RunningGradient
 from core.engine.sheet import picture_sheet
 from core.engine.strategy import make_strategy
@@ -76,7 +77,7 @@ def run(recipe: Recipe, registry: Registry, resume: Path | bool | None = None, q
     """
     _sharded_trains_only(recipe.values)
     ranks = join(recipe.values["launch"])
-    with _disk_faults_told(Path(recipe.values["output"])):
+    with _told_plainly(Path(recipe.values["output"])):
         return _run(recipe, registry, resume, quiet, ranks)
 
 
@@ -97,7 +98,8 @@ def _run(recipe: Recipe, registry: Registry, resume: Path | bool | None, quiet: 
         evaluate = ranks.main and recipe.values["train"]["evaluate"] == "before_and_after" and bool(built.evaluators)
         with ranks.main_first("evaluation before training"):
             before = _before(built, progress) if evaluate else {}
-        history = _train(built, progress)
+        with _feeds_closed(built.trainer):
+            history = _train(built, progress)
         bad = ranks.total(bad_summary({name: loop.feed for name, loop in built.trainer.loops.items()}))
         ranks.leave()
         if not ranks.main:
@@ -113,8 +115,18 @@ def _run(recipe: Recipe, registry: Registry, resume: Path | bool | None, quiet: 
 
 
 @contextmanager
-def _disk_faults_told(output: Path) -> Iterator[None]:
-    """What a full or read-only disk throws, wherever the run writes, becomes a ``UserError``."""
+def _feeds_closed(trainer: Trainer) -> Iterator[None]:
+    """No loader's worker is left afterwards, also where something fails."""
+    try:
+        yield
+    finally:
+        for loop in trainer.loops.values():
+            loop.feed.close()
+
+
+@contextmanager
+def _told_plainly(output: Path) -> Iterator[None]:
+    """What a full or read-only disk throws, wherever the run writes, and the death of a loader's worker become a ``UserError``."""
     try:
         yield
     except (OSError, SafetensorError) as error:  # safetensors has the system's words only
@@ -122,6 +134,12 @@ def _disk_faults_told(output: Path) -> Iterator[None]:
             raise
         raise UserError(
             f"{output}: the run cannot write ({error}); its checkpoints are untouched. Make room or give another disk, then --resume"
+        ) from error
+    except RuntimeError as error:
+        if not lost_loader(error):
+            raise
+        raise UserError(
+            f"a process that loads data is gone ({str(error).strip().rstrip('.')}); {RESUME}. Mostly the memory is too small: lower train.workers"
         ) from error
 
 
