@@ -128,7 +128,12 @@ class Feed:
 
     def update(self) -> list[MicroBatch]:
         """The micro-batches of the next update. Raises ``UserError`` past the allowed share of bad samples."""
-        batches = [next(self._batches) for _ in range(self.per_update)]
+        try:
+            batches = [next(self._batches) for _ in range(self.per_update)]
+        except (EOFError, ConnectionError) as error:
+            if str(error).startswith("Caught "):  # the worker's own, which torch has carried over
+                raise
+            raise RuntimeError("DataLoader worker ended while it handed a batch over") from error
         for micro in batches:
             self.drawn += micro.drawn
             self.bad.update((path, reason) for path, reason, _ in micro.bad)

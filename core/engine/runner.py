@@ -138,8 +138,9 @@ def _told_plainly(output: Path) -> Iterator[None]:
     except RuntimeError as error:
         if not lost_loader(error):
             raise
+        what = str(error).strip().rstrip(".")
         raise UserError(
-            f"a process that loads data is gone ({str(error).strip().rstrip('.')}); {RESUME}. Mostly the memory is too small: lower train.workers"
+            f"a process that loads data is gone ({what}); {RESUME}. Mostly the memory is too small: lower train.workers"
         ) from error
 
 
