@@ -389,7 +389,10 @@ class OptimizerFactory(Protocol):
     """Kind ``optimizers``: builds a torch optimizer and its learning-rate schedule."""
 
     def build(self, groups: Mapping[str, Sequence[tuple[str, torch.nn.Parameter]]], updates: int) -> tuple[Any, Any]:
-        """(torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler) over ``updates`` steps."""
+        """(torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler) over ``updates`` steps.
+
+        The engine steps the rate once in each update, and as often when it resumes: the rate depends on nothing else.
+        """
         ...
 
 
@@ -430,7 +433,7 @@ class Evaluator(Protocol):
 class Tracker(Protocol):
     """Kind ``trackers``: where numbers and pictures go.
 
-    Optional: ``background = True``, and all calls but ``start`` come from a thread of the tracker's own;
+    Optional: ``background = True``, and all calls come from a thread of the tracker's own;
     ``panels(update, name, pictures: Sequence[Picture])``, the pictures of a sheet.
     """
 

@@ -27,6 +27,9 @@ def main(argv: list[str] | None = None) -> int:
             print(json.dumps(json_schema(registry), indent=2))
             return 0
         resume = Path(arguments.resume) if isinstance(arguments.resume, str) else arguments.resume
+        if isinstance(arguments.resume, str) and "=" in arguments.resume and not Path(arguments.resume).exists():
+            arguments.overrides.append(arguments.resume)  # "--resume key=value": the option took it for its folder
+            resume = True
         if arguments.recipe is None and isinstance(resume, Path):
             named_recipe = resume.is_file()  # "--resume RECIPE": the option took the recipe for its folder
             arguments.recipe = str(resume if named_recipe else resume / "recipe.yaml")  # a run folder keeps its resolved recipe

@@ -83,6 +83,8 @@ def save(
 def check_space(folder: Path, needed: int) -> None:
     """Raises ``UserError`` unless ``needed`` bytes, and a little more for names, can be written into ``folder``."""
     with _writing(folder, "a checkpoint"):
+        if not os.access(folder, os.W_OK):
+            raise OSError("the folder or its disk is read-only")
         _require(folder, needed)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import json
-import multiprocessing
 import signal
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -101,14 +100,6 @@ def _be_worker(number: int) -> None:
     die_with_parent()
 
 
-def _end_workers() -> None:
-    """Without this a process that ends by an exception would wait for ever: for its workers, to which SIGTERM says nothing."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would report each one as an error
-    for child in multiprocessing.active_children():
-        if child.daemon:
-            child.kill()
-
-
 class _Requests(Sampler[_Request]):
     def __init__(self, plan: Plan, updates: Sequence[int], micro: int, rank: int, world: int) -> None:
         self.plan, self.updates, self.micro, self.rank, self.world = plan, updates, micro, rank, world
@@ -154,23 +145,39 @@ class Feed:
             prefetch_factor=4 if workers else None,
             worker_init_fn=_be_worker,
         )
-        self._batches = iter(loader)
-        atexit.unregister(_end_workers)
-        atexit.register(_end_workers)  # last, so that it comes before the loader's own, which waits for each worker
+        self._batches: Any = iter(loader)
+        self._workers = workers
+        if workers:
+            atexit.register(self.close)  # later than multiprocessing registered its own, which waits for workers, and so before it
+
+    def close(self) -> None:
+        """Ends the loader's workers. They ignore SIGTERM, and without it the process would wait for them at its end."""
+        if self._workers:
+            atexit.unregister(self.close)
+            self._batches._shutdown_workers()  # not public; otherwise it happens when the last reference goes, if that happens
+            for worker in self._batches._workers:
+                worker.kill()  # one that was busy for longer than that waits
 
     def update(self) -> list[MicroBatch]:
         """The micro-batches of the next update. Raises ``UserError`` past the allowed share of bad samples."""
-        batches = []
-        for _ in range(self.per_update):
-            micro = next(self._batches)
-            if isinstance(micro, UserError):
-                raise micro
-            batches.append(micro)
+        batches = [self._next() for _ in range(self.per_update)]
+        for micro in batches:
             self.drawn += micro.drawn
             self.bad.update((draw.source, draw.reason) for draw in micro.bad)
         self._note([draw for micro in batches for draw in micro.bad])
         self._judge()
         return batches
+
+    def _next(self) -> MicroBatch:
+        try:
+            micro: MicroBatch | UserError = next(self._batches)
+        except (EOFError, ConnectionError) as error:
+            if str(error).startswith("Caught "):  # the worker's own, which torch has carried over
+                raise
+            raise RuntimeError("DataLoader worker ended while it handed a batch over") from error
+        if isinstance(micro, UserError):
+            raise micro
+        return micro
 
     def _note(self, bad: Sequence[BadDraw]) -> None:
         if bad and self.record is not None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 Groups = Mapping[str, Sequence[tuple[str, nn.Parameter]]]
+CHUNK = 2**22  # numbers of a gradient that are looked at together: 32 MiB in float64
 
 
 class Gradients:
@@ -60,14 +61,21 @@ class Gradients:
 def gram(gradients: Sequence[Gradients], per_parameter: bool = False) -> Tensor:
     """[P, n, n] float64: inner products of n gradients within each of P groups or parameters."""
     blocks = [gradient.blocks(per_parameter) for gradient in gradients]
-    values = torch.zeros(len(blocks[0]), len(gradients), len(gradients), dtype=torch.float64)
-    for p, name in enumerate(blocks[0]):
-        for i, first in enumerate(blocks):
-            for j, second in enumerate(blocks[: i + 1]):
-                # float64 sums of float32 products: a cosine near zero is a difference of large numbers
-                product = float(torch.dot(first[name].double(), second[name].double()))
-                values[p, i, j] = values[p, j, i] = product
+    n, upper = len(blocks), torch.triu_indices(len(blocks), len(blocks))  # [2, n (n + 1) / 2]
+    products = [inner(blocks[i][name], blocks[j][name]) for name in blocks[0] for i, j in upper.T.tolist()]
+    values = torch.zeros(len(blocks[0]), n, n, dtype=torch.float64)
+    found = torch.stack(products).cpu().view(len(blocks[0]), -1)  # [P, n (n + 1) / 2]; a GPU is waited for once
+    values[:, upper[0], upper[1]] = values[:, upper[1], upper[0]] = found
     return values
+
+
+def inner(first: Tensor, second: Tensor) -> Tensor:
+    """Scalar float64 on the gradients' device: a cosine near zero is a difference of large numbers.
+
+    Chunk by chunk: float64 copies of whole gradients would take four gradients' memory.
+    """
+    parts = zip(first.split(CHUNK), second.split(CHUNK), strict=True)
+    return torch.stack([torch.dot(a.double(), b.double()) for a, b in parts]).sum()
 
 
 def combine(gradients: Sequence[Gradients], weights: Tensor) -> None:

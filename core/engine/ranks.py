@@ -26,6 +26,11 @@ class LostRank(UserError):
         self.names_it = names_it
 
 
+def lost_loader(error: RuntimeError) -> bool:
+    """Whether torch says that a loader's worker died; it raises that in a signal's handler, wherever the process is then."""
+    return str(error).startswith("DataLoader worker")
+
+
 class Ranks:
     """One process alone: every exchange is with itself."""
 
@@ -124,6 +129,8 @@ class Joined(Ranks):
                 self.store.set(f"at{self.rank}", f"{self.exchanges} {doing}")
             yield
         except RuntimeError as error:  # also what gloo, NCCL and the store raise
+            if lost_loader(error):
+                raise
             reason = str(error).splitlines()[0].split("] ")[-1][:160]
             silent = self._silent() if numbered and time.monotonic() - began >= self.timeout_s else ""
             raise LostRank(

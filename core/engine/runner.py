@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -13,20 +15,22 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from safetensors import SafetensorError
 
 from core.contracts import Evaluation, Evaluator, Loop, Model, Picture, RunInfo, Teacher, UserError
 from core.engine import blocks, checkpoint, stopping
-from core.engine.evaluation import before_after_table, evaluate_all, metric_values, write_result
+from core.engine.evaluation import before_after_table, evaluate_all, metric_values, write_result, write_whole
 from core.engine.feed import Feed, bad_summary
+from core.engine.launch import RESUME
 from core.engine.noise import derived_seed
 from core.engine.plan import Plan, Source
 from core.engine.progress import Progress
-from core.engine.ranks import Joined, Ranks, join
+from core.engine.ranks import Joined, Ranks, join, lost_loader
 from core.engine.running import RunningGradient
 from core.engine.sheet import picture_sheet
 from core.engine.strategy import make_strategy
 from core.engine.tracking import Trackers, peak_gib
-from core.engine.update import LoopSetup, Trainer
+from core.engine.update import LoopSetup, Trainer, advance
 from core.recipe import Recipe, build, local_files, resolved_values, resolved_yaml
 from core.registry import Registry
 
@@ -73,6 +77,11 @@ def run(recipe: Recipe, registry: Registry, resume: Path | bool | None = None, q
     """
     _sharded_trains_only(recipe.values)
     ranks = join(recipe.values["launch"])
+    with _told_plainly(Path(recipe.values["output"])):
+        return _run(recipe, registry, resume, quiet, ranks)
+
+
+def _run(recipe: Recipe, registry: Registry, resume: Path | bool | None, quiet: bool, ranks: Ranks) -> int:
     console = Console()
     where = ranks.from_main(lambda: [path and str(path) for path in _run_folder(recipe, registry, resume)])
     folder, last, new = Path(where[0]), where[1] and Path(where[1]), bool(where[2])
@@ -89,7 +98,8 @@ def run(recipe: Recipe, registry: Registry, resume: Path | bool | None = None, q
         evaluate = ranks.main and recipe.values["train"]["evaluate"] == "before_and_after" and bool(built.evaluators)
         with ranks.main_first("evaluation before training"):
             before = _before(built, progress) if evaluate else {}
-        history = _train(built, progress)
+        with _feeds_closed(built.trainer):
+            history = _train(built, progress)
         bad = ranks.total(bad_summary({name: loop.feed for name, loop in built.trainer.loops.items()}))
         ranks.leave()
         if not ranks.main:
@@ -102,6 +112,36 @@ def run(recipe: Recipe, registry: Registry, resume: Path | bool | None = None, q
         console.print(f"{name}: {value}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"finished: {folder}", highlight=False, markup=False, soft_wrap=True)
     return 0
+
+
+@contextmanager
+def _feeds_closed(trainer: Trainer) -> Iterator[None]:
+    """No loader's worker is left afterwards, also where something fails."""
+    try:
+        yield
+    finally:
+        for loop in trainer.loops.values():
+            loop.feed.close()
+
+
+@contextmanager
+def _told_plainly(output: Path) -> Iterator[None]:
+    """What a full or read-only disk throws, wherever the run writes, and the death of a loader's worker become a ``UserError``."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:  # safetensors has the system's words only
+        if not any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)):
+            raise
+        raise UserError(
+            f"{output}: the run cannot write ({error}); its checkpoints are untouched. Make room or give another disk, then --resume"
+        ) from error
+    except RuntimeError as error:
+        if not lost_loader(error):
+            raise
+        what = str(error).strip().rstrip(".")
+        raise UserError(
+            f"a process that loads data is gone ({what}); {RESUME}. Mostly the memory is too small: lower train.workers"
+        ) from error
 
 
 @contextmanager
@@ -150,13 +190,12 @@ def _run_folder(recipe: Recipe, registry: Registry, resume: Path | bool | None) 
             continue
         except OSError as error:
             raise UserError(f"output: the run folder {folder} cannot be made ({error}); give another folder, output=...") from None
-    for file in local_files(recipe):
-        shutil.copyfile(file, folder / file.name)
-    (folder / "recipe.yaml").write_text(resolved_yaml(recipe, registry, beside=True), encoding="utf-8")
-    values = json.dumps(resolved_values(recipe, registry), indent=2, default=str) + "\n"
-    beside = folder / ".recipe.json"  # the folder counts as a run once it has this file: whole or not at all
-    beside.write_text(values, encoding="utf-8")
-    beside.rename(folder / "recipe.json")
+    with _removed_on_failure(folder, True):
+        for file in local_files(recipe):
+            shutil.copyfile(file, folder / file.name)
+        (folder / "recipe.yaml").write_text(resolved_yaml(recipe, registry, beside=True), encoding="utf-8")
+        values = json.dumps(resolved_values(recipe, registry), indent=2, default=str) + "\n"
+        write_whole(folder / "recipe.json", values)  # the folder counts as a run once it has this file
     return folder, None, folder
 
 
@@ -231,9 +270,7 @@ def _build(recipe: Recipe, registry: Registry, folder: Path, last: Path | None, 
         state = checkpoint.load(last, groups, whole, teacher)
         strategy.restored(whole)
         start, skipped = state["update"], state.get("skipped", 0)
-        rate.load_state_dict(rate.state_dict() | {"last_epoch": state["updates_of_rate"], "_step_count": state["updates_of_rate"] + 1})
-        for parameters, base, factor in zip(optimizer.param_groups, rate.base_lrs, rate.lr_lambdas, strict=True):
-            parameters["lr"] = base * factor(rate.last_epoch)
+        advance(rate, start)
         if hasattr(op, "load_state_dict"):
             op.load_state_dict(state["gradient_op"])
     schedule, loops = build(recipe, ("schedule",), registry), {}
@@ -277,7 +314,7 @@ def _before(built: Run, progress: Progress) -> dict[str, Evaluation]:
     if built.start:
         return {}  # the run went on without them: weights that have moved are not the base
     results = evaluate_all(built.model, built.evaluators, progress)
-    file.write_text(json.dumps({name: result.metrics for name, result in results.items()}, indent=2) + "\n", encoding="utf-8")
+    write_whole(file, json.dumps({name: result.metrics for name, result in results.items()}, indent=2) + "\n")
     _sheet(built, 0, "before", results)
     return results
 
@@ -342,7 +379,6 @@ def _save(built: Run, update: int) -> None:
     if not strategy.ranks.main:
         return
     state = {
-        "updates_of_rate": built.trainer.rate.last_epoch,
         "gradient_op": op.state_dict() if hasattr(op, "state_dict") else None,
         "skipped": built.trainer.skipped,
     }

@@ -23,7 +23,8 @@ class Trackers:
     """Fans every call out to the named trackers, in their order; is itself a ``Tracker``.
 
     A tracker that raises is switched off for the rest of the run, with one call of ``warn``. One whose ``background`` is True
-    gets a thread of its own after ``start``, and at most ``patience_s`` seconds after ``finish``.
+    makes all its calls in a thread of its own, and gets at most ``patience_s`` seconds after ``finish``. Its imports happen there
+    too: whatever forks, such as a loader's workers, must have done so before ``start``.
     """
 
     def __init__(self, trackers: Mapping[str, Tracker], warn: Callable[[str], Any] = warnings.warn, patience_s: float = 120.0) -> None:
@@ -37,11 +38,8 @@ class Trackers:
         return tuple(self._active)
 
     def start(self, run: RunInfo) -> None:
+        self._threads = {name: _Background(tracker) for name, tracker in self._active.items() if getattr(tracker, "background", False)}
         self._each("start", run)
-        # start itself has run in this thread: imports in another one are unsafe while the loaders' workers are forked
-        for name, tracker in self._active.items():
-            if getattr(tracker, "background", False):
-                self._threads[name] = _Background(tracker)
 
     def log(self, update: int, values: Mapping[str, float]) -> None:
         self._each("log", update, values)

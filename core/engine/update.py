@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -77,9 +78,11 @@ class Trainer:
         if wrong:
             self.strategy.drop(list(gradients.values()))
             self._skip(f"{wrong} in update {number}", number)
-        elif self.teacher is not None:
-            self.teacher.update()
-        self.rate.step()
+            advance(self.rate, 1)
+        else:
+            if self.teacher is not None:
+                self.teacher.update()
+            self.rate.step()
         values["optimizer/lr"] = float(self.rate.get_last_lr()[0])
         values["optimizer/skipped"] = float(self.skipped)
         values["time/update_s"] = time.perf_counter() - started
@@ -164,6 +167,15 @@ class Trainer:
             raise UserError(
                 f"{what} is NaN or Inf{count}; {known}. Lower optimizer.lr, look at these samples, or let train.max_bad_updates skip some"
             )
+
+
+def advance(rate: torch.optim.lr_scheduler.LRScheduler, updates: int) -> None:
+    """Moves the learning rate on by updates whose optimizer steps are not made here: skipped ones, or those before a resume."""
+    with warnings.catch_warnings():
+        # torch takes a rate that moves before the optimizer's first step for a mistake in their order
+        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+        for _ in range(updates):
+            rate.step()
 
 
 def add_sums(sums: dict[str, float], prefix: str, terms: LossTerms) -> None:

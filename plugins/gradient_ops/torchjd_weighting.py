@@ -20,6 +20,7 @@ CLASSES = {
     "aligned_mtl": "AlignedMTL", "cagrad": "CAGrad", "dual_proj": "DualProj", "fair_grad": "FairGrad", "imtl_g": "IMTLG",
     "krum": "Krum", "mgda": "MGDA", "pcgrad": "PCGrad", "upgrad": "UPGrad",
 }  # fmt: skip
+RIDGE = 1e-10  # of the mean squared norm: parallel gradients have a singular matrix
 
 
 class TorchJd(Scoped):
@@ -31,12 +32,15 @@ class TorchJd(Scoped):
 
     def __init__(self, *, weighting: Weighting = "upgrad", options: dict[str, Any] | None = None, scope: Scope = "global") -> None:
         super().__init__(scope)
+        self.weighting = weighting
         if weighting not in get_args(Weighting):
             raise ValueError(f"weighting must be one of {', '.join(get_args(Weighting))}, not {weighting!r}.")
         try:
-            from torchjd import aggregation
+            from torchjd import aggregation, linalg
 
-            self._weighting = getattr(aggregation, CLASSES[weighting] + "Weighting")(**(options or {}))
+            # theirs is made for float32: it blurs the matrix by 1e-4, and with it gradients a hundred times shorter than others
+            exact = {"projector": linalg.QuadprogProjector(reg_eps=RIDGE)} if weighting in ("upgrad", "dual_proj") else {}
+            self._weighting = getattr(aggregation, CLASSES[weighting] + "Weighting")(**exact | (options or {}))
         except ImportError as error:  # TorchJD's own message names the packages that a weighting needs beyond it
             raise UserError(f"weighting {weighting!r} needs TorchJD ({error}): pip install 'dualloop[torchjd]'") from None
         except TypeError as error:
@@ -47,6 +51,8 @@ class TorchJd(Scoped):
         return self.scaled(gram, self._solve)
 
     def _solve(self, G: Tensor) -> Tensor:
+        if self.weighting != "fair_grad":  # the only one that sees how long the gradients are; some others take short ones for zero
+            G = G / G.diagonal().mean()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return self._weighting(G).double()

@@ -101,7 +101,7 @@ def carry_out(case: Case, ranks: Ranks) -> None:
     strategy.check_agreement("in the test")
     optimizer = strategy.whole_optimizer()
     if ranks.main:
-        checkpoint.save(out, case["updates"], strategy.groups, optimizer, run.teacher, {"updates_of_rate": case["updates"]}, 1)
+        checkpoint.save(out, case["updates"], strategy.groups, optimizer, run.teacher, {}, 1)
     if "layers" in case:
         (out / f"layers{ranks.rank}").write_text(json.dumps(_frozen_bytes(run) | {"given": len(given)}))
     if "corrupt" in case:

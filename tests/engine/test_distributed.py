@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -37,7 +37,9 @@ PROJECTIONS = {
 def case(tiny: Make, tmp_path: Path) -> Callable[..., Case]:
     """Makes a case of ``distributed_worker``: eight samples for each loop and update, two micro-batches on each rank."""
 
-    def make(strategy: str, world: int, projection: str, updates: int = 6, zero_stage: int = 2, **more: object) -> Case:
+    def make(
+        strategy: str, world: int, projection: str, updates: int = 6, zero_stage: int = 2, overrides: Sequence[str] = (), **more: object
+    ) -> Case:
         recipe = tiny(
             PROJECTIONS[projection],
             # a large eps: Adam with the usual one turns the rounding of near-zero gradients into whole steps
@@ -46,6 +48,7 @@ def case(tiny: Make, tmp_path: Path) -> Callable[..., Case]:
             "model.lora={r: 4, alpha: 8, dropout: 0.0}",
             f"train={{updates: 6, batch_size: {4 // world}, accumulate: 2, clip_norm: 1.0}}",
             f"launch={{strategy: {strategy}, processes: {world}, device: cpu, timeout_s: 120, zero_stage: {zero_stage}}}",
+            *overrides,
         )
         out = tmp_path / f"{strategy}{zero_stage}-{world}-{projection}-{updates}"
         out.mkdir()
@@ -145,6 +148,17 @@ def test_every_strategy_number_of_processes_and_projection(case: Callable[..., C
         for world in (1, 2, 4):
             print(f"| {label} | {world} |", " | ".join(f"{off[label, world, name]:.1e}" for name in PROJECTIONS), "|")
     assert max(off.values()) < 1e-5
+
+
+@needs_compiler
+@pytest.mark.skipif("DUALLOOP_LONG" not in os.environ, reason="takes half a minute; set DUALLOOP_LONG=1")
+def test_with_frozen_weights_in_bfloat16_all_strategies_agree_bit_for_bit(case: Callable[..., Case]) -> None:
+    """With one process they agree up to bfloat16's rounding only, which depends on how a batch is divided."""
+    half = ("model.dtype=bfloat16", "train.precision=bf16")
+    cases = [case(strategy, 2, "global", updates=3, overrides=half) for strategy in ("ddp", "fsdp2", "deepspeed")]
+    on_ranks(2, cases)
+    first, *others = map(result, cases)
+    assert [distance(first, other) for other in others] == [0.0, 0.0]
 
 
 @needs_compiler

@@ -170,6 +170,20 @@ def test_the_loaders_workers_do_not_outlive_a_killed_run(tiny: Make, tmp_path: P
     until(lambda: not any(Path(f"/proc/{loader}").exists() for loader in loaders), 5)
 
 
+def test_the_death_of_a_loaders_worker_is_one_sentence(tiny: Make, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(resolved_yaml(tiny("train.workers=1", "train.updates=500"), Registry()))
+    process = start(recipe)
+    family = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    until(lambda: list((tmp_path / "runs").glob("*/checkpoints/update-000002")))
+    os.kill(int(family.read_text().split()[0]), signal.SIGKILL)
+    _, errors = process.communicate(timeout=180)
+    assert process.returncode == 2
+    assert re.fullmatch(r"error: a process that loads data is gone \(DataLoader worker .*\); the last checkpoint stands, .*\n", errors), (
+        errors
+    )
+
+
 def failure(exitcode: int, timestamp: int = 100, **told: object) -> SimpleNamespace:
     return SimpleNamespace(exitcode=exitcode, timestamp=timestamp, error_file_data=told)
 

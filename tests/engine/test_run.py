@@ -63,6 +63,35 @@ def test_resume_equals_the_uninterrupted_run_bit_for_bit(tiny: Make) -> None:
     assert len(logged(cut)) == 4
 
 
+SGD = """
+from __future__ import annotations
+import torch
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
+class Sgd:
+    def __init__(self, *, lr: float = 0.01) -> None:
+        self.lr = lr
+    def build(self, groups, updates):
+        optimizer = torch.optim.SGD([p for members in groups.values() for _, p in members], lr=self.lr, momentum=0.9)
+        return optimizer, SequentialLR(optimizer, [LinearLR(optimizer, 0.5, total_iters=1), CosineAnnealingLR(optimizer, updates)], [1])
+"""
+
+
+def test_any_optimizer_and_rate_of_torch_is_resumed_bit_for_bit(tiny: Make, tmp_path: Path) -> None:
+    (tmp_path / "sgd.py").write_text(SGD)
+    recipe = tiny(f"optimizer={{use: '{tmp_path}/sgd.py:Sgd'}}")
+    whole = go(recipe)
+    cut = whole.with_name("cut")
+    shutil.copytree(whole, cut)
+    shutil.rmtree(cut / "checkpoints" / "update-000004")
+    runner.run(recipe, Registry(), resume=cut, quiet=True)
+    before, after = tensors(whole, 4), tensors(cut, 4)
+    assert before.keys() == after.keys()
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+    rates = [[line["optimizer/lr"] for line in logged(folder)] for folder in (whole, cut)]
+    assert rates[0] == rates[1]
+    assert len(set(rates[0])) > 2
+
+
 def test_resume_refuses_another_recipe(tiny: Make) -> None:
     folder = go(tiny())
     with pytest.raises(UserError, match=r"optimizer\.lr was 0\.0002, is 0\.1"):
@@ -271,11 +300,13 @@ def test_the_trained_shares_are_told(tiny: Make, tmp_path: Path, capsys: pytest.
     assert f" {sum(numbers.values()):,} parameters, " in lines[-1]
 
 
-@pytest.mark.parametrize("fault", ["build", "room"])
+@pytest.mark.parametrize("fault", ["build", "room", "read-only"])
 def test_a_run_that_cannot_be_built_leaves_no_folder(tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     folder = go(tiny())
     if fault == "room":
         monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(9, 9, 0))  # type: ignore[attr-defined]
+    if fault == "read-only":  # as the system answers for such a disk, whoever asks
+        monkeypatch.setattr(runner.checkpoint.os, "access", lambda folder, mode: False)
     broken = tiny(*[f"model.checkpoint={tmp_path}/nowhere"] * (fault == "build"))
     with pytest.raises(UserError):
         runner.run(broken, Registry(), quiet=True)

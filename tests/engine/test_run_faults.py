@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -161,7 +162,7 @@ def test_what_is_not_finite_is_skipped_counted_and_saved(
     assert same(trained(run, 2), trained(run, 1))
     assert not same(trained(run, 3), trained(run, 2))
     state = json.loads((run / "checkpoints" / "update-000004" / "state.json").read_text())
-    assert (state["skipped"], state["gradient_op"], state["updates_of_rate"]) == (1, {"calls": 3}, 4)
+    assert (state["skipped"], state["gradient_op"]) == (1, {"calls": 3})
     report = json.loads((run / "not_finite-000001.json").read_text())
     assert report["update"] == 1
     assert len(report["samples"]["loop2/cycle"]) == 4
@@ -169,6 +170,22 @@ def test_what_is_not_finite_is_skipped_counted_and_saved(
     assert all(torch.isfinite(tensor).all() for tensor in trained(run).values())
     with pytest.raises(UserError, match=r"in update 1 is NaN or Inf; .*train\.max_bad_updates"):
         runner.run(tiny(f"loops.loop2.tasks.cycle.losses.caption={loss}"), Registry(), quiet=True)
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_a_skipped_first_update_moves_the_rate_without_a_warning_of_torch(tiny: Make, file: Callable[..., Path], tmp_path: Path) -> None:
+    file()
+    loss = f"{{use: '{tmp_path}/parts.py:Sometimes', bad: [0, 1]}}"
+    trainer = runner._build(
+        tiny(f"loops.loop2.tasks.cycle.losses.caption={loss}", "train.max_bad_updates=1", "optimizer.schedule=cosine"),
+        Registry(),
+        tmp_path,
+        None,
+    ).trainer
+    seen = [trainer.update(number) for number in range(2)]
+    assert [values["optimizer/skipped"] for values in seen] == [1, 1]
+    assert trainer.rate.last_epoch == 2
+    assert seen[1]["optimizer/lr"] < seen[0]["optimizer/lr"]
 
 
 def test_resume_may_divide_the_batch_otherwise_but_not_change_it(tiny: Make, tmp_path: Path) -> None:
@@ -184,6 +201,45 @@ def test_resume_may_divide_the_batch_otherwise_but_not_change_it(tiny: Make, tmp
     assert runner.run(other, Registry(), resume=run, quiet=True) == 0
     again = trained(run)
     assert max(float((whole[name] - again[name]).abs().max()) for name in whole) < 1e-5
+
+
+FULL = """
+from __future__ import annotations
+class Full:
+    def __init__(self, *, name: str) -> None:
+        self.name = name
+    def start(self, run):
+        (run.folder / self.name).symlink_to("/dev/full")
+    def log(self, update, values): ...
+    def picture(self, update, name, path): ...
+    def finish(self, summary): ...
+"""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("name", ["result.json.new", "not_finite-000000.json"])
+def test_a_disk_that_is_full_outside_a_checkpoint_is_one_sentence(
+    file: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (tmp_path / "full.py").write_text(FULL)
+    more = [f"track={{f: {{use: '{tmp_path}/full.py:Full', name: {name}}}}}"]
+    if name.startswith("not_finite"):
+        more.append(f"loops.loop2.tasks.cycle.losses.caption={{use: '{tmp_path}/parts.py:Sometimes', bad: [0]}}")
+    assert main([str(file(*more)), "--quiet"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: {tmp_path}/runs: the run cannot write ([Errno 28] No space left on device"), told
+    assert "Traceback" not in told
+    assert kept(only(tmp_path / "runs")) == ["update-000004"] if name == "result.json.new" else True
+
+
+def test_a_run_folder_that_is_not_complete_is_removed(tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(runner, "write_whole", full)
+    with pytest.raises(UserError, match="the run cannot write"):
+        runner.run(tiny(), Registry(), quiet=True)
+    assert list((tmp_path / "runs").iterdir()) == []
 
 
 def test_a_run_folder_that_cannot_be_made(tiny: Make, tmp_path: Path) -> None:

@@ -6,13 +6,16 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from core.contracts import Gram
+from core.engine import gradients as gradients_module
 from core.engine import runner
 from core.engine.gradients import Gradients, combine, gram
 from core.engine.surgery import diagnostics
@@ -56,6 +59,30 @@ def test_parameter_scope_is_orthogonal_within_each_parameter() -> None:
     for name, update in first.items():  # the buffers now hold the update
         assert abs(float((update - anchor[name]) @ anchor[name])) < 1e-5 * float(anchor[name].norm()) ** 2, name
         assert float((second[name] @ anchor[name]).abs()) > 1e-3
+
+
+class LargestCopy(TorchDispatchMode):
+    """The most numbers in a float64 tensor that is made inside."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.dtype == torch.float64:
+            self.numel = max(self.numel, result.numel())
+        return result
+
+
+@pytest.mark.parametrize("per_parameter", [False, True])
+def test_the_gram_matrix_is_exact_and_makes_no_copy_of_a_gradient(monkeypatch: pytest.MonkeyPatch, per_parameter: bool) -> None:
+    monkeypatch.setattr(gradients_module, "CHUNK", 4)
+    pair = two_gradients()
+    with LargestCopy() as largest:
+        found = gram(pair, per_parameter)
+    blocks = [gradient.blocks(per_parameter) for gradient in pair]
+    stacks = [torch.stack([block[name] for block in blocks]).double() for name in blocks[0]]
+    torch.testing.assert_close(found, torch.stack([stack @ stack.T for stack in stacks]), rtol=1e-14, atol=0)
+    assert largest.numel <= max(gradients_module.CHUNK, found.numel())
 
 
 @pytest.mark.parametrize("per_parameter", [False, True])

@@ -25,8 +25,10 @@ from plugins.gradient_ops.imtl_g import ImtlG
 from plugins.gradient_ops.mgda import Mgda
 from plugins.gradient_ops.nash_mtl import NashMtl
 from plugins.gradient_ops.pcgrad import Pcgrad
+from plugins.gradient_ops.pcgrad_orthogonal import PcgradOrthogonal
 from plugins.gradient_ops.torchjd_weighting import CLASSES, TorchJd
 from plugins.gradient_ops.uncertainty import Uncertainty
+from plugins.gradient_ops.weighted_sum import WeightedSum
 
 
 class TestAlignedMtl(GradientOpKit):
@@ -154,18 +156,51 @@ def test_cagrad_hurts_no_loop_once_the_ball_is_as_wide_as_the_mean(problem, c):
     assert (inner_products(Cagrad(c=c), gram) > -1e-7 * gram.values.abs().max()).all()
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
-@given(problems(), st.sampled_from([Mgda, NashMtl, AlignedMtl, ImtlG, Cagrad]), st.randoms(use_true_random=False))
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(problems(), st.sampled_from(["upgrad", "dual_proj"]))
+def test_torchjds_projections_hurt_no_loop_also_where_gradients_are_short(problem, name):
+    """Its own projector blurs what is a hundred times shorter than the rest, and takes a norm of 1e-3 for zero."""
+    vectors, gram = problem
+    for size in (1.0, 1e-4):
+        small = gram_of(size * vectors, gram.scales)
+        update = TorchJd(weighting=name).weights(small)[0] @ vectors[0]
+        assert (torch.cosine_similarity(update, vectors[0], dim=1) > -1e-4).all()
+
+
+def anchored() -> PcgradOrthogonal:
+    return PcgradOrthogonal(anchor="loop1")
+
+
+def in_conflict() -> PcgradOrthogonal:
+    return PcgradOrthogonal(anchor="loop1", when="conflict")
+
+
+SYMMETRIC = [WeightedSum, anchored, in_conflict, Mgda, NashMtl, AlignedMtl, ImtlG, Cagrad, Uncertainty]
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(problems(), st.sampled_from([*SYMMETRIC, Pcgrad, Gradvac]), st.randoms(use_true_random=False))
 def test_the_order_of_loops_does_not_matter(problem, make, random):
-    _, gram = problem
+    """Where loops are taken one after the other, as in PCGrad and GradVac, this holds for two."""
+    vectors, gram = problem
+    if make not in SYMMETRIC:
+        gram = gram_of(vectors[:, :2], gram.scales[:2])
     order = list(range(len(gram.loops)))
     random.shuffle(order)
     turned = Gram(tuple(gram.loops[i] for i in order), gram.groups, gram.values[:, order][:, :, order], gram.scales[order])
     torch.testing.assert_close(make().weights(turned), make().weights(gram)[:, order], rtol=1e-6, atol=1e-9)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
-@given(problems(), st.sampled_from([Mgda, AlignedMtl, ImtlG, Cagrad, Gradvac, NashMtl]), st.sampled_from([1e-4, 30.0]))
+def upgrad() -> TorchJd:
+    return TorchJd(weighting="upgrad")
+
+
+def torchjds_cagrad() -> TorchJd:
+    return TorchJd(weighting="cagrad", options={"c": 0.4})
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(problems(), st.sampled_from([*SYMMETRIC, Pcgrad, Gradvac, upgrad, torchjds_cagrad]), st.sampled_from([1e-4, 30.0]))
 def test_scaling_all_gradients(problem, make, by):
     """The update scales along; Nash-MTL's keeps its length."""
     _, gram = problem
@@ -185,6 +220,16 @@ def test_impartial_methods_do_not_see_one_gradients_length(problem, make, by):
     cosine = float(torch.cosine_similarity(before, after, dim=0))
     assert abs(cosine) > 1 - 1e-9
     assert cosine > 0 or make is ImtlG  # whose v sum to 1, also where some are negative
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(problems(), st.sampled_from([anchored, in_conflict]), st.sampled_from([1e-2, 50.0]))
+def test_what_is_added_to_the_anchor_does_not_see_the_anchors_length(problem, make, by):
+    vectors, gram = problem
+    longer = vectors.clone()
+    longer[:, 0] *= by
+    added = [make().weights(gram_of(v, gram.scales))[0] @ v[0] - gram.scales[0] * v[0, 0] for v in (vectors, longer)]
+    torch.testing.assert_close(*added, rtol=1e-6, atol=1e-9)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

@@ -75,4 +75,5 @@ def test_resume_of_a_folder_uses_the_recipe_that_it_keeps(folder, monkeypatch) -
     folder.write(name="recipe.yaml")
     assert main(["--resume", str(folder.path)]) == 0
     assert main(["--resume", str(folder.write())]) == 0  # a recipe after the option is the recipe
-    assert calls == [("small", folder.path), ("small", True)]
+    assert main([str(folder.write()), "--resume", "name=other"]) == 0  # so is a setting after it a setting
+    assert calls == [("small", folder.path), ("small", True), ("other", True)]

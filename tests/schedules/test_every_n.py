@@ -62,18 +62,18 @@ def test_the_other_loop_is_projected_against_the_running_mean(tiny: Make, tmp_pa
     trainer = runner._build(recipe, Registry(), tmp_path, None).trainer
     taken: list[dict[str, torch.Tensor]] = []
     combined: list[torch.Tensor] = []
-    reduce, step = trainer.strategy.reduce, trainer.strategy.optimizer.step
+    reduce = trainer.strategy.reduce
 
     def spy_reduce(gradients: list[Gradients]) -> None:
         reduce(gradients)
         taken.append({name: gradient.whole.clone() for name, gradient in zip(trainer.schedule.loops(len(taken)), gradients, strict=True)})
 
-    def spy_step() -> None:
+    def before_step(*given: object) -> None:
         parts = [p for members in trainer.strategy.groups.values() for _, p in members]
         combined.append(torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parts]))
-        step()
 
-    trainer.strategy.reduce, trainer.strategy.optimizer.step = spy_reduce, spy_step  # type: ignore[method-assign,assignment]
+    trainer.strategy.reduce = spy_reduce  # type: ignore[method-assign]
+    trainer.strategy.optimizer.register_step_pre_hook(before_step)
     trainer.update(0)
     values = trainer.update(1)
     torch.testing.assert_close(combined[0], taken[0]["loop1"])
