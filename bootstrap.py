@@ -34,7 +34,10 @@ def setup() -> None:
     if stamp.is_file() and stamp.read_text() == state:
         return
     print(f"setting up {VENV} (a few minutes, once)", flush=True)
-    venv.create(VENV, with_pip=True)
+    if not (
+        Path(PYTHON).is_file() and subprocess.run((PYTHON, "-m", "pip", "--version"), capture_output=True, check=False).returncode == 0
+    ):
+        venv.create(VENV, with_pip=True, clear=True)  # whole where an earlier set-up was cut off; one in use is never written over
     install = (PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "--quiet", "-c", "constraints.txt")
     # torch first and alone: without its pin other packages would pull the newest build with several GB of GPU libraries
     for packages in (("torch==2.13.0",), ("-e", ".[dev]")):
