@@ -20,7 +20,7 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from core.contracts import UserError
-from core.engine import checkpoint, runner
+from core.engine import building, checkpoint, runner
 from core.engine.ranks import Joined, Ranks, join
 from core.recipe import load
 from core.registry import Registry
@@ -94,7 +94,7 @@ def be_rank(cases: list[Case]) -> None:
 
 def carry_out(case: Case, ranks: Ranks) -> None:
     out, given = Path(case["out"]), _watched_layers() if "layers" in case else []
-    run = runner._build(load(Path(case["recipe"])), Registry(), out, case.get("last") and Path(case["last"]), ranks)
+    run = building.build_run(load(Path(case["recipe"])), Registry(), out, case.get("last") and Path(case["last"]), ranks)
     for number in range(run.start, case["updates"]):
         run.trainer.update(number)
     strategy = run.trainer.strategy

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from core.contracts import UserError
-from core.engine import runner
+from core.engine import building, checkpoint, runner
 from core.engine.noise import RunNoise, derived_seed
 from core.recipe import Recipe
 from core.registry import Registry
@@ -28,7 +28,7 @@ def go(recipe: Recipe, **options: object) -> Path:
 
 def built(recipe: Recipe, folder: Path) -> runner.Run:
     folder.mkdir(parents=True, exist_ok=True)
-    return runner._build(recipe, Registry(), folder, None)
+    return building.build_run(recipe, Registry(), folder, None)
 
 
 def tensors(folder: Path, update: int) -> dict[str, torch.Tensor]:
@@ -306,7 +306,7 @@ def test_a_run_that_cannot_be_built_leaves_no_folder(tiny: Make, tmp_path: Path,
     if fault == "room":
         monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(9, 9, 0))  # type: ignore[attr-defined]
     if fault == "read-only":  # as the system answers for such a disk, whoever asks
-        monkeypatch.setattr(runner.checkpoint.os, "access", lambda folder, mode: False)
+        monkeypatch.setattr(checkpoint.os, "access", lambda folder, mode: False)
     broken = tiny(*[f"model.checkpoint={tmp_path}/nowhere"] * (fault == "build"))
     with pytest.raises(UserError):
         runner.run(broken, Registry(), quiet=True)

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from core.contracts import UserError
-from core.engine import runner, stopping
+from core.engine import building, run_folder, runner, stopping
 from core.recipe import Recipe, resolved_yaml
 from core.registry import Registry
 from core.run import main
@@ -176,7 +176,7 @@ def test_what_is_not_finite_is_skipped_counted_and_saved(
 def test_a_skipped_first_update_moves_the_rate_without_a_warning_of_torch(tiny: Make, file: Callable[..., Path], tmp_path: Path) -> None:
     file()
     loss = f"{{use: '{tmp_path}/parts.py:Sometimes', bad: [0, 1]}}"
-    trainer = runner._build(
+    trainer = building.build_run(
         tiny(f"loops.loop2.tasks.cycle.losses.caption={loss}", "train.max_bad_updates=1", "optimizer.schedule=cosine"),
         Registry(),
         tmp_path,
@@ -236,7 +236,7 @@ def test_a_run_folder_that_is_not_complete_is_removed(tiny: Make, tmp_path: Path
     def full(path: Path, text: str) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(runner, "write_whole", full)
+    monkeypatch.setattr(run_folder, "write_whole", full)
     with pytest.raises(UserError, match="the run cannot write"):
         runner.run(tiny(), Registry(), quiet=True)
     assert list((tmp_path / "runs").iterdir()) == []

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from core.engine import runner
+from core.engine import building
 from core.engine.ranks import join
 from core.recipe import Recipe, load, resolved_yaml
 from core.registry import Registry
@@ -24,7 +24,7 @@ def counted(recipe: str, out: str) -> None:
     """A rank: writes each message of the updates as (collective, its tensor's bytes), and how many numbers are trained."""
     values = load(Path(recipe))
     ranks = join(values.values["launch"])
-    run = runner._build(values, Registry(), Path(out), None, ranks)
+    run = building.build_run(values, Registry(), Path(out), None, ranks)
     sent: list[tuple[str, int]] = []
 
     def watched(name: str, call: Callable[..., Any]) -> Callable[..., Any]:

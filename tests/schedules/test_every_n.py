@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from core.contracts import UserError
-from core.engine import runner
+from core.engine import building, runner
 from core.engine.gradients import Gradients
 from core.engine.running import RunningGradient
 from core.recipe import Recipe, check
@@ -59,7 +59,7 @@ def train(recipe: Recipe) -> Path:
 def test_the_other_loop_is_projected_against_the_running_mean(tiny: Make, tmp_path: Path, together: bool) -> None:
     """The combined gradient of the second update, by hand from the gradients of both loops."""
     recipe = tiny(SCHEDULE.format(str(together).lower()), *COMMON, "train.clip_norm=1.0e+9")
-    trainer = runner._build(recipe, Registry(), tmp_path, None).trainer
+    trainer = building.build_run(recipe, Registry(), tmp_path, None).trainer
     taken: list[dict[str, torch.Tensor]] = []
     combined: list[torch.Tensor] = []
     reduce = trainer.strategy.reduce

@@ -1,0 +1,126 @@
+"""Builds the parts of a run that its recipe names, at the update where it begins or goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.contracts import Evaluator, Loop, Model, Teacher, UserError
+from core.engine import blocks, checkpoint
+from core.engine.feed import Feed
+from core.engine.noise import derived_seed
+from core.engine.plan import Plan, Source
+from core.engine.ranks import Joined, Ranks
+from core.engine.running import RunningGradient
+from core.engine.strategy import make_strategy
+from core.engine.tracking import Trackers
+from core.engine.update import LoopSetup, Trainer, advance
+from core.recipe import Recipe, build
+from core.registry import Registry
+
+
+@dataclass
+class Run:
+    """The built parts of a run."""
+
+    recipe: Recipe
+    folder: Path
+    model: Model
+    teacher: Teacher | None
+    trainer: Trainer
+    evaluators: dict[str, Evaluator]
+    trackers: Trackers
+    optimizer: torch.optim.Optimizer
+    start: int  # updates already done
+
+
+def sharded_trains_only(values: Mapping[str, Any]) -> None:
+    if values["launch"]["strategy"] != "fsdp2":
+        return
+    asked = ["train.evaluate=none"] if values["train"]["evaluate"] != "none" else []
+    asked += ["checkpoint.export=false"] if values["checkpoint"]["export"] else []
+    if asked:
+        raise UserError(
+            f"with launch.strategy=fsdp2 no process holds the whole model: set {' and '.join(asked)}, then evaluate or export the run "
+            "afterwards, python -m core.evaluate or python -m core.convert"
+        )
+
+
+def build_run(recipe: Recipe, registry: Registry, folder: Path, last: Path | None, ranks: Ranks | None = None) -> Run:
+    """The run of a checked recipe in ``folder``, going on from the checkpoint ``last`` if there is one."""
+    ranks = ranks or Ranks()
+    values, seed = recipe.values, recipe.values["seed"]
+    train, launch = values["train"], values["launch"]
+    torch.manual_seed(derived_seed(seed, "weights"))  # fresh adapters are drawn from it
+    with ranks.main_first("building the model"):  # it may write files that the others then read
+        model: Model = build(recipe, ("model",), registry)
+    if isinstance(model, torch.nn.Module):
+        if isinstance(ranks, Joined) and launch["strategy"] == "fsdp2":
+            from core.engine.strategy_fsdp2 import shard_frozen
+
+            shard_frozen(model, ranks, launch["device"])  # before the device would have to hold all of it
+        model.to(launch["device"]).train()
+        if train["compile"]:
+            blocks.compiled(model)
+        if train["activation_checkpointing"]:
+            blocks.recompute(model)
+    groups = model.trainable()
+    optimizer, rate = build(recipe, ("optimizer",), registry).build(groups, train["updates"])
+    strategy = make_strategy(launch, groups, optimizer, train["clip_norm"], ranks, len(values["loops"]))
+    teacher: Teacher | None = build(recipe, ("teacher",), registry) if values.get("teacher") else None
+    if teacher is not None:
+        teacher.start(groups)
+    op = build(recipe, ("gradient",), registry)
+    start, skipped = 0, 0
+    if last is not None:
+        whole = strategy.whole_optimizer()
+        state = checkpoint.load(last, groups, whole, teacher)
+        strategy.restored(whole)
+        start, skipped = state["update"], state.get("skipped", 0)
+        advance(rate, start)
+        if hasattr(op, "load_state_dict"):
+            op.load_state_dict(state["gradient_op"])
+    schedule, loops = build(recipe, ("schedule",), registry), {}
+    running = RunningGradient(groups, *schedule.running) if hasattr(schedule, "running") else None
+    if running and last is not None:
+        running.load_state_dict(checkpoint.load_running(last))
+    for name, loop in values["loops"].items():
+        tasks: dict[str, Loop] = {task: build(recipe, ("loops", name, "tasks", task), registry) for task in loop["tasks"]}
+        sources = [
+            Source(name, task, source, build(recipe, ("loops", name, "tasks", task, "data", source), registry), tasks[task].needs)
+            for task, setting in loop["tasks"].items()
+            for source in setting["data"]
+        ]
+        plan = Plan(sources, seed, train["batch_size"] * train["accumulate"] * strategy.world, train["group_pictures"])
+        feed = Feed(
+            plan,
+            model.preparation,
+            [update for update in range(start, train["updates"]) if name in schedule.loops(update)],
+            train["batch_size"],
+            strategy.rank,
+            strategy.world,
+            train["workers"],
+            train["max_bad_fraction"],
+            folder / f"bad_samples{f'.rank{strategy.rank}' if strategy.rank else ''}.jsonl",
+        )
+        loops[name] = LoopSetup(name, loop["weight"], tasks, feed)
+    trackers = {name: build(recipe, ("track", name), registry) for name in values["track"] if ranks.main}
+    if ranks.main and not any(tracker["use"] == "jsonl" for tracker in values["track"].values()):
+        trackers["metrics.jsonl"] = registry.get("trackers", "jsonl").object()  # always on, whatever the recipe's trackers are called
+    evaluators = {name: build(recipe, ("evaluate", name), registry) for name in values["evaluate"]}
+    trainer = Trainer(model, loops, teacher, op, schedule, strategy, rate, seed, launch["device"], train["precision"], folder)
+    trainer.max_bad_updates, trainer.skipped, trainer.running = train["max_bad_updates"], skipped, running
+    return Run(recipe, folder, model, teacher, trainer, evaluators, Trackers(trackers), optimizer, start)
+
+
+def trained_groups(model: Model) -> Iterator[str]:
+    """What is trained: each group's parameters and their share of the model's."""
+    numbers = {group: sum(p.numel() for _, p in members) for group, members in model.trainable().items()}
+    whole = sum(p.numel() for p in model.parameters()) if isinstance(model, torch.nn.Module) else 0
+    for group, number in {**numbers, "in all": sum(numbers.values())}.items():
+        share = f", {number / whole:.2%} of {whole:,}" if whole else ""
+        yield f"trained: {group}, {number:,} parameters{share}"

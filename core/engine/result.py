@@ -1,0 +1,79 @@
+"""What a run shows for itself: metrics before and after, pictures, result files and the export."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+from core.contracts import Evaluation, Picture
+from core.engine.building import Run
+from core.engine.evaluation import evaluate_all, metric_values, write_result, write_whole
+from core.engine.progress import Progress
+from core.engine.sheet import picture_sheet
+
+#: Of the probability that the sampler's k tokens hold: the less, the further its gradient is from the exact one.
+LOW_TOPK_MASS = 0.8
+
+
+def before_training(built: Run, progress: Progress) -> dict[str, Evaluation]:
+    """Metrics of the untouched model; kept in the run folder, so that a resumed run still has them."""
+    file = built.folder / "before.json"
+    if file.is_file():
+        return {name: Evaluation(metrics) for name, metrics in json.loads(file.read_text(encoding="utf-8")).items()}
+    if built.start:
+        return {}  # the run went on without them: weights that have moved are not the base
+    results = evaluate_all(built.model, built.evaluators, progress)
+    write_whole(file, json.dumps({name: result.metrics for name, result in results.items()}, indent=2) + "\n")
+    _sheet(built, 0, "before", results)
+    return results
+
+
+def _sheet(built: Run, update: int, name: str, results: Mapping[str, Evaluation]) -> None:
+    pictures: list[Picture] = [picture for result in results.values() for picture in result.pictures]
+    if pictures:
+        path = built.folder / f"pictures_{name}.png"
+        picture_sheet(pictures, path, title=f"{built.recipe.values['name']}: {name} training")
+        built.trackers.picture(update, f"pictures/{name}", path)
+        built.trackers.panels(update, f"pictures/{name}", pictures)
+
+
+def finish(
+    built: Run,
+    before: Mapping[str, Evaluation],
+    after: Mapping[str, Evaluation],
+    history: list[dict[str, float]],
+    bad: Mapping[str, float],
+) -> dict[str, Any]:
+    """Pictures, result files and the export; returns the summary shown to the user."""
+    _sheet(built, built.recipe.values["train"]["updates"], "after", after)
+    summary: dict[str, Any] = {}
+    for name, (first, last) in ends(history).items():
+        summary[name] = f"{first:.4f} -> {last:.4f}"
+        if name.endswith("/topk_mass") and last < LOW_TOPK_MASS:
+            summary[name] += f"; below {LOW_TOPK_MASS}: the sampler's gradient leaves much out, raise its k"
+    if built.trainer.skipped:
+        summary["skipped updates"] = f"{built.trainer.skipped}, in which a loss or gradient was NaN or Inf; see not_finite-*.json"
+    if bad:
+        counts = ", ".join(f"{count:.0f} x {what}" for what, count in bad.items())
+        summary["bad samples"] = f"{counts}; {built.folder / 'bad_samples*.jsonl'} name them"
+    if built.recipe.values["checkpoint"]["export"]:
+        target = built.folder / "export"
+        shutil.rmtree(target, ignore_errors=True)
+        built.model.save(target)
+        summary["export"] = str(target)
+    write_result(built.folder, before, after, summary)
+    built.trackers.finish(metric_values(after))
+    return summary
+
+
+def ends(history: list[dict[str, float]]) -> dict[str, tuple[float, float]]:
+    """Of each loop's loss, the gradients' cosine and ``topk_mass``: the mean over the first and the last tenth of the updates."""
+    window, found = max(1, len(history) // 10), {}
+    for name in sorted({key for values in history for key in values}):
+        if name.endswith(("/loss", "/topk_mass")) or (name.startswith("surgery/cosine/") and name.count("/") == 2):
+            series = [values[name] for values in history if name in values]
+            first, last = series[:window], series[-window:]
+            found[name] = (sum(first) / len(first), sum(last) / len(last))
+    return found
