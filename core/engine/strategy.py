@@ -110,6 +110,5 @@ def make_strategy(
         return DataParallel(groups, optimizer, clip_norm, ranks, loops)
     from core.engine.strategy_deepspeed import DeepSpeedZero, self_test  # late: it imports deepspeed
 
-    if launch["zero_stage"] in (1, 2):
-        self_test(ranks, launch["zero_stage"], launch["device"])
+    self_test(ranks, launch["zero_stage"], launch["device"])
     return DeepSpeedZero(groups, optimizer, clip_norm, ranks, loops, launch["zero_stage"])

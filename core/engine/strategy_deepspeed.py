@@ -31,8 +31,6 @@ class DeepSpeedZero(DataParallel):
     """Needs Adam or AdamW of torch: their moments are what a checkpoint holds, in the same format as without DeepSpeed."""
 
     def __init__(self, groups: Groups, optimizer: torch.optim.Optimizer, clip_norm: float, ranks: Ranks, loops: int, stage: int) -> None:
-        if stage not in (1, 2):
-            raise UserError(f"launch.zero_stage is {stage}, but deepspeed runs with 1 or 2; launch.strategy=ddp is stage 0")
         if not isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
             raise UserError(f"launch.strategy=deepspeed needs Adam or AdamW, not {type(optimizer).__name__}; launch.strategy=ddp takes any")
         super().__init__(groups, optimizer, clip_norm, ranks, loops)

@@ -102,7 +102,7 @@ def sizes(recipe: Recipe, facts: Facts) -> Iterator[Finding]:
     yield Finding("fail" if disk > free else "warn" if 2 * disk > free else "pass", "checkpoint", text)
 
     launch, train, loops = recipe.values["launch"], recipe.values["train"], recipe.values["loops"]
-    sharded = launch["processes"] if launch["strategy"] == "deepspeed" and launch["zero_stage"] >= 1 else 1
+    sharded = launch["processes"] if launch["strategy"] == "deepspeed" else 1
     parts = {
         "weights": (total - trained) * facts["frozen_bytes"] + 4 * trained,
         "gradients": 4 * trained * len(loops),

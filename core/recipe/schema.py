@@ -71,7 +71,7 @@ class Checkpoint:
 @dataclass(frozen=True)
 class Launch:
     strategy: Literal["single", "ddp", "deepspeed", "fsdp2"] = "single"  # how several processes share the work
-    zero_stage: Annotated[int, Within(0, 3)] = 2  # of deepspeed
+    zero_stage: Annotated[int, Within(1, 2)] = 2  # of deepspeed; stage 0 is ddp
     processes: Annotated[int, Within(1)] = 1  # of all machines together
     device: Literal["cpu", "cuda"] = "cpu"  # one GPU for each process
     check_every: Annotated[int, Within(1)] = 50  # updates, after which the ranks' weights are compared; also at every checkpoint
