@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from core.contracts import UserError
+from core.disk import disk_fault
 from core.engine.launch import become_worker, start_workers, tell, tell_notes, to_start
 from core.registry import Registry
 
@@ -46,6 +47,11 @@ def main(argv: list[str] | None = None) -> int:
         return _evaluate(arguments, argv)
     except UserError as error:
         tell(error)
+        return 2
+    except OSError as error:
+        if not disk_fault(error):
+            raise
+        tell(UserError(f"the evaluation cannot be written ({error}); {GOES_ON}. Make room first, or choose another --out"))
         return 2
     except KeyboardInterrupt:
         print(f"interrupted; {GOES_ON}", file=sys.stderr)

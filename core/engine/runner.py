@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +10,7 @@ from rich.console import Console
 from safetensors import SafetensorError
 
 from core.contracts import RunInfo, UserError
+from core.disk import disk_fault
 from core.engine import checkpoint, stopping
 from core.engine.building import Run, build_run, sharded_trains_only, trained_groups
 from core.engine.evaluation import before_after_table, evaluate_all
@@ -145,8 +144,8 @@ def _told_plainly(output: Path) -> Iterator[None]:
     """What a full or read-only disk throws, wherever the run writes, and the death of a loader's worker become a ``UserError``."""
     try:
         yield
-    except (OSError, SafetensorError) as error:  # safetensors has the system's words only
-        if not any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)):
+    except (OSError, SafetensorError) as error:
+        if not disk_fault(error):
             raise
         raise UserError(
             f"{output}: the run cannot write ({error}); its checkpoints are untouched. Make room or give another disk, then --resume"

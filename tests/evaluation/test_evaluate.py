@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ from core.engine.evaluation import evaluate
 from core.engine.progress import Progress
 from core.engine.ranks import Ranks
 from core.evaluate import main
-from core.evaluation import measure
+from core.evaluation import measure, store
 from core.evaluation.measure import Options
 from core.evaluation.source import read_job
 from core.registry import Registry
@@ -240,6 +241,20 @@ def test_an_interrupted_evaluation_goes_on(job: list[str], out: Path, tmp_path: 
     calls.clear()
     assert main(job) == 0  # all is there: nothing is measured again
     assert calls == []
+
+
+def test_a_full_disk_is_one_sentence_and_what_was_measured_stands(job: list[str], out: Path, monkeypatch, capsys) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    whole = store.write_whole
+    monkeypatch.setattr(store, "write_whole", lambda path, text: (full if path.name == "items.jsonl" else whole)(path, text))
+    assert main([*job, "max_samples=2"]) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert "No space left on device" in errors
+    monkeypatch.undo()
+    assert main([*job, "max_samples=2"]) == 0
 
 
 def test_other_settings_do_not_mix_with_what_is_there(job: list[str], out: Path, capsys) -> None:
