@@ -21,7 +21,8 @@ class AdamW:
 
     schedule: ``constant``; ``cosine``, which would reach 0 one update after the last; ``one_cycle``, from lr / 25 up to lr
     and then down as ``cosine``. warmup: share of the updates in which the rate rises, linearly (along a cosine in
-    ``one_cycle``); None: 0, and 0.3 in ``one_cycle``. group_lr: parameter group -> factor on lr.
+    ``one_cycle``); None: 0, and 0.3 in ``one_cycle``. decay: share of the updates, the last ones, in which the rate falls; before
+    them it stays at lr; None: all after the warmup. group_lr: parameter group -> factor on lr.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class AdamW:
         eps: float = 1e-8,
         schedule: Literal["constant", "cosine", "one_cycle"] = "constant",
         warmup: float | None = None,
+        decay: float | None = None,
         group_lr: dict[str, float] | None = None,
     ) -> None:
         betas = [0.9, 0.999] if betas is None else betas
@@ -48,11 +50,15 @@ class AdamW:
             raise ValueError(f"schedule must be 'constant', 'cosine' or 'one_cycle', not {schedule!r}.")
         if warmup is not None and not 0 <= warmup < 1:
             raise ValueError(f"warmup must be a share of the updates in 0..1 (1 excluded), not {warmup}.")
+        if decay is not None and (schedule == "constant" or not 0 < decay <= 1):
+            share = "a share of the updates in 0..1 (0 excluded), with cosine or one_cycle"
+            raise ValueError(f"decay must be {share}, not {decay} with {schedule}.")
         for name, factor in (group_lr or {}).items():
             if not factor >= 0:
                 raise ValueError(f"group_lr.{name} must not be negative, but is {factor}.")
         self.lr, self.betas, self.weight_decay, self.eps = lr, (betas[0], betas[1]), weight_decay, eps
         self.schedule, self.group_lr = schedule, dict(group_lr or {})
+        self.decay = 1.0 if decay is None else decay
         self.warmup = warmup if warmup is not None else 0.3 if schedule == "one_cycle" else 0.0
 
     def build(self, groups: Mapping[str, Sequence[tuple[str, Parameter]]], updates: int) -> tuple[torch.optim.AdamW, LambdaLR]:
@@ -86,7 +92,8 @@ class AdamW:
             return (update + 1) / (rise + 1)  # no update has rate 0
         if self.schedule == "constant":
             return 1.0
-        return 1 - _ease(min(1.0, (update - rise) / max(1, updates - rise)))
+        fall = max(rise, updates - round(self.decay * updates))
+        return 1 - _ease(min(1.0, max(0, update - fall) / max(1, updates - fall)))
 
 
 def _ease(share: float) -> float:

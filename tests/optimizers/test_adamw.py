@@ -82,6 +82,15 @@ def test_one_cycle_rises_for_30_percent():
     assert rates(AdamW(lr=0.1, schedule="one_cycle", warmup=0.1), 100).index(max(seen)) == 10
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "one_cycle"])
+def test_decay_keeps_the_rate_until_the_last_updates(schedule):
+    seen = rates(AdamW(lr=0.1, schedule=schedule, warmup=0.1, decay=0.2), 100)
+    assert seen[10:81] == pytest.approx([0.1] * 71)
+    assert seen[90] == pytest.approx(0.05)
+    assert 0 < seen[-1] < 1e-3
+    assert rates(AdamW(lr=0.1, schedule=schedule, warmup=0.3, decay=1.0), 50) == rates(AdamW(lr=0.1, schedule=schedule, warmup=0.3), 50)
+
+
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "one_cycle"])
 @pytest.mark.parametrize("updates", [1, 2])
 def test_a_tiny_run_has_positive_rates(schedule, updates):
@@ -123,6 +132,8 @@ def test_unknown_group_is_named():
         ("eps", 0.0),
         ("schedule", "linear"),
         ("warmup", 1.0),
+        ("decay", 0.0),
+        ("decay", 0.5),  # with the constant rate
         ("group_lr", {"lora": -1.0}),
     ],
 )
