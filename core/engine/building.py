@@ -55,6 +55,8 @@ def build_run(recipe: Recipe, registry: Registry, folder: Path, last: Path | Non
     ranks = ranks or Ranks()
     values, seed = recipe.values, recipe.values["seed"]
     train, launch = values["train"], values["launch"]
+    if launch["device"] == "cpu":
+        _sums_in_one_order()
     torch.manual_seed(derived_seed(seed, "weights"))  # fresh adapters are drawn from it
     with ranks.main_first("building the model"):  # it may write files that the others then read
         model: Model = build(recipe, ("model",), registry)
@@ -115,6 +117,15 @@ def build_run(recipe: Recipe, registry: Registry, folder: Path, last: Path | Non
     trainer = Trainer(model, loops, teacher, op, schedule, strategy, rate, seed, launch["device"], train["precision"], folder)
     trainer.max_bad_updates, trainer.skipped, trainer.running = train["max_bad_updates"], skipped, running
     return Run(recipe, folder, model, teacher, trainer, evaluators, Trackers(trackers), optimizer, start)
+
+
+def _sums_in_one_order() -> None:
+    """Without it several threads add up the gradient of an indexed row in the order in which they come to it: another one each time.
+
+    Not on GPUs: there some operators (``grid_sample``'s backward) have no such form.
+    """
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # finds reads of unwritten memory, and takes time
 
 
 def trained_groups(model: Model) -> Iterator[str]:

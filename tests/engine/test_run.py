@@ -314,3 +314,16 @@ def test_a_run_that_cannot_be_built_leaves_no_folder(tiny: Make, tmp_path: Path,
     with pytest.raises(UserError):  # what was there before stays
         runner.run(broken, Registry(), quiet=True, resume=folder)
     assert list((tmp_path / "runs").iterdir()) == [folder]
+
+
+def test_several_threads_sum_in_one_order(tiny: Make, tmp_path: Path) -> None:
+    torch.use_deterministic_algorithms(False)
+    built(tiny(), tmp_path)
+    table = torch.randn(8, 64, requires_grad=True)
+    rows, factors = torch.randint(8, (20000,)), torch.randn(20000, 64)
+    torch.set_num_threads(2)
+    try:
+        gradients = [torch.autograd.grad((table[rows] * factors).sum(), table)[0] for _ in range(10)]
+    finally:
+        torch.set_num_threads(1)
+    assert all(torch.equal(gradient, gradients[0]) for gradient in gradients)
