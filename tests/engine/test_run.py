@@ -93,8 +93,8 @@ def test_any_optimizer_and_rate_of_torch_is_resumed_bit_for_bit(tiny: Make, tmp_
 
 
 def test_resume_refuses_another_recipe(tiny: Make) -> None:
-    folder = go(tiny())
-    with pytest.raises(UserError, match=r"optimizer\.lr was 0\.0002, is 0\.1"):
+    folder = go(tiny("optimizer.lr=0.01"))
+    with pytest.raises(UserError, match=r"optimizer\.lr was 0\.01, is 0\.1"):
         runner.run(tiny("optimizer.lr=0.1"), Registry(), resume=folder, quiet=True)
 
 
