@@ -125,7 +125,7 @@ def _sums_in_one_order() -> None:
     Not on GPUs: there some operators (``grid_sample``'s backward) have no such form.
     """
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # finds reads of unwritten memory, and takes time
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it would cost time
 
 
 def trained_groups(model: Model) -> Iterator[str]:
