@@ -39,6 +39,7 @@ class Run:
 
 
 def sharded_trains_only(values: Mapping[str, Any]) -> None:
+    """Raises ``UserError`` where fsdp2 is asked for something that needs the whole model in one process."""
     if values["launch"]["strategy"] != "fsdp2":
         return
     asked = ["train.evaluate=none"] if values["train"]["evaluate"] != "none" else []
@@ -128,7 +129,7 @@ def _sums_in_one_order() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it would cost time
 
 
-def trained_groups(model: Model) -> Iterator[str]:
+def trained_shares(model: Model) -> Iterator[str]:
     """What is trained: each group's parameters and their share of the model's."""
     numbers = {group: sum(p.numel() for _, p in members) for group, members in model.trainable().items()}
     whole = sum(p.numel() for p in model.parameters()) if isinstance(model, torch.nn.Module) else 0

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from core.contracts import RunInfo, UserError
 from core.disk import disk_fault
 from core.engine import checkpoint, stopping
-from core.engine.building import Run, build_run, sharded_trains_only, trained_groups
+from core.engine.building import Run, build_run, sharded_trains_only, trained_shares
 from core.engine.evaluation import before_after_table, evaluate_all
 from core.engine.feed import bad_summary
 from core.engine.launch import RESUME
@@ -48,7 +48,7 @@ def _run(recipe: Recipe, registry: Registry, resume: Path | bool | None, quiet: 
             built = build_run(recipe, registry, folder, last, ranks)
             _room(built)
             built.trainer.strategy.check_agreement("at the start")
-        for line in trained_groups(built.model):
+        for line in trained_shares(built.model):
             progress.note(line)
         built.trackers.start(RunInfo(folder, recipe.values["name"], recipe.values, built.start))
         evaluate = ranks.main and recipe.values["train"]["evaluate"] == "before_and_after" and bool(built.evaluators)

@@ -2,7 +2,7 @@
 
 Follows upstream's ``dynamic_preprocess`` and ``DirectResize``: PIL's default (bicubic) filter, aspect not kept, RGB.
 Pictures stay uint8 until they reach the device; ``normalize`` gives upstream's float32 tensor exactly. With ``fast`` they are
-resized by torch's vectorised kernel for the same filter: some seven times as quick; 1 to 9 % of the values are 1 of 255 off.
+resized by torch's vectorised kernel for the same filter: quicker (``docs/data.md``); some values are 1 or 2 of 255 off.
 """
 
 from __future__ import annotations
