@@ -121,7 +121,8 @@ def missing_methods(cls: type, contract: type) -> list[str]:
 
 def missing_members(instance: object, contract: type) -> list[str]:
     """Methods and attributes of the contract that a built component lacks."""
-    lacking = [name for name in sorted(members(contract)[1]) if not hasattr(instance, name)]
+    there = set(dir(instance))
+    lacking = [name for name in sorted(members(contract)[1]) if name not in there]
     return missing_methods(type(instance), contract) + lacking
 
 

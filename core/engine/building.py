@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from core.contracts import Evaluator, Loop, Model, Teacher, UserError
+from core.contracts import Evaluator, KeepsRunningGradient, Loop, Model, Stateful, Teacher, UserError
 from core.engine import blocks, checkpoint
 from core.engine.feed import Feed
 from core.engine.noise import derived_seed
@@ -66,7 +66,7 @@ def build_run(recipe: Recipe, registry: Registry, folder: Path, last: Path | Non
             from core.engine.strategy_fsdp2 import shard_frozen
 
             shard_frozen(model, ranks, launch["device"])  # before the device would have to hold all of it
-        model.to(launch["device"]).train()
+        model.to(launch["device"])
         if train["compile"]:
             blocks.compiled(model)
         if train["activation_checkpointing"]:
@@ -85,10 +85,10 @@ def build_run(recipe: Recipe, registry: Registry, folder: Path, last: Path | Non
         strategy.restored(whole)
         start, skipped = state["update"], state.get("skipped", 0)
         advance(rate, start)
-        if hasattr(op, "load_state_dict"):
+        if isinstance(op, Stateful):
             op.load_state_dict(state["gradient_op"])
     schedule, loops = build(recipe, ("schedule",), registry), {}
-    running = RunningGradient(groups, *schedule.running) if hasattr(schedule, "running") else None
+    running = RunningGradient(groups, *schedule.running) if isinstance(schedule, KeepsRunningGradient) else None
     if running and last is not None:
         running.load_state_dict(checkpoint.load_running(last))
     for name, loop in values["loops"].items():

@@ -7,33 +7,17 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 
-from core.contracts import BadSample, Evaluation, Evaluator, Item, Model, Picture, UserError
+from core.contracts import BadSample, Evaluation, Evaluator, Item, Model, ShowsPictures, UserError, WholeMetrics
 from core.engine.progress import Progress
 
 SHOWN = 12  # pictures of a run's sheet, of each evaluator
-
-
-@contextmanager
-def evaluating(model: object) -> Iterator[None]:
-    """Eval mode without gradient; every submodule gets back the mode it had (frozen parts may stay in eval mode)."""
-    modes = {module: module.training for module in model.modules()} if isinstance(model, torch.nn.Module) else {}
-    if isinstance(model, torch.nn.Module):
-        model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def measured(evaluator: Evaluator, model: Model, unit: int) -> list[Item]:
@@ -66,7 +50,7 @@ def scored(evaluator: Evaluator, items: Sequence[Item], tally: Mapping[str, np.n
     good = [item for item in items if "bad" not in item]
     sums = {key: np.asarray(values, dtype=np.float64).sum(keepdims=True) for key, values in tally.items()}  # [1] each
     metrics = {key: float(value[0]) for key, value in evaluator.metrics(sums).items()}
-    if hasattr(evaluator, "whole"):
+    if isinstance(evaluator, WholeMetrics):
         metrics |= evaluator.whole(good)
     return metrics | {"n_bad": float(len(items) - len(good))}
 
@@ -74,15 +58,15 @@ def scored(evaluator: Evaluator, items: Sequence[Item], tally: Mapping[str, np.n
 def evaluate(name: str, evaluator: Evaluator, model: Model, progress: Progress) -> Evaluation:
     """One evaluator's result by this process alone; warns of what it could not use. Raises ``UserError``."""
     items: list[Item] = []
-    with evaluating(model), progress.phase(f"evaluating {name}") as callback:
+    with model.computing(training=False), progress.phase(f"evaluating {name}") as callback:
         for unit in range(len(evaluator)):
             items += measured(evaluator, model, unit)
             callback(unit + 1, len(evaluator))
     good = usable(items, name)
     if len(good) < len(items):
         warnings.warn(f"{len(items) - len(good)} of {len(items)} items of {name} were not used: {bad_reasons(items)}.", stacklevel=2)
-    shown = good[:: math.ceil(len(good) / SHOWN)] if hasattr(evaluator, "picture") else []
-    pictures: list[Picture] = [evaluator.picture(item) for item in shown]  # type: ignore[attr-defined]
+    shown = good[:: math.ceil(len(good) / SHOWN)]
+    pictures = [evaluator.picture(item) for item in shown] if isinstance(evaluator, ShowsPictures) else []
     return Evaluation(scored(evaluator, items, evaluator.tally(good)), pictures)
 
 

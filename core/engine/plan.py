@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from core.contracts import Dataset, UserError
+from core.contracts import Dataset, GroupsByPicture, UserError
 from core.engine.noise import derived_seed
 
 
@@ -91,9 +91,8 @@ class Plan:
 
 def _picture_groups(dataset: Dataset) -> tuple[np.ndarray, np.ndarray] | None:
     """What the data set's ``images()`` gives, if it has it, packed: indices [n] int64 and where each group begins [g + 1]."""
-    images = getattr(dataset, "images", None)
-    if not callable(images):
+    if not isinstance(dataset, GroupsByPicture):
         return None
-    groups = [group for group in images() if group]
+    groups = [group for group in dataset.images() if group]
     members = np.fromiter((index for group in groups for index in group), np.int64)  # [n]
     return members, np.concatenate([[0], np.cumsum([len(group) for group in groups], dtype=np.int64)]).astype(np.int64)

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from safetensors import SafetensorError
 
-from core.contracts import RunInfo, UserError
+from core.contracts import ReportsStatistics, RunInfo, Stateful, UserError
 from core.disk import disk_fault
 from core.engine import checkpoint, stopping
 from core.engine.building import Run, build_run, sharded_trains_only, trained_shares
@@ -89,7 +89,7 @@ def _updates(built: Run, progress: Progress) -> list[dict[str, float]]:
         samples = train["batch_size"] * train["accumulate"] * built.trainer.strategy.world * len(built.trainer.schedule.loops(number))
         values["time/samples_per_s"] = samples / values["time/update_s"]
         values["memory/peak_gib"] = peak_gib(built.trainer.device)
-        statistics: dict[str, float] = getattr(built.teacher, "statistics", dict)()
+        statistics: dict[str, float] = built.teacher.statistics() if isinstance(built.teacher, ReportsStatistics) else {}
         values |= {f"teacher/{name}": value for name, value in statistics.items()}
         built.trackers.log(number + 1, values)
         progress.update(number + 1, values, samples)
@@ -114,7 +114,7 @@ def _save(built: Run, update: int) -> None:
     if not strategy.ranks.main:
         return
     state = {
-        "gradient_op": op.state_dict() if hasattr(op, "state_dict") else None,
+        "gradient_op": op.state_dict() if isinstance(op, Stateful) else None,
         "skipped": built.trainer.skipped,
     }
     keep, running = built.recipe.values["checkpoint"]["keep"], built.trainer.running

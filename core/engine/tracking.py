@@ -13,7 +13,7 @@ from pathlib import Path
 from queue import Queue
 from typing import Any
 
-from core.contracts import Picture, RunInfo, Tracker
+from core.contracts import InBackground, Picture, RunInfo, ShowsPanels, Tracker
 
 #: Calls that may wait for a slow tracker; further ones are left out.
 MOST_WAITING = 2000
@@ -38,7 +38,8 @@ class Trackers:
         return tuple(self._active)
 
     def start(self, run: RunInfo) -> None:
-        self._threads = {name: _Background(tracker) for name, tracker in self._active.items() if getattr(tracker, "background", False)}
+        in_background = {name: one for name, one in self._active.items() if isinstance(one, InBackground) and one.background}
+        self._threads = {name: _Background(tracker) for name, tracker in in_background.items()}
         self._each("start", run)
 
     def log(self, update: int, values: Mapping[str, float]) -> None:
@@ -49,7 +50,7 @@ class Trackers:
 
     def panels(self, update: int, name: str, pictures: Sequence[Picture]) -> None:
         """The pictures themselves, for the trackers that show masks and texts in their own way."""
-        self._each("panels", update, name, pictures, optional=True)
+        self._each("panels", update, name, pictures, of=ShowsPanels)
 
     def finish(self, summary: Mapping[str, float]) -> None:
         self._each("finish", summary)
@@ -63,9 +64,10 @@ class Trackers:
                 self._warn(f"tracker {name!r} was too slow: {thread.left_out} of its calls were left out")
         self._threads = {}
 
-    def _each(self, method: str, *arguments: Any, optional: bool = False) -> None:
+    def _each(self, method: str, *arguments: Any, of: type = Tracker) -> None:
+        """Calls a method of the protocol ``of`` on every tracker that has it."""
         for name, tracker in list(self._active.items()):
-            if optional and not hasattr(tracker, method):
+            if not isinstance(tracker, of):
                 continue
             thread = self._threads.get(name)
             try:

@@ -8,13 +8,12 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from core.contracts import GradientOp, Gram, Loop, LossTerms, Model, Schedule, Teacher, UserError
+from core.contracts import GradientOp, Gram, Loop, LossTerms, Model, PerParameter, Precision, Schedule, Teacher, UserError
 from core.engine.feed import Feed
 from core.engine.gradients import Gradients
 from core.engine.noise import RunNoise, derived_seed
@@ -55,7 +54,7 @@ class Trainer:
     rate: torch.optim.lr_scheduler.LRScheduler
     seed: int
     device: str
-    precision: str
+    precision: Precision
     folder: Path
     max_bad_updates: int = 0
     skipped: int = 0  # updates so far whose loss or gradient was not finite
@@ -112,7 +111,7 @@ class Trainer:
         return math.isfinite(norm)
 
     def _gram(self, gradients: Mapping[str, Gradients], scales: Mapping[str, float], values: Mapping[str, float]) -> Gram:
-        order, per_parameter = list(gradients.values()), getattr(self.op, "per_parameter", False)
+        order, per_parameter = list(gradients.values()), isinstance(self.op, PerParameter) and self.op.per_parameter
         return Gram(
             loops=tuple(gradients),
             groups=tuple(order[0].blocks(per_parameter)),
@@ -138,7 +137,7 @@ class Trainer:
                 # dropout is the only draw that is not derived from a sample: seed it for this micro-batch
                 torch.manual_seed(derived_seed(self.seed, number, loop.name, self.strategy.rank, i))
                 for task, batch in micro.parts:
-                    with torch.autocast(self.device, torch.bfloat16) if self.precision == "bf16" else nullcontext():
+                    with self.model.computing(True, self.precision):
                         terms = loop.tasks[task](self.model, self.teacher, batch.to(self.device), noise)
                     loss = torch.stack([term.weight * term.total / max(totals[name], 1) for name, term in terms.terms.items()]).sum()
                     self.strategy.backward(loss)  # also of NaN: the ranks' backward passes may wait for each other

@@ -16,7 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from core.contracts import Evaluator, Item, Picture
+from core.contracts import Evaluator, Item, Picture, ShowsPictures
 from core.engine.evaluation import bad_reasons, scored, strict, usable, write_whole
 from core.engine.sheet import picture_sheet
 from core.evaluation.intervals import DRAWS, LEVEL, SEED, draw, interval
@@ -155,7 +155,7 @@ def show(console: Console, name: str, found: Mapping[str, Results]) -> None:
 def sheet(path: Path, name: str, evaluator: Any, items: Sequence[Item]) -> None:
     """The best, the middle and the worst by ``score``, a row each. Nothing where the evaluator has no pictures."""
     ranked = sorted((item for item in items if "score" in item), key=lambda item: (-item["score"], item["unit"], item["id"]))
-    if not hasattr(evaluator, "picture") or not ranked:
+    if not isinstance(evaluator, ShowsPictures) or not ranked:
         return
     many = min(COLUMNS, max(1, len(ranked) // 3))
     start = (len(ranked) - many) // 2

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from core.contracts import Evaluator, Item, Model, UserError
 from core.engine import checkpoint
-from core.engine.evaluation import bad_reasons, evaluating, measured
+from core.engine.evaluation import bad_reasons, measured
 from core.engine.progress import Progress
 from core.engine.ranks import Ranks
 from core.evaluation import card, store
@@ -139,7 +139,7 @@ def _measure(name: str, variant: str, evaluator: Evaluator, model: Model, option
         progress.note(f"{label}: {len(evaluator) - len(todo)} of {len(evaluator)} were measured before")
     if ranks.world > 1:
         label += f", process 1 of {ranks.world}"
-    with evaluating(model), store.adding(folder, ranks.rank) as add, progress.phase(label) as callback:
+    with model.computing(training=False), store.adding(folder, ranks.rank) as add, progress.phase(label) as callback:
         for done, unit in enumerate(mine):
             callback(done, len(mine))
             items = measured(evaluator, model, unit)

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from core.contracts import BadSample, Dataset, Picture, UserError
+from core.contracts import BadSample, Dataset, KnowsCocoPictures, NeedsSomething, Picture, UserError
 from core.engine.sheet import picture_sheet
 from core.preflight.finding import Facts, Finding
 from core.recipe import Recipe, build, components_used, path_text
-from core.registry import Registry
+from core.registry import Component, Registry
 
 SHOWN = 8  # pictures of a sheet
 OFTEN_CUT = 0.05  # share of captions longer than caption_length that is worth a warning
@@ -66,7 +66,7 @@ def sources(recipe: Recipe, registry: Registry, failed: Sequence[str] = ()) -> t
             findings.append(Finding("fail", path_text(path), str(fault)))
             continue
         parent = used.get(path[: -2 if path[0] == "loops" else -1])
-        needs = getattr(parent.object, "needs", frozenset()) if parent is not None and path[0] == "loops" else frozenset({"caption"})
+        needs = _needs(parent) if parent is not None and path[0] == "loops" else frozenset({"caption"})
         length = None
         if parent is not None:
             defaults = {parameter.name: parameter.default for parameter in parent.parameters}
@@ -163,12 +163,15 @@ def _sample(source: Drawn, facts: Facts, samples: int, deadline: float) -> _Tall
     return tally
 
 
+def _needs(loop: Component) -> frozenset[str]:
+    return loop.object.needs if isinstance(loop.object, NeedsSomething) else frozenset()
+
+
 def leaks(drawn: list[Drawn]) -> Iterator[Finding]:
     """COCO pictures that are both trained on and evaluated on, from the data sets' ``coco_images() -> set of ids``."""
     known: list[tuple[Drawn, set[int]]] = []
     for source in drawn:
-        images = getattr(source.dataset, "coco_images", None)
-        if callable(images) and (ids := images()):
+        if isinstance(source.dataset, KnowsCocoPictures) and (ids := source.dataset.coco_images()):
             known.append((source, ids))
     for test, wanted in known:
         if test.trains:

@@ -110,8 +110,8 @@ def sizes(recipe: Recipe, facts: Facts) -> Iterator[Finding]:
         "teacher": teacher,
     }
     longest = max((task.get("caption_length") or 64 for loop in loops.values() for task in loop["tasks"].values()), default=64)
-    precision = 1 if train["precision"] == "bf16" else 2
-    parts["activations of two forwards"] = 2 * precision * facts["activations"](train["batch_size"], longest)
+    half = train["precision"] == "bf16" or (train["precision"] == "auto" and facts["frozen_bytes"] == 2)
+    parts["activations of two forwards"] = 2 * (1 if half else 2) * facts["activations"](train["batch_size"], longest)
     needed = sum(parts.values())
     text = f"about {size(needed)} a process, roughly: " + ", ".join(f"{name} {size(value)}" for name, value in parts.items() if value)
     there = None

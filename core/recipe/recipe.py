@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core.contracts import UserError
+from core.contracts import NeedsSomething, UserError
 from core.recipe.faults import COMMAND_LINE, Fault, KeyPath, Origin, path_text
 from core.recipe.interpolate import resolve
 from core.recipe.plan import Node, Planner
@@ -118,6 +118,7 @@ def plan_of(recipe: Recipe, registry: Registry) -> Plan:
 
 def _cross_check(recipe: Recipe, root: Node, planner: Planner) -> None:
     """What one part of a recipe says of another."""
+    _cross_check_precision(recipe, root, planner)
     loops = recipe.values.get("loops")
     if not isinstance(loops, dict):
         return
@@ -128,9 +129,16 @@ def _cross_check(recipe: Recipe, root: Node, planner: Planner) -> None:
                 near = difflib.get_close_matches(name, loops, n=1) or list(loops)
                 planner.fault((section, key), f"there is no loop {name!r}: did you mean {' or '.join(map(repr, near))}?")
     for node in nodes(root):
-        needs = getattr(node.component.object, "needs", ()) if node.component and node.component.entry.kind == "loops" else ()
-        if isinstance(needs, frozenset) and "teacher" in needs and recipe.values.get("teacher") is None:
+        loop = node.component.object if node.component and node.component.entry.kind == "loops" else None
+        if isinstance(loop, NeedsSomething) and "teacher" in loop.needs and recipe.values.get("teacher") is None:
             planner.fault(node.path, "this loop needs a teacher: give the recipe one, e.g. teacher: {use: ema}")
+
+
+def _cross_check_precision(recipe: Recipe, root: Node, planner: Planner) -> None:
+    """float32 arithmetic and frozen weights in 16 bit do not go together; the model would say so after gigabytes have been read."""
+    train, dtype = recipe.values.get("train"), _given(root.children.get("model"), "dtype")
+    if isinstance(train, dict) and train.get("precision") == "fp32" and dtype in ("bfloat16", "float16"):
+        planner.fault(("train", "precision"), f"fp32 does not go with model.dtype={dtype}: write auto or bf16, or model.dtype=float32")
 
 
 def _given(node: Node | None, key: str) -> Any:

@@ -7,7 +7,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from core.contracts import Dataset, Evaluator, GradientOp, Loop, Model, OptimizerFactory, Schedule, Teacher, Tracker
+from core.contracts import Dataset, Evaluator, GradientOp, Loop, Model, OptimizerFactory, Precision, Schedule, Teacher, Tracker
 from core.recipe.faults import DEFAULT, KeyPath, Origin
 
 
@@ -51,7 +51,7 @@ class Train:
     batch_size: Annotated[int, Within(1)]  # regions in a micro-batch, per process and loop
     accumulate: Annotated[int, Within(1)] = 1  # micro-batches of a loop in an update
     clip_norm: Annotated[float, Within(0)] = 1.0  # longest gradient of an update, all groups together; `.inf` never clips
-    precision: Literal["fp32", "bf16"] = "fp32"  # of the forwards; trained weights stay float32
+    precision: Precision = "auto"  # of the training forwards; auto: what the model's dtype asks for. Trained weights stay float32
     group_pictures: bool = False  # regions of one picture follow each other, so that a batch encodes it once
     activation_checkpointing: bool = False  # of the model's layers: less memory, one more forward
     compile: bool = False  # the model's layers with torch.compile, in the forwards that train

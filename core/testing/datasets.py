@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.contracts import BadSample, Dataset, Region, UserError
+from core.contracts import BadSample, Dataset, GroupsByPicture, Region, UserError
+from core.testing._offers import check_offers
 
 
 class DatasetKit:
@@ -36,6 +37,9 @@ class DatasetKit:
         root = tmp_path_factory.mktemp("sound")
         self.write(root)
         return root
+
+    def test_offers_are_declared_whole(self, sound: Path) -> None:
+        check_offers(self.make(sound), "datasets")
 
     def test_is_a_finite_indexable_source(self, sound: Path) -> None:
         data = self.make(sound)
@@ -63,7 +67,7 @@ class DatasetKit:
 
     def test_images_groups_every_index_once(self, sound: Path) -> None:
         data = self.make(sound)
-        if not hasattr(data, "images"):
+        if not isinstance(data, GroupsByPicture):
             pytest.skip("no images(): regions are not grouped by picture")
         assert sorted(index for group in data.images() for index in group) == list(range(len(data)))
 

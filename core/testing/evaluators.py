@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import distributed
 
-from core.contracts import Dataset, Evaluator, Item, Model, Picture, Region
-from core.engine.evaluation import evaluating, measured, scored
+from core.contracts import Dataset, Evaluator, Item, Model, Picture, Region, ShowsPictures
+from core.engine.evaluation import measured, scored
+from core.testing._offers import check_offers
 from core.testing.processes import in_two_processes
 from core.testing.tiny_model import TinyModel, regions
 
@@ -48,9 +49,12 @@ class EvaluatorKit:
         torch.manual_seed(seed)
         evaluator, model = self.make(ListData(regions(5))), model or self.model()
         units = reversed(range(len(evaluator))) if backwards else range(len(evaluator))
-        with evaluating(model):
+        with model.computing(training=False):
             by_unit = {unit: measured(evaluator, model, unit) for unit in units}
         return evaluator, [item for unit in sorted(by_unit) for item in by_unit[unit]]
+
+    def test_offers_are_declared_whole(self) -> None:
+        check_offers(self.make(ListData(regions(5))), "evaluators")
 
     def test_metrics_are_finite_and_in_their_range(self) -> None:
         evaluator, items = self.items()
@@ -79,7 +83,7 @@ class EvaluatorKit:
 
         def work(rank: int) -> list[Item]:
             mine, model = self.make(ListData(regions(5))), self.model()
-            with evaluating(model):
+            with model.computing(training=False):
                 own = [item for unit in range(rank, len(mine), 2) for item in measured(mine, model, unit)]
             parts: list[list[Item]] = [[], []]
             distributed.all_gather_object(parts, own)
@@ -104,7 +108,7 @@ class EvaluatorKit:
 
     def test_pictures_have_the_shapes_of_the_contract(self) -> None:
         evaluator, items = self.items()
-        if not hasattr(evaluator, "picture"):
+        if not isinstance(evaluator, ShowsPictures):
             return
         for item in items:
             picture: Picture = evaluator.picture(item)

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Protocol, cast
+from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 import torch
 from torch import Tensor, distributed
 
-from core.contracts import GradientOp, Gram
+from core.contracts import GradientOp, Gram, Stateful
+from core.testing._offers import check_offers
 from core.testing.processes import in_two_processes
-
-
-class _Stateful(Protocol):
-    def state_dict(self) -> Mapping[str, Any]: ...
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
 class GradientOpKit:
@@ -38,6 +33,9 @@ class GradientOpKit:
 
     def make(self) -> GradientOp:
         raise NotImplementedError
+
+    def test_offers_are_declared_whole(self) -> None:
+        check_offers(self.make(), "gradient_ops")
 
     def test_gives_a_finite_float64_weight_for_each_group_and_loop(self) -> None:
         op = self.make()
@@ -93,7 +91,7 @@ class GradientOpKit:
     def test_state_survives_a_checkpoint_or_there_is_none(self) -> None:
         """With ``state_dict`` a resumed op goes on as if never stopped; without it ``weights`` is a pure function."""
         op, *grams = self.make(), *(gram for _, gram in problems())
-        if not hasattr(op, "state_dict"):
+        if not isinstance(op, Stateful):
             for gram in grams:
                 assert torch.equal(op.weights(gram), op.weights(gram)), "it keeps state: add state_dict and load_state_dict"
             return
@@ -102,10 +100,11 @@ class GradientOpKit:
             op.weights(gram)
         resumed = self.make()
         try:
-            written = json.dumps(cast(_Stateful, op).state_dict())  # as a checkpoint has it
+            written = json.dumps(op.state_dict())  # as a checkpoint has it
         except TypeError as error:
             pytest.fail(f"state_dict gives what JSON cannot carry: {error}", pytrace=False)
-        cast(_Stateful, resumed).load_state_dict(json.loads(written))
+        assert isinstance(resumed, Stateful)
+        resumed.load_state_dict(json.loads(written))
         for gram in grams[half:]:
             assert torch.equal(op.weights(gram), resumed.weights(gram)), "the resumed op differs"
 

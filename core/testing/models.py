@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from core.contracts import Model, RegionBatch, UserError
-from core.engine.evaluation import evaluating
+from core.testing._offers import check_offers
 from core.testing.tiny_model import KitNoise, regions
 
 
@@ -22,6 +22,9 @@ class ModelKit:
     def prepared(self) -> tuple[Any, RegionBatch]:
         model = self.make()
         return model, model.preparation.collate([model.preparation(region) for region in regions()])
+
+    def test_offers_are_declared_whole(self) -> None:
+        check_offers(self.make(), "models")
 
     def test_trainable_parameters_are_float32_with_unique_names(self) -> None:
         model = self.make()
@@ -72,7 +75,7 @@ class ModelKit:
         """States [B, T, D] of a description, mask logits [B, h, w] for it, and the ids of generated descriptions, in eval mode."""
         batch = model.preparation.collate([model.preparation(region) for region in regions()[chosen]])
         text = ["a red square"] * len(batch)
-        with evaluating(model):
+        with model.computing(training=False):
             vision, captions, phrase = model.encode(batch), model.tokenize(text, 6), model.phrases(text, 6)
             states = model.caption_states(vision, batch.view1, batch.cells, captions)
             wording = model.wording(batch.ids, KitNoise())

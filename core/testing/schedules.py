@@ -6,7 +6,8 @@ import pickle
 
 import pytest
 
-from core.contracts import Schedule
+from core.contracts import KeepsRunningGradient, Schedule
+from core.testing._offers import check_offers
 
 
 class ScheduleKit:
@@ -17,6 +18,9 @@ class ScheduleKit:
 
     def make(self) -> Schedule:
         raise NotImplementedError
+
+    def test_offers_are_declared_whole(self) -> None:
+        check_offers(self.make(), "schedules")
 
     def test_every_update_has_a_loop_and_none_twice(self) -> None:
         schedule = self.make()
@@ -36,9 +40,9 @@ class ScheduleKit:
         assert forward == backward[::-1]
 
     def test_a_running_mean_is_of_a_loop_and_decays(self) -> None:
-        """Optional ``running = (loop, decay)``."""
+        """``KeepsRunningGradient``."""
         schedule = self.make()
-        if not hasattr(schedule, "running"):
+        if not isinstance(schedule, KeepsRunningGradient):
             pytest.skip("this schedule keeps no running gradient")
         loop, decay = schedule.running
         assert 0 <= decay < 1

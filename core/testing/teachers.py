@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from core.contracts import Teacher, UserError
+from core.contracts import ReportsStatistics, Teacher, UserError
+from core.testing._offers import check_offers
 
 Groups = dict[str, list[tuple[str, nn.Parameter]]]
 
@@ -55,6 +56,9 @@ class TeacherKit:
         with teacher.weights():
             return values(groups)
 
+    def test_offers_are_declared_whole(self) -> None:
+        check_offers(self.make(), "teachers")
+
     def test_starts_as_the_student(self) -> None:
         teacher, groups = self.started()
         assert equal(self.seen(teacher, groups), values(groups))
@@ -86,14 +90,13 @@ class TeacherKit:
         assert equal(values(groups), before)
 
     def test_statistics_are_finite_numbers(self) -> None:
-        """Optional; they are logged as ``teacher/NAME``."""
+        """``ReportsStatistics``; they are logged as ``teacher/NAME``."""
         teacher, groups = self.started()
-        statistics = getattr(teacher, "statistics", None)
-        if statistics is None:
+        if not isinstance(teacher, ReportsStatistics):
             pytest.skip("this teacher has no statistics")
         move(groups, 1.0)
         teacher.update()
-        assert all(isinstance(value, float) and math.isfinite(value) for value in statistics().values())
+        assert all(isinstance(value, float) and math.isfinite(value) for value in teacher.statistics().values())
 
     def test_a_resumed_teacher_equals_the_uninterrupted_one_bit_for_bit(self) -> None:
         teacher, groups = self.started()

@@ -6,7 +6,8 @@ It learns nothing worth having; what it has is every gradient path, and a row's 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,17 @@ class TinyModel(nn.Module):
         modules = {"projector": [self.projector], "language": [self.language], "decoder": [self.hidden, self.pixels]}
         names = {id(parameter): name for name, parameter in self.named_parameters()}
         return {group: [(names[id(p)], p) for module in members for p in module.parameters()] for group, members in modules.items()}
+
+    @contextmanager
+    def computing(self, training: bool, precision: str = "auto") -> Iterator[None]:
+        modes = {module: module.training for module in self.modules()}
+        self.train(training)
+        try:
+            with torch.set_grad_enabled(training):
+                yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
 
     def encode(self, batch: RegionBatch) -> Tensor:
         return batch.sam_pictures.float() / 255  # [N, 3, R, R]

@@ -10,6 +10,7 @@ from PIL import Image
 
 from core.contracts import Picture, RunInfo, Tracker
 from core.engine.tracking import Trackers
+from core.testing._offers import check_offers
 
 
 class TrackerKit:
@@ -45,6 +46,9 @@ class TrackerKit:
         driven.panels(first + 2, "pictures/after", pictures)
         driven.finish({"referring/cIoU": 0.5})
         return tracker
+
+    def test_offers_are_declared_whole(self) -> None:
+        check_offers(self.make(), "trackers")
 
     def test_takes_a_whole_run_and_stays_in_its_folder(self, run: RunInfo) -> None:
         self.finished(run, 1)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from core.contracts import BadSample, Dataset, Item, Region
+from core.contracts import BadSample, Dataset, GroupsByPicture, Item, Region
 
 
 def spread(total: int, wanted: int | None) -> list[int]:
@@ -18,8 +18,7 @@ def spread(total: int, wanted: int | None) -> list[int]:
 
 def pictures(data: Dataset, max_samples: int | None) -> list[list[int]]:
     """The data set's indices by picture, of at most ``max_samples`` pictures; without ``images()`` each index is a picture."""
-    images: Callable[[], list[list[int]]] | None = getattr(data, "images", None)
-    groups = images() if images is not None else [[index] for index in range(len(data))]
+    groups = data.images() if isinstance(data, GroupsByPicture) else [[index] for index in range(len(data))]
     return [groups[number] for number in spread(len(groups), max_samples)]
 
 

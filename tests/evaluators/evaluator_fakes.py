@@ -36,7 +36,12 @@ class ListData:
         return self.items[index]
 
 
-class Segmenter:
+class Fake:
+    def computing(self, training, precision="auto"):
+        return torch.set_grad_enabled(training)
+
+
+class Segmenter(Fake):
     """Answers "<n>" with a mask of the first n pixels and "none" without a mask; remembers how it was asked."""
 
     def __init__(self):
@@ -65,7 +70,7 @@ class Preparation:
         return RegionBatch(ids, captions, pictures, [1] * n, pictures, rows, rows, cells, small, small)
 
 
-class Speller:
+class Speller(Fake):
     """Each letter a..h is a token (1..8), 0 ends the turn. Predicts the token after the one given in ``wrong`` wrongly as 'h'.
 
     Its states are one-hot times ``sharpness``, its output layer is the identity plus a bias of zeros.

@@ -112,7 +112,7 @@ def test_beside_names_local_files_as_lying_in_the_same_folder(folder) -> None:
 def test_json_schema_takes_names_types_and_local_objects_from_signatures(folder) -> None:
     schema = json_schema(folder.registry)
     assert schema["properties"]["train"]["required"] == ["updates", "batch_size"]
-    assert schema["properties"]["train"]["properties"]["precision"] == {"enum": ["fp32", "bf16"]}
+    assert schema["properties"]["train"]["properties"]["precision"] == {"enum": ["auto", "fp32", "bf16"]}
     assert schema["properties"]["optimizer"] == {"$ref": "#/$defs/optimizers"}
     assert {"required": ["base"]} in schema["anyOf"]
     ops = {choice["properties"]["use"].get("const"): choice for choice in schema["$defs"]["gradient_ops"]["oneOf"]}

@@ -198,6 +198,25 @@ class Sa2va(nn.Module):
         finally:
             self.train(training)
 
+    @contextmanager
+    def computing(self, training: bool, precision: str = "auto") -> Iterator[None]:
+        frozen = self.network.sam2.no_memory_embedding.dtype
+        if training:
+            half = precision == "bf16" or (precision == "auto" and frozen != torch.float32)
+            if precision == "fp32" and frozen != torch.float32:
+                raise UserError("train.precision: fp32 does not go with model.dtype=bfloat16")
+            modes = {module: module.training for module in self.modules()}
+            self.train()
+            try:
+                with torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext():
+                    yield
+            finally:
+                for module, mode in modes.items():
+                    module.training = mode
+        else:
+            with torch.no_grad(), self.evaluating():
+                yield
+
     @torch.no_grad()
     def generate(self, vision: Vision, view: Tensor, cells: Tensor, length: int) -> Tokens:
         with self.evaluating():
