@@ -38,4 +38,4 @@ def main(argv: list[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"error: no command {name!r}: there are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    return importlib.import_module(f"core.{name}").main(rest)
+    return importlib.import_module(f"core.commands.{name}").main(rest)

@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from core.cli import printing
+from core.commands.cli import printing
 from core.contracts import KINDS, UserError
-from core.doctor import examine
 from core.registry import AmbiguousName, Component, Registry, UnknownName, is_local
+from core.registry.doctor import examine
+from core.registry.signature import OMITTED, Parameter, record_fields, type_name
 from core.scaffold import PLURAL, SINGULAR, write
-from core.scaffold_bodies import PLACES
-from core.signature import OMITTED, Parameter, record_fields, type_name
+from core.scaffold.bodies import PLACES
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
             elif arguments.command == "doctor":
                 code = _doctor(registry)
             elif arguments.command == "reference":
-                from core.reference import reference  # the recipe's schema is not needed by the others
+                from core.recipe.reference import reference  # the recipe's schema is not needed by the others
 
                 print(reference(registry), end="")
             else:

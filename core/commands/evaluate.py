@@ -11,8 +11,8 @@ import os
 import sys
 from pathlib import Path
 
+from core.checkpoints.disk_errors import disk_fault
 from core.contracts import UserError
-from core.disk import disk_fault
 from core.engine.launch import become_worker, start_workers, tell, tell_notes, to_start
 from core.registry import Registry
 

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from core.components import table
+from core.commands.components import table
 from core.contracts import UserError
 from core.engine.launch import become_worker, start_workers, tell, tell_notes, tell_stopped, to_start
 from core.engine.stopping import Stopped, listening
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.sweep:
             if resume or arguments.resolved:
                 parser.error("--sweep starts new runs: it goes with neither --resume nor --resolved")
-            from core.sweep import sweep
+            from core.commands.sweep import sweep
 
             return sweep(arguments.recipe, arguments.overrides, arguments.sweep, registry, arguments)
         if arguments.dry_run:

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from core.components import table
+from core.commands.components import table
 from core.contracts import UserError
 from core.registry import Registry
 
@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    from core.trained import Trained, open_legacy, open_run  # late: it imports torch
+    from core.checkpoints.trained_weights import Trained, open_legacy, open_run  # late: it imports torch
 
     out, registry = arguments.out, Registry()
     if out.exists():
