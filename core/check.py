@@ -1,0 +1,8 @@
+"""``python -m core.check``; the command itself is ``core.commands.check``."""
+
+from core.commands.check import main
+
+__all__ = ["main"]
+
+if __name__ == "__main__":
+    raise SystemExit(main())

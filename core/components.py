@@ -1,0 +1,8 @@
+"""``python -m core.components``; the command itself is ``core.commands.components``."""
+
+from core.commands.components import main
+
+__all__ = ["main"]
+
+if __name__ == "__main__":
+    raise SystemExit(main())

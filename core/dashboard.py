@@ -1,0 +1,8 @@
+"""``python -m core.dashboard``; the command itself is ``core.commands.dashboard``."""
+
+from core.commands.dashboard import main
+
+__all__ = ["main"]
+
+if __name__ == "__main__":
+    raise SystemExit(main())

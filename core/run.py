@@ -1,0 +1,8 @@
+"""``python -m core.run``; the command itself is ``core.commands.run``."""
+
+from core.commands.run import main
+
+__all__ = ["main"]
+
+if __name__ == "__main__":
+    raise SystemExit(main())
