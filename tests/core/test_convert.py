@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from core import convert
 from core.checkpoints.trained_weights import VARIANTS, open_run
+from core.commands import convert
 from core.engine import runner
 from core.recipe import Recipe
 from core.registry import Registry

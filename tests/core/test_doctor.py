@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from core import components
+from core.commands import components
 from core.commands.components import main
 from core.registry import Registry
 from core.registry.doctor import Finding, examine

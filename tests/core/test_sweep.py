@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from core import run, sweep
+from core.commands import run, sweep
 from core.commands.sweep import grid, points, split_values
 from core.contracts import UserError
 from core.recipe import check, load

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from core import convert
 from core.checkpoints.trained_weights import VARIANTS, open_run
+from core.commands import convert
 from core.commands.evaluate import main
 from core.comparison.runs import read_run
 from core.engine import runner
