@@ -1,75 +1,8 @@
-"""``python -m core.compare RUN [RUN ...]``: runs side by side in one HTML file, from their folders alone."""
+"""``python -m core.compare``; the command itself is ``core.commands.compare``."""
 
-from __future__ import annotations
+from core.commands.compare import main
 
-import argparse
-import sys
-from collections.abc import Sequence
-from pathlib import Path
-
-from core.cli import printing
-from core.comparison.grouping import differences, groups_of, run_labels
-from core.comparison.runs import RunData, find_runs, read_run
-from core.comparison.tables import Table, ablation_table, differences_table, evaluation_table, groups_table, runs_table
-from core.contracts import UserError
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns its exit code: 2 for what the user can put right."""
-    arguments = _parser().parse_args(argv)
-    try:
-        runs = [read_run(folder) for folder in find_runs(arguments.runs)]
-        varying = differences(runs)
-        labels = run_labels(runs, varying)
-        if arguments.md:
-            with printing():
-                print(markdown(tables(runs, labels, varying)), end="")
-            return 0
-        from core.comparison.page import page  # late: plotly takes half a second
-
-        text = page(runs, labels, groups_of(runs, varying), tables(runs, labels, varying), pictures=not arguments.no_pictures)
-        _write(arguments.output, text)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{arguments.output}: {len(runs)} run{'s' if len(runs) > 1 else ''}, {len(text) / 2**20:.1f} MiB")
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m core.compare", description="Runs side by side in one HTML file that needs no server.")
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder that holds some, such as a sweep's")
-    parser.add_argument("-o", "--output", type=Path, default=Path("comparison.html"), metavar="FILE", help="default: %(default)s")
-    parser.add_argument("--md", action="store_true", help="print the tables as Markdown instead, and write no file")
-    parser.add_argument("--no-pictures", action="store_true", help="leave the picture sheets out; the file is smaller")
-    return parser
-
-
-def tables(runs: Sequence[RunData], labels: Sequence[str], varying: dict[str, list[str]]) -> list[Table]:
-    """What there is to say in tables; those without content are left out."""
-    found = [
-        runs_table(runs, labels),
-        differences_table(varying, labels) if varying else None,
-        groups_table(runs, groups_of(runs, varying)),
-        evaluation_table(runs, labels),
-        ablation_table(runs, labels),
-    ]
-    return [table for table in found if table is not None]
-
-
-def markdown(parts: Sequence[Table]) -> str:
-    return "\n".join(["# Comparison", "", *(table.markdown() for table in parts)])
-
-
-def _write(path: Path, text: str) -> None:
-    """Written beside and renamed: complete or the old one. Raises UserError where it cannot be written."""
-    beside = path.with_name(path.name + ".new")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from error
-
+__all__ = ["main"]
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -14,7 +14,7 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
-from core.reference import components, contract, reference
+from core.recipe.reference import components, contract, reference
 from core.registry import Registry
 from core.scaffold import SINGULAR, contents
 

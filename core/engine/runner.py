@@ -9,8 +9,8 @@ from pathlib import Path
 from rich.console import Console
 from safetensors import SafetensorError
 
+from core.checkpoints.disk_errors import disk_fault
 from core.contracts import ReportsStatistics, RunInfo, Stateful, UserError
-from core.disk import disk_fault
 from core.engine import checkpoint, stopping
 from core.engine.building import Run, build_run, sharded_trains_only, trained_shares
 from core.engine.evaluation import before_after_table, evaluate_all

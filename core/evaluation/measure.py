@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from core.checkpoints.trained_weights import VARIANTS, Trained, open_legacy, open_run
 from core.contracts import Evaluator, Item, Model, UserError
 from core.engine import checkpoint
 from core.engine.evaluation import bad_reasons, measured
@@ -21,7 +22,6 @@ from core.evaluation.source import Job
 from core.recipe import KeyPath, build, path_text, resolved_values
 from core.recipe.recipe import nodes, plan_of
 from core.registry import Registry
-from core.trained import VARIANTS, Trained, open_legacy, open_run
 
 
 @dataclass

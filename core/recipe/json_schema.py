@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from core.contracts import KINDS, UserError
 from core.recipe.schema import EngineKeys, RecipeSchema, Within
 from core.registry import Component, Registry
-from core.signature import Parameter, kind_of, record_fields
+from core.registry.signature import Parameter, kind_of, record_fields
 
 _PLAIN = {bool: "boolean", int: "integer", float: "number", str: "string", Path: "string", type(None): "null"}
 _LOCAL = {"type": "object", "properties": {"use": {"type": "string", "pattern": ":"}}, "required": ["use"]}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from core.recipe.faults import shown
-from core.signature import type_name
+from core.registry.signature import type_name
 
 _SPOKEN = {bool: "true or false", int: "an integer", float: "a number", str: "text", Path: "a path", type(None): "null"}
 _FLOAT = re.compile(r"([-+]?)(\d*)\.?(\d*)[eE]([-+]?)(\d+)")

@@ -15,7 +15,7 @@ from core.recipe.faults import Fault, KeyPath, Origin, path_text, shown
 from core.recipe.leaves import NotGiveable, Unfit, leaf
 from core.recipe.schema import EngineKeys, Within
 from core.registry import Component, Registry
-from core.signature import Parameter, kind_of, record_fields, type_name
+from core.registry.signature import Parameter, kind_of, record_fields, type_name
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from core.offers import faults
+from core.registry.offers import faults
 
 
 def check_offers(component: object, kind: str) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from core.check import main
-from core.cli import main as cli
+from core.commands.check import main
+from core.commands.cli import main as cli
 
 ROOT = Path(__file__).parents[2]
 TINY = str(ROOT / "recipes" / "dual_loop_tiny.yaml")

@@ -13,7 +13,7 @@ import pytest
 from browser import browser, chromium
 from PIL import Image
 
-from core import compare
+from core.commands import compare
 from core.comparison.grouping import differences, groups_of, mean_interval, run_labels, t95
 from core.comparison.page import MOST_POINTS, page
 from core.comparison.runs import find_runs, read_run

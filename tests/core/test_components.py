@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from core.cli import main as dualloop
-from core.components import main
+from core.commands.cli import main as dualloop
+from core.commands.components import main
 
 
 def test_list_imports_no_torch() -> None:

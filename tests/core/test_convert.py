@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from core import convert
+from core.checkpoints.trained_weights import VARIANTS, open_run
+from core.commands import convert
 from core.engine import runner
 from core.recipe import Recipe
 from core.registry import Registry
-from core.trained import VARIANTS, open_run
 from plugins.models.sa2va.folder import native_tensors, published_tensor
 from plugins.models.sa2va.network import Network
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 from test_compare import write_run
 
-from core import dashboard
+from core.commands import dashboard
 
 WANDB = {"wandb": {"use": "wandb", "project": "dual"}}
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from core import components
-from core.components import main
-from core.doctor import Finding, examine
+from core.commands import components
+from core.commands.components import main
 from core.registry import Registry
+from core.registry.doctor import Finding, examine
 
 SOUND = "class Thing:\n    def loops(self, update):\n        return ['loop1']\n"
 

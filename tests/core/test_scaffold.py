@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from packages import described_pictures, done, installed
 
-from core.components import main
+from core.commands.components import main
 from core.contracts import KINDS
 from core.recipe import Recipe, resolved_yaml
 from core.registry import Registry

@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from core import run, sweep
+from core.commands import run, sweep
+from core.commands.sweep import grid, points, split_values
 from core.contracts import UserError
 from core.recipe import check, load
 from core.registry import Registry
-from core.sweep import grid, points, split_values
 
 RECIPE = "recipes/dual_loop_tiny.yaml"
 

@@ -18,14 +18,14 @@ from typing import Any
 import pytest
 import yaml
 
-from core.components import main
+from core.commands.components import main
+from core.commands.sweep import points
 from core.contracts import KINDS, UserError
 from core.recipe import check, load
-from core.reference import components, reference
+from core.recipe.reference import components, reference
 from core.registry import Component, Registry, is_local
+from core.registry.signature import parameters
 from core.scaffold import contents
-from core.signature import parameters
-from core.sweep import points
 
 ROOT = Path(__file__).parents[2]
 CODE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)

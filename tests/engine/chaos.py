@@ -32,7 +32,7 @@ def attempt(recipe: str, arguments: list[str], environment: dict[str, str], log:
     os.dup2(stream, 1)
     os.dup2(stream, 2)
     os.environ |= environment
-    from core.run import main
+    from core.commands.run import main
 
     code = main([recipe, "--quiet", *arguments])
     os._exit(code)

@@ -101,7 +101,7 @@ def test_resume_refuses_another_recipe(tiny: Make) -> None:
 def test_the_run_folders_own_recipe_resumes_it(tiny: Make) -> None:
     folder = go(tiny())
     shutil.rmtree(folder / "checkpoints" / "update-000004")
-    from core.run import main
+    from core.commands.run import main
 
     assert main(["--resume", str(folder), "--quiet"]) == 0
     assert (folder / "checkpoints" / "update-000004").is_dir()

@@ -14,11 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from core.commands.run import main
 from core.contracts import UserError
 from core.engine import building, run_folder, runner, stopping
 from core.recipe import Recipe, resolved_yaml
 from core.registry import Registry
-from core.run import main
 
 Make = Callable[..., Recipe]
 

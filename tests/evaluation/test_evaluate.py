@@ -12,18 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from core import convert
+from core.checkpoints.trained_weights import VARIANTS, open_run
+from core.commands import convert
+from core.commands.evaluate import main
 from core.comparison.runs import read_run
 from core.engine import runner
 from core.engine.evaluation import evaluate
 from core.engine.progress import Progress
 from core.engine.ranks import Ranks
-from core.evaluate import main
 from core.evaluation import measure, store
 from core.evaluation.measure import Options
 from core.evaluation.source import read_job
 from core.registry import Registry
-from core.trained import VARIANTS, open_run
 from plugins.datasets.refcoco import Refcoco
 from plugins.evaluators.refcoco import RefcocoEvaluator
 

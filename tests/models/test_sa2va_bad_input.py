@@ -12,7 +12,7 @@ import torch
 from checkpoints import CHECKPOINT, copy, write_shards
 from PIL import Image
 
-from core import convert
+from core.commands import convert
 from core.contracts import UserError
 from plugins.models.sa2va.__main__ import main
 from plugins.models.sa2va.export import save_adapter

@@ -129,7 +129,7 @@ def legacy(tmp_path: Path, **changed: torch.Tensor) -> tuple[Path, dict[str, tor
 
 
 def test_a_training_file_becomes_a_published_folder(tmp_path: Path) -> None:
-    from core import convert
+    from core.commands import convert
 
     file, expected = legacy(tmp_path)
     out = tmp_path / "out"

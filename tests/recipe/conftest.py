@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 from core.contracts import KINDS, Dataset, MaskLoss, Sampler, TokenLoss
-from core.signature import members
+from core.registry.signature import members
 if TYPE_CHECKING:
     from nowhere import Unknown
 

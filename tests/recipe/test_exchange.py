@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from core import run
+from core.commands import run
 from core.recipe import build, check, resolved_values
 
 SEG = "loops.one.tasks.seg"

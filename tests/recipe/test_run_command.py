@@ -8,7 +8,7 @@ import types
 
 import pytest
 
-from core.run import main
+from core.commands.run import main
 
 
 def test_faults_go_to_stderr_with_exit_2(folder, capsys) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from core.commands.run import main
 from core.recipe import check, components_used, load
 from core.registry import Registry
-from core.run import main
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("**/*.yaml"))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from string import Template
 
 from core.contracts import KINDS, UserError
-from core.scaffold_bodies import BODIES, PLACES
+from core.scaffold.bodies import BODIES, PLACES
 
 SINGULAR = {kind: "loss" if kind == "losses" else kind.removesuffix("s") for kind in KINDS}
 PLURAL = {singular: kind for kind, singular in SINGULAR.items()}

@@ -14,7 +14,7 @@ from typing import Any
 from core.contracts import KINDS, UserError
 from core.recipe.schema import Checkpoint, Launch, LoopEntry, RecipeSchema, Train
 from core.registry import Component, Registry
-from core.signature import OMITTED, Parameter, record_fields, type_name
+from core.registry.signature import OMITTED, Parameter, record_fields, type_name
 
 _SECTIONS: dict[str, Any] = {"train": Train, "checkpoint": Checkpoint, "launch": Launch, "loops.NAME": LoopEntry}
 _COMMENT = re.compile(r"^    (\w+): .*?  # (.+)$", re.MULTILINE)

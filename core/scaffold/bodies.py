@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from core.scaffold_bodies_model import (
+from core.scaffold.bodies_model import (
     DATASET,
     DATASET_TEST,
     EVALUATOR,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from core.contracts import BEFORE_BUILDING, OPTIONAL
-from core.signature import members
+from core.registry.signature import members
 
 NEAR = 0.8  # likeness from which a name is taken for a misspelt one
 

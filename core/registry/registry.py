@@ -25,7 +25,7 @@ from types import ModuleType
 from typing import Any
 
 from core.contracts import KINDS, UserError
-from core.signature import Parameter, SignatureError, missing_members, missing_methods, parameters
+from core.registry.signature import Parameter, SignatureError, missing_members, missing_methods, parameters
 
 GROUP = "dualloop."
 

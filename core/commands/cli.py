@@ -1,0 +1,41 @@
+"""``dualloop COMMAND ...``: the same as ``python -m core.COMMAND ...``."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+COMMANDS = {
+    "run": "check a recipe and run it",
+    "check": "look at everything a run will need, before it",
+    "convert": "write a run's checkpoint as a published folder",
+    "evaluate": "measure a model: result card, intervals, ablation",
+    "compare": "show runs side by side in one HTML file",
+    "dashboard": "make a W&B workspace and report for runs",
+    "components": "list, explain, write and check components",
+}
+
+
+@contextmanager
+def printing() -> Iterator[None]:
+    """Around what a command prints: a reader that goes away early, such as ``| head``, is no error."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes there at exit
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Hands the arguments to the command's own module; returns its exit code."""
+    name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in ("-h", "--help"):
+        print("usage: dualloop COMMAND ...\n\n" + "\n".join(f"  {command:<12} {text}" for command, text in COMMANDS.items()))
+        return 0
+    if name not in COMMANDS:
+        print(f"error: no command {name!r}: there are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    return importlib.import_module(f"core.commands.{name}").main(rest)

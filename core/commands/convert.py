@@ -1,0 +1,122 @@
+"""``python -m core.convert SOURCE OUT``: what was trained, as a published folder, as PEFT's adapters, or as a training file.
+
+SOURCE is a run, one of its checkpoints, a training file ``.pth`` of upstream's own trainer, or a folder of PEFT's adapters.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from core.commands.components import table
+from core.contracts import UserError
+from core.registry import Registry
+
+#: Largest difference of a reloaded export, as a share of the largest value: in float32, and where anything is in 16 bit.
+EXACT, ROUNDED = 1e-4, 5e-2
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns its exit code: 1 where the export computes something else, 2 for what the user can put right."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return _convert(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m core.convert", description="Write what was trained as a published folder.")
+    sources = "a run folder, one of its checkpoints, a training file .pth, or a folder of PEFT's adapters"
+    parser.add_argument("source", type=Path, metavar="SOURCE", help=sources)
+    parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write, or a training file NAME.pth; must not exist")
+    parser.add_argument(
+        "--groups", default="full", metavar="GROUPS", help="trained groups to take, joined by +; the others are the base's (default: full)"
+    )
+    parser.add_argument("--verify", action="store_true", help="reload the folder and compare logits and masks with the live model's")
+    parser.add_argument("--adapter", action="store_true", help="write the LoRA adapters alone, as PEFT reads them")
+    parser.add_argument(
+        "--base", type=Path, metavar="FOLDER", help="for a .pth or adapters: the published folder that training started from"
+    )
+    parser.add_argument("--lora-alpha", type=int, metavar="N", help="for a .pth that does not tell: the adapters' alpha (default: 256)")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    return parser
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from core.checkpoints.trained_weights import Trained, open_legacy, open_run  # late: it imports torch
+
+    out, registry = arguments.out, Registry()
+    if out.exists():
+        raise UserError(f"{out}: already exists; remove it or choose another folder")
+    trained: Trained
+    if arguments.verify and (arguments.adapter or out.suffix == ".pth"):
+        raise UserError("--verify reloads a published folder; it goes with neither --adapter nor a .pth")
+    if arguments.source.is_file() or (arguments.source / "adapter_config.json").is_file():
+        if arguments.base is None:
+            raise UserError(f"{arguments.source}: it holds trained tensors only; name the folder that training started from with --base")
+        trained = open_legacy(arguments.source, arguments.base, arguments.lora_alpha, registry)
+    else:
+        trained = open_run(arguments.source, registry)
+    trained.use(arguments.groups)
+    model: Any = trained.model
+    if hasattr(model, "eval"):
+        model.eval()
+    if arguments.adapter:
+        _needs(model, "save_adapter")
+        model.save_adapter(out)
+        print(f"wrote the adapters of {trained.source} to {out}")
+        return 0
+    if out.suffix == ".pth":
+        _needs(model, "save_legacy")
+        model.save_legacy(out)
+        print(f"wrote {arguments.groups} of {trained.source} to {out}")
+        return 0
+    model.save(out)
+    changes = model.changes(out) if hasattr(model, "changes") else []
+    differences = {}
+    if arguments.verify:
+        _needs(model, "verify")
+        differences = model.verify(out)
+    passed = _passed(differences, changes, model)
+    report = {"source": str(trained.source), "out": str(out), "groups": arguments.groups, "changes": changes, "verify": differences}
+    if arguments.json:
+        print(json.dumps(report | {"passed": passed}, indent=2))
+    else:
+        _print(report, passed)
+    return 0 if passed else 1
+
+
+def _needs(model: object, method: str) -> None:
+    if not hasattr(model, method):
+        raise UserError(f"the model of this recipe ({type(model).__name__}) has no method {method!r}, which this option needs")
+
+
+def _passed(differences: dict[str, float], changes: list[dict[str, Any]], model: Any) -> bool:
+    """Merged weights are rounded to the type in which they are stored or computed with, so that what 16 bit gives can only be near."""
+    types = {row["dtype"] for row in changes} | {str(p.dtype).removeprefix("torch.") for p in getattr(model, "parameters", tuple)()}
+    exact = types <= {"float32"}
+    limits = {"logits": EXACT, "mask_logits": EXACT, "mask_pixels": 0.0} if exact else {"logits": ROUNDED, "mask_logits": ROUNDED}
+    limits["tensors"] = 0.0
+    return all(differences.get(name, 0.0) <= limit for name, limit in limits.items())
+
+
+def _print(report: dict[str, Any], passed: bool) -> None:
+    if report["changes"]:
+        rows = [
+            (row["group"], str(row["tensors"]), str(row["changed"]), row["dtype"], f"{row['bytes']:,}", f"{row['relative_norm']:.3e}")
+            for row in report["changes"]
+        ]
+        table(("group", "tensors", "changed", "dtype", "bytes", "|new - base| / |base|"), rows)
+    print(f"wrote {report['groups']} of {report['source']} to {report['out']}")
+    if report["verify"]:
+        values = ", ".join(f"{name} {value:.3g}" for name, value in report["verify"].items())
+        print(f"verified by reloading: {'equal' if passed else 'NOT EQUAL'} (largest differences: {values})")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

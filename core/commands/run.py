@@ -1,0 +1,115 @@
+"""``python -m core.run RECIPE [key=value ...]``: checks a recipe and runs it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from core.commands.components import table
+from core.contracts import UserError
+from core.engine.launch import become_worker, start_workers, tell, tell_notes, tell_stopped, to_start
+from core.engine.stopping import Stopped, listening
+from core.recipe import Recipe, check, components_used, json_schema, load, path_report, path_text, resolved_yaml
+from core.registry import Registry
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns its exit code: 2 for what the user can put right."""
+    parser = _parser()
+    argv = sys.argv[1:] if argv is None else argv
+    arguments = parser.parse_intermixed_args(argv)
+    become_worker()
+    try:
+        registry = Registry()
+        if arguments.schema:
+            print(json.dumps(json_schema(registry), indent=2))
+            return 0
+        resume = Path(arguments.resume) if isinstance(arguments.resume, str) else arguments.resume
+        if isinstance(arguments.resume, str) and "=" in arguments.resume and not Path(arguments.resume).exists():
+            arguments.overrides.append(arguments.resume)  # "--resume key=value": the option took it for its folder
+            resume = True
+        if arguments.recipe is None and isinstance(resume, Path):
+            named_recipe = resume.is_file()  # "--resume RECIPE": the option took the recipe for its folder
+            arguments.recipe = str(resume if named_recipe else resume / "recipe.yaml")  # a run folder keeps its resolved recipe
+            resume = True if named_recipe else resume
+        if arguments.recipe is None:
+            parser.error("name a recipe")
+        if arguments.sweep:
+            if resume or arguments.resolved:
+                parser.error("--sweep starts new runs: it goes with neither --resume nor --resolved")
+            from core.commands.sweep import sweep
+
+            return sweep(arguments.recipe, arguments.overrides, arguments.sweep, registry, arguments)
+        if arguments.dry_run:
+            parser.error("--dry-run goes with --sweep; --check looks at one recipe")
+        return _run(load(arguments.recipe, arguments.overrides), registry, arguments, resume, argv)
+    except UserError as error:
+        tell(error)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the last checkpoint stands, --resume goes on from it", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m core.run", description="Run a recipe.")
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a YAML file; may be left out with --resume RUN_FOLDER")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="set one key, e.g. train.updates=10 or gradient.use=sum")
+    parser.add_argument("--check", action="store_true", help="check everything without building anything, and stop")
+    parser.add_argument("--resolved", action="store_true", help="print the merged recipe with the origin of each value, and stop")
+    parser.add_argument("--schema", action="store_true", help="print the JSON Schema of recipes for editors, and stop")
+    folder = "continue from the last checkpoint: of this run folder, or of the newest run of the recipe"
+    parser.add_argument("--resume", nargs="?", const=True, default=None, metavar="RUN_FOLDER", help=folder)
+    parser.add_argument("--sweep", nargs="+", metavar="key=a,b", help="run every combination of these values, one run after another")
+    parser.add_argument("--dry-run", action="store_true", help="with --sweep: print the runs' commands, one a line, and stop")
+    parser.add_argument("--quiet", action="store_true", help="print the result only")
+    return parser
+
+
+def _run(recipe: Recipe, registry: Registry, arguments: argparse.Namespace, resume: Path | bool | None, argv: list[str]) -> int:
+    faults = check(recipe, registry)
+    if faults:
+        for fault in faults:
+            print(fault, file=sys.stderr)
+        print(f"{len(faults)} fault{'s' if len(faults) > 1 else ''} in {recipe.file}", file=sys.stderr)
+        return 2
+    tell_notes(recipe.notes)
+    if arguments.resolved:
+        print(resolved_yaml(recipe, registry), end="")
+        return 0
+    if arguments.check:
+        report(recipe, registry)
+        return 0
+    if to_start(recipe.values["launch"]):
+        return start_workers(recipe.values["launch"], argv)
+    try:
+        with listening():
+            from core.engine.runner import run  # late: it imports torch
+
+            return run(recipe, registry, resume=resume, quiet=arguments.quiet)
+    except Stopped as stopped:
+        return tell_stopped(stopped, recipe.values["launch"]["requeue"])
+
+
+def report(recipe: Recipe, registry: Registry) -> None:
+    """Prints what a sound recipe would use, and warns of paths that do not exist."""
+    used = [(path_text(path), c.entry) for path, c in components_used(recipe, registry)]
+    table(("key", "component", "distribution"), [(key, f"{e.kind}/{e.name}", f"{e.distribution} {e.version}".rstrip()) for key, e in used])
+    paths = path_report(recipe, registry)
+    if paths:
+        print()
+        rows = [(key, str(path), "found" if found else "MISSING", origin) for key, path, found, origin in paths]
+        table(("key", "path", "", "given at"), rows)
+    train, processes = recipe.values["train"], recipe.values["launch"]["processes"]
+    size, accumulate = train["batch_size"], train["accumulate"]
+    print(f"\nsamples per update and loop: {size * accumulate * processes} = {size} x {accumulate} accumulated x {processes} processes")
+    missing = [entry for entry in paths if not entry[2]]
+    for key, path, _, origin in missing:
+        print(f"warning: {origin}: {key}: {path} does not exist", file=sys.stderr)
+    print("recipe OK" + (f" ({len(missing)} of {len(paths)} paths are placeholders that do not exist here)" if missing else ""))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
