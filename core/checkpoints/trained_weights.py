@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from core.contracts import Model, UserError
+from core.contracts import KnowsBaseValues, Model, UserError
 from core.engine import checkpoint
 from core.recipe import Recipe, build, load
 from core.registry import Registry
@@ -88,16 +88,9 @@ def open_run(path: Path, registry: Registry, recipe: Recipe | None = None) -> Tr
     return Trained(model, base, values, folder, file)
 
 
-def open_legacy(file: Path, base: Path, alpha: int | None, registry: Registry) -> Trained:
-    """The model of a training file ``.pth`` or a folder of PEFT's adapters, and the published folder it started from."""
-    start: Model = registry.get("models", "sa2va").create(checkpoint=base)
-    before = {name: p.detach().clone() for members in start.trainable().values() for name, p in members}
-    del start  # one model in memory at a time
-    model: Model = registry.get("models", "sa2va.legacy").create(file=file, checkpoint=base, lora_alpha=alpha)
-    values, originals = {}, {}
-    for group, members in model.trainable().items():
-        for name, p in members:
-            values[f"{group}/{name}"] = p.detach().clone()
-            # an adapter's base value is no change at all: B = 0
-            originals[f"{group}/{name}"] = before[name] if name in before else torch.zeros_like(p)
-    return Trained(model, originals, values, file)
+def open_file(source: Path, model: Model) -> Trained:
+    """``model``, which was built from the training file or the adapters ``source``. Raises ``UserError``."""
+    if not isinstance(model, KnowsBaseValues):
+        raise UserError(f"{source}: {type(model).__name__} does not tell the values before training (base_values)")
+    values = {f"{group}/{name}": p.detach().clone() for group, members in model.trainable().items() for name, p in members}
+    return Trained(model, model.base_values(), values, source)

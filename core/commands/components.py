@@ -19,6 +19,7 @@ from core.commands.cli import printing
 from core.contracts import KINDS, UserError
 from core.registry import AmbiguousName, Component, Registry, UnknownName, is_local
 from core.registry.doctor import examine
+from core.registry.offers import offers_of, wanted
 from core.registry.signature import OMITTED, Parameter, record_fields, type_name
 from core.scaffold import PLURAL, SINGULAR, write
 from core.scaffold.bodies import PLACES
@@ -138,6 +139,7 @@ def explain(component: Component) -> str:
     ]
     lines.append("  parameters" if component.parameters else "  parameters    none")
     lines += _parameters(component.parameters, "    ")
+    lines += _offers(component)
     if text := inspect.getdoc(component.object):
         lines += ["", *(f"  {line}".rstrip() for line in text.splitlines())]
     return "\n".join(lines)
@@ -151,6 +153,16 @@ def _parameters(keys: tuple[Parameter, ...], indent: str) -> list[str]:
         default = "required" if key.required else "optional" if key.default is OMITTED else f"default {key.default!r}"
         lines.append(f"{indent}{key.name.ljust(width)}  {type_name(key.type)}, {default}")
         lines += _parameters(record_fields(key.type), indent + "  ")
+    return lines
+
+
+def _offers(component: Component) -> list[str]:
+    """What it has of that which components of its kind may offer beyond their contract."""
+    offered = offers_of(component.object, component.entry.kind)
+    lines = []
+    for word, state in (("offers", True), ("may offer", None), ("offers not", False)):
+        if names := [f"{', '.join(wanted(protocol))} ({protocol.__name__})" for protocol, has in offered.items() if has is state]:
+            lines += [f"  {word}" + (", known once it is built" if state is None else ""), *(f"    {name}" for name in names)]
     return lines
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from core.commands.components import table
-from core.contracts import UserError
+from core.contracts import ExportsAdapters, ExportsTrainingFile, Model, ReportsChanges, UserError, VerifiesExport
 from core.registry import Registry
+from core.registry.offers import wanted
 
 #: Largest difference of a reloaded export, as a share of the largest value: in float32, and where anything is in 16 bit.
 EXACT, ROUNDED = 1e-4, 5e-2
@@ -48,7 +49,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    from core.checkpoints.trained_weights import Trained, open_legacy, open_run  # late: it imports torch
+    from core.checkpoints.model_files import holds_trained_tensors_only, model_entry
+    from core.checkpoints.trained_weights import Trained, open_file, open_run  # late: it imports torch
 
     out, registry = arguments.out, Registry()
     if out.exists():
@@ -56,32 +58,32 @@ def _convert(arguments: argparse.Namespace) -> int:
     trained: Trained
     if arguments.verify and (arguments.adapter or out.suffix == ".pth"):
         raise UserError("--verify reloads a published folder; it goes with neither --adapter nor a .pth")
-    if arguments.source.is_file() or (arguments.source / "adapter_config.json").is_file():
-        if arguments.base is None:
-            raise UserError(f"{arguments.source}: it holds trained tensors only; name the folder that training started from with --base")
-        trained = open_legacy(arguments.source, arguments.base, arguments.lora_alpha, registry)
+    if holds_trained_tensors_only(arguments.source):
+        entry = model_entry(arguments.source, arguments.base, registry)
+        keys = {name: Path(value) for name, value in entry.items() if name != "use"}
+        alpha = {} if arguments.lora_alpha is None else {"lora_alpha": arguments.lora_alpha}
+        trained = open_file(arguments.source, registry.get("models", entry["use"]).create(**keys, **alpha))
     else:
         trained = open_run(arguments.source, registry)
     trained.use(arguments.groups)
-    model: Any = trained.model
-    if hasattr(model, "eval"):
-        model.eval()
+    model = trained.model
     if arguments.adapter:
-        _needs(model, "save_adapter")
+        if not isinstance(model, ExportsAdapters):
+            raise _lacking(model, ExportsAdapters)
         model.save_adapter(out)
         print(f"wrote the adapters of {trained.source} to {out}")
         return 0
     if out.suffix == ".pth":
-        _needs(model, "save_legacy")
+        if not isinstance(model, ExportsTrainingFile):
+            raise _lacking(model, ExportsTrainingFile)
         model.save_legacy(out)
         print(f"wrote {arguments.groups} of {trained.source} to {out}")
         return 0
+    if arguments.verify and not isinstance(model, VerifiesExport):
+        raise _lacking(model, VerifiesExport)  # before anything is written
     model.save(out)
-    changes = model.changes(out) if hasattr(model, "changes") else []
-    differences = {}
-    if arguments.verify:
-        _needs(model, "verify")
-        differences = model.verify(out)
+    changes = model.changes(out) if isinstance(model, ReportsChanges) else []
+    differences = model.verify(out) if arguments.verify and isinstance(model, VerifiesExport) else {}
     passed = _passed(differences, changes, model)
     report = {"source": str(trained.source), "out": str(out), "groups": arguments.groups, "changes": changes, "verify": differences}
     if arguments.json:
@@ -91,14 +93,17 @@ def _convert(arguments: argparse.Namespace) -> int:
     return 0 if passed else 1
 
 
-def _needs(model: object, method: str) -> None:
-    if not hasattr(model, method):
-        raise UserError(f"the model of this recipe ({type(model).__name__}) has no method {method!r}, which this option needs")
+def _lacking(model: Model, protocol: type) -> UserError:
+    names = " and ".join(map(repr, wanted(protocol)))
+    return UserError(f"the model of this recipe ({type(model).__name__}) has no method {names}, which this option needs")
 
 
-def _passed(differences: dict[str, float], changes: list[dict[str, Any]], model: Any) -> bool:
+def _passed(differences: dict[str, float], changes: list[dict[str, Any]], model: Model) -> bool:
     """Merged weights are rounded to the type in which they are stored or computed with, so that what 16 bit gives can only be near."""
-    types = {row["dtype"] for row in changes} | {str(p.dtype).removeprefix("torch.") for p in getattr(model, "parameters", tuple)()}
+    import torch  # late: it takes a second
+
+    parameters = model.parameters() if isinstance(model, torch.nn.Module) else ()
+    types = {row["dtype"] for row in changes} | {str(p.dtype).removeprefix("torch.") for p in parameters}
     exact = types <= {"float32"}
     limits = {"logits": EXACT, "mask_logits": EXACT, "mask_pixels": 0.0} if exact else {"logits": ROUNDED, "mask_logits": ROUNDED}
     limits["tensors"] = 0.0

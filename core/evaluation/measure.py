@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from core.checkpoints.trained_weights import VARIANTS, Trained, open_legacy, open_run
+from core.checkpoints.trained_weights import VARIANTS, Trained, open_file, open_run
 from core.contracts import Evaluator, Item, Model, UserError
 from core.engine import checkpoint
 from core.engine.evaluation import bad_reasons, measured
@@ -68,13 +68,12 @@ def run(job: Job, registry: Registry, options: Options, ranks: Ranks) -> int:
 
 
 def _open(job: Job, registry: Registry) -> tuple[Model, Trained | None]:
-    trained = None
+    """The model as the recipe has it, settings of the command line included: what the card says is what was built."""
     if job.kind == "run":
         trained = open_run(job.path, registry, job.recipe)
-    elif job.kind == "file" and job.base is not None:
-        trained = open_legacy(job.path, job.base, job.recipe.values["model"].get("lora_alpha"), registry)
-    model: Model = trained.model if trained else build(job.recipe, ("model",), registry)
-    return model, trained
+        return trained.model, trained
+    model: Model = build(job.recipe, ("model",), registry)
+    return model, open_file(job.path, model) if job.kind == "file" else None
 
 
 def _variants(model: Model, job: Job, options: Options) -> list[str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from core.checkpoints.model_files import holds_trained_tensors_only, model_entry
 from core.contracts import Evaluator, Model, UserError
 from core.recipe import Recipe, check, load
 from core.recipe.faults import COMMAND_LINE
@@ -75,13 +76,13 @@ def read_job(
         names: list[str] | None = [name]
     else:
         names = None
-    recipe = _recipe(job, dotted)
+    recipe = _recipe(job, dotted, registry)
     entries = {key: value for key, value in _mapping(recipe.values, "evaluate").items() if names is None or key in names}
     if not entries and recipe.readable:
         example = "--use refcoco --data refcoco root=DATA/ref_seg split=val"
         raise UserError(f"{source}: its recipe names no evaluator; choose one, e.g. {example}")
     dotted += [f"{path}={value}" for key, value in short.items() for path in _places(key, entries, registry)]
-    job.recipe = _recipe(job, dotted)
+    job.recipe = _recipe(job, dotted, registry)
     return job, _cut(job.recipe, list(entries), registry)
 
 
@@ -91,9 +92,7 @@ def _job(source: Path, base: Path | None) -> Job:
     nothing = Recipe(source, {}, {}, [])
     if source.is_file() and source.suffix in (".yaml", ".yml"):
         job = Job(nothing, "recipe", source, Path("evaluations") / source.stem, source)
-    elif source.is_file() or (source / "adapter_config.json").is_file():
-        if base is None:
-            raise UserError(f"{source}: it holds trained tensors only; name the folder that training started from with --base")
+    elif holds_trained_tensors_only(source):
         return Job(nothing, "file", source, Path("evaluations") / source.stem, base=base)
     elif (source / "config.json").is_file():
         job = Job(nothing, "folder", source, Path("evaluations") / source.resolve().name)
@@ -107,14 +106,11 @@ def _job(source: Path, base: Path | None) -> Job:
     return job
 
 
-def _recipe(job: Job, overrides: Sequence[str]) -> Recipe:
+def _recipe(job: Job, overrides: Sequence[str], registry: Registry) -> Recipe:
     if job.file is not None:
         return load(job.file, overrides)
-    given = {"use": "sa2va", "checkpoint": str(job.path)}
-    if job.kind == "file":
-        given = {"use": "sa2va.legacy", "file": str(job.path), "checkpoint": str(job.base)}
     source = Source(origins={(): COMMAND_LINE})
-    for text in (f"model={json.dumps(given)}", *overrides):
+    for text in (f"model={json.dumps(model_entry(job.path, job.base, registry))}", *overrides):
         override(source, text)
     values, broken = resolve(source)
     return Recipe(job.path, values, source.origins, source.faults, broken)

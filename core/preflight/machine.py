@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from core.contracts import UserError
+from core.contracts import TellsFacts, UserError
 from core.preflight.data import Drawn
 from core.preflight.finding import Facts, Finding, size
 from core.recipe import Recipe, build, components_used, path_report
@@ -32,20 +31,15 @@ def paths(recipe: Recipe, registry: Registry) -> Iterator[Finding]:
 
 
 def model_facts(recipe: Recipe, registry: Registry) -> tuple[Facts, Finding]:
-    """What the model's component tells of itself: its attribute ``facts``, or the function ``facts`` of a module of that name
-    beside its own, called with the model's keys of the recipe."""
+    """What the model's component tells of itself (``TellsFacts``), asked with the model's keys of the recipe."""
     used = dict(components_used(recipe, registry))[("model",)]
-    function = getattr(used.object, "facts", None)
-    if function is None:
-        try:
-            function = importlib.import_module(f"{used.object.__module__.rpartition('.')[0]}.facts").facts
-        except (ImportError, AttributeError, ValueError):
-            return {}, Finding("warn", "model", f"{used.entry.name} tells nothing of itself: sizes and caption lengths are unknown")
+    if not isinstance(used.object, TellsFacts):
+        return {}, Finding("warn", "model", f"{used.entry.name} tells nothing of itself: sizes and caption lengths are unknown")
     keys = [key for key in recipe.values["model"] if key != "use"]
     if {parameter.name for parameter in used.parameters if parameter.required} & {"checkpoint"} == set():
         return {}, Finding("warn", "model", f"{used.entry.name} starts from no checkpoint: sizes and caption lengths are unknown")
     try:
-        facts = dict(function(**{key: build(recipe, ("model", key), registry) for key in keys}))
+        facts = dict(used.object.facts(**{key: build(recipe, ("model", key), registry) for key in keys}))
     except (UserError, OSError, ValueError, KeyError, TypeError) as fault:
         return {}, Finding("fail", "model", str(fault))
     total = facts["parameters"]

@@ -11,7 +11,7 @@ import re
 import typing
 from typing import Any
 
-from core.contracts import KINDS, UserError
+from core.contracts import KINDS, OPTIONAL, UserError
 from core.recipe.schema import Checkpoint, Launch, LoopEntry, RecipeSchema, Train
 from core.registry import Component, Registry
 from core.registry.signature import OMITTED, Parameter, record_fields, type_name
@@ -42,10 +42,18 @@ def components(registry: Registry, kind: str) -> list[str]:
 
 
 def contract(kind: str) -> str:
-    """The protocol of a kind as it stands in ``core/contracts.py``; of losses both call shapes."""
+    """The protocol of a kind as it stands in ``core/contracts/``, with its parts, both call shapes of losses, and what is optional."""
     protocol: Any = KINDS[kind]
-    own = [one for one in protocol.__subclasses__() if one.__module__ == "core.contracts"]
-    return "\n\n".join(inspect.getsource(one).replace("@runtime_checkable\n", "").strip() for one in [protocol, *own])
+    parts = [one for one in protocol.__mro__[:0:-1] if one.__module__.startswith("core.contracts")]
+    own = [one for one in protocol.__subclasses__() if one.__module__.startswith("core.contracts")]
+    texts = [_source(one) for one in (*parts, protocol, *own)]
+    if optional := OPTIONAL.get(kind):
+        texts += ["# What it may offer beyond that:", *map(_source, optional)]
+    return "\n\n\n".join(texts)
+
+
+def _source(protocol: type) -> str:
+    return inspect.getsource(protocol).replace("@runtime_checkable\n", "").strip()
 
 
 def _component(component: Component) -> str:

@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from core.contracts import KINDS, UserError
 from core.registry import GROUP, BrokenPlugin, ContractViolation, Entry, Registry
+from core.registry.offers import built_class, faults
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ def examine(registry: Registry, folder: Path | None = None) -> list[Finding]:
 def _load(registry: Registry, entry: Entry) -> Finding | None:
     where = f"{entry.kind}/{entry.name} = {entry.target}, of {entry.distribution} {entry.version}"
     try:
-        _ = registry.get(entry.kind, f"{entry.distribution}/{entry.name}").parameters
+        component = registry.get(entry.kind, f"{entry.distribution}/{entry.name}")
+        _ = component.parameters
     except BrokenPlugin as fault:
         root: BaseException = fault
         while root.__cause__ is not None:
@@ -48,10 +50,14 @@ def _load(registry: Registry, entry: Entry) -> Finding | None:
         cause = str(fault).split("cannot be imported: ")[-1]
         return Finding("broken", where, cause, _remedy(entry, root))
     except ContractViolation as fault:
-        remedy = f"mend the object ({KINDS[entry.kind].__name__} in core/contracts.py says what it must do), or tell its author"
+        remedy = f"mend the object ({KINDS[entry.kind].__name__} in core.contracts says what it must do), or tell its author"
         return Finding("breaks its contract", where, str(fault), remedy)
     except UserError as fault:  # two entries of one name in one distribution
         return Finding("broken", where, str(fault), f"give each component of {entry.distribution} a name of its own")
+    # a function is looked at itself, and what it says that it builds
+    if found := [text for holder in {component.object, built_class(component.object)} - {None} for text in faults(holder, entry.kind)]:
+        remedy = "mend the object (core/contracts/optional.py lists what a component may offer), or tell its author"
+        return Finding("an offer that nothing takes", where, "; ".join(dict.fromkeys(found)), remedy)
     return None
 
 

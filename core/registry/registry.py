@@ -104,6 +104,10 @@ class Registry:
             _check_kind(kind)
         return [entry for entry in self._entries if entry.kind in KINDS and kind in (None, entry.kind)]
 
+    def unique(self, entry: Entry) -> bool:
+        """Whether its short name means it alone."""
+        return sum(other.name == entry.name for other in self.list(entry.kind)) == 1
+
     def strays(self) -> builtins.list[str]:
         """One sentence for each entry whose group is no kind, e.g. after a slip of the pen."""
         strays = [e for e in self._entries if e.kind not in KINDS]
