@@ -40,7 +40,7 @@ def about(distribution: str, folder: Path) -> list[Finding]:
         ("from json import nothing\n", "broken", "cannot import name 'nothing'", "pip install -U sick"),
         ("class Thang: ...\n", "broken", "did you mean 'Thang'?", "mend its pyproject.toml"),
         ("1 / 0\n", "broken", "ZeroDivisionError: division by zero", "pip uninstall sick"),
-        ("class Thing: ...\n", "breaks its contract", "it lacks loops", "Schedule in core/contracts.py"),
+        ("class Thing: ...\n", "breaks its contract", "it lacks loops", "Schedule in core.contracts"),
         (SOUND + "    def __init__(self, *, k): ...\n", "breaks its contract", "parameter 'k' has no type", "tell its author"),
     ],
 )
