@@ -109,7 +109,7 @@ class Registry:
         return sum(other.name == entry.name for other in self.list(entry.kind)) == 1
 
     def strays(self) -> builtins.list[str]:
-        """One sentence for each entry whose group is no kind, e.g. after a slip of the pen."""
+        """One sentence for each entry whose group is no kind, e.g. a misspelt one."""
         strays = [e for e in self._entries if e.kind not in KINDS]
         return [f"{e.distribution} declares {e.name!r} in the group {GROUP}{e.kind}, which is no kind" for e in strays]
 
