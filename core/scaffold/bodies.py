@@ -325,18 +325,3 @@ BODIES: dict[str, tuple[str, ...]] = {
     "evaluators": (EVALUATOR, EVALUATOR_TEST, "evaluate: {mine: {use: $name, data: {...}}}"),
     "trackers": (TRACKER, TRACKER_TEST, "track: {mine: {use: $name}}"),
 }
-
-#: Where a recipe names a component of the kind: ``core.run RECIPE PLACE.use=name`` exchanges it.
-PLACES = {
-    "models": "model",
-    "teachers": "teacher",
-    "loops": "loops.LOOP.tasks.TASK",
-    "samplers": "loops.LOOP.tasks.TASK.sampler",
-    "losses": "loops.LOOP.tasks.TASK.losses.mask",
-    "gradient_ops": "gradient",
-    "schedules": "schedule",
-    "optimizers": "optimizer",
-    "datasets": "loops.LOOP.tasks.TASK.data.NAME",
-    "evaluators": "evaluate.NAME",
-    "trackers": "track.NAME",
-}

@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
-from core.contracts import KINDS, UserError
-from core.scaffold.bodies import BODIES, PLACES
-
-SINGULAR = {kind: "loss" if kind == "losses" else kind.removesuffix("s") for kind in KINDS}
-PLURAL = {singular: kind for kind, singular in SINGULAR.items()}
+from core.contracts import UserError
+from core.registry.kinds import PLACES, SINGULAR
+from core.scaffold.bodies import BODIES
 
 PYPROJECT = """\
 [build-system]
