@@ -16,7 +16,8 @@ from mkdocs.structure.files import File, Files
 
 from core.recipe.reference import components, contract, reference
 from core.registry import Registry
-from core.scaffold import SINGULAR, contents
+from core.registry.kinds import SINGULAR
+from core.scaffold import contents
 
 ROOT = Path(__file__).parents[1]
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 COMMANDS = {
     "run": "check a recipe and run it",
@@ -17,16 +14,6 @@ COMMANDS = {
     "dashboard": "make a W&B workspace and report for runs",
     "components": "list, explain, write and check components",
 }
-
-
-@contextmanager
-def printing() -> Iterator[None]:
-    """Around what a command prints: a reader that goes away early, such as ``| head``, is no error."""
-    try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes there at exit
 
 
 def main(argv: list[str] | None = None) -> int:

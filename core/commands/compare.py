@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from core.commands.cli import printing
+from core.commands.printing import printing
 from core.comparison.grouping import differences, groups_of, run_labels
 from core.comparison.runs import RunData, find_runs, read_run
 from core.comparison.tables import Table, ablation_table, differences_table, evaluation_table, groups_table, runs_table

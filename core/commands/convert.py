@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from core.commands.components import table
+from core.commands.printing import table
 from core.contracts import ExportsAdapters, ExportsTrainingFile, Model, ReportsChanges, UserError, VerifiesExport
 from core.registry import Registry
 from core.registry.offers import wanted

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from core.commands.cli import printing
+from core.commands.printing import printing
 from core.comparison.grouping import deciding, differences
 from core.comparison.runs import RunData, evaluated, find_runs, read_run
 from core.contracts import UserError

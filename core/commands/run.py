@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from core.commands.components import table
+from core.commands.printing import table
 from core.contracts import UserError
 from core.engine.launch import become_worker, start_workers, tell, tell_notes, tell_stopped, to_start
 from core.engine.stopping import Stopped, listening

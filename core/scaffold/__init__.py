@@ -1,5 +1,5 @@
 """What ``components new`` writes: an installable package with one component."""
 
-from core.scaffold.package import PLURAL, SINGULAR, Body, contents, write
+from core.scaffold.package import Body, contents, rendered, write
 
-__all__ = ["PLURAL", "SINGULAR", "Body", "contents", "write"]
+__all__ = ["Body", "contents", "rendered", "write"]

@@ -1,4 +1,8 @@
-"""Writes a package of one's own with one component: installable, typed, with its test, README and CI file."""
+"""Writes a package of one's own with one component: installable, typed, with its test, README and CI file.
+
+The files in ``templates/`` are what is written, but for the placeholders in them (``template_name`` and the like). So they are real
+Python and real TOML, which the linter, the type checker and the tests read as they are.
+"""
 
 from __future__ import annotations
 
@@ -10,131 +14,77 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from string import Template
 
-from core.contracts import KINDS, UserError
-from core.scaffold.bodies import BODIES, PLACES
+from core.contracts import UserError
+from core.registry.kinds import PLACES, SINGULAR
 
-SINGULAR = {kind: "loss" if kind == "losses" else kind.removesuffix("s") for kind in KINDS}
-PLURAL = {singular: kind for kind, singular in SINGULAR.items()}
-
-PYPROJECT = """\
-[build-system]
-requires = ["setuptools>=69"]
-build-backend = "setuptools.build_meta"
-
-[project]
-name = "$distribution"
-version = "0.1.0"
-description = "$article $singular for dualloop."
-readme = "README.md"
-requires-python = ">=3.11"
-dependencies = ["dualloop", "torch"$extra]  # pytest comes with dualloop
-
-[project.optional-dependencies]
-dev = ["ruff", "mypy"]
-
-# The line that makes the component known. Left: the name in recipes; right: module and object.
-[project.entry-points."dualloop.$kind"]
-"$name" = "$module:$object"
-
-[tool.setuptools]
-packages = ["$module"]
-[tool.setuptools.package-data]
-$module = ["py.typed"]
-
-[tool.ruff]
-line-length = 140
-target-version = "py311"
-[tool.ruff.lint]
-select = ["E", "F", "I", "UP", "B"]
-[tool.ruff.lint.isort]
-known-first-party = ["$module"]
-known-third-party = ["core"]
-
-[tool.mypy]
-packages = ["$module"]
-ignore_missing_imports = true
-
-[tool.pytest.ini_options]
-testpaths = ["tests"]
-"""
-
-README = """\
-# $distribution
-
-$article $singular for dualloop, found by the name `$name`. With dualloop installed:
-
-```bash
-pip install -e .
-python -m core.components explain $kind/$name   # what it takes
-pytest   # the contract kit of its kind
-pip install -e ".[dev]" && ruff check . && mypy   # the linters, as its CI runs them
-```
-
-Use it in a recipe:
-
-```yaml
-$usage
-```
-
-or in place of what a recipe names, `python -m core.run RECIPE $place.use=$name`.
-
-It starts as a minimal body that works: replace it in `$module/__init__.py`. The parameters of the constructor are the keys of
-the recipe; give each a type. What the component must do is in `core/contracts.py` of dualloop, and the tests check it.
-"""
-
-WORKFLOW = """\
-name: test
-on: [push, pull_request]
-jobs:
-  test:
-    runs-on: ubuntu-latest
-    steps:
-      - uses: actions/checkout@v4
-      - uses: actions/setup-python@v5
-        with: {python-version: "3.11"}
-      # where dualloop is in no package index: - run: pip install "dualloop @ git+https://..."
-      - run: pip install -e ".[dev]"
-      - run: ruff check .
-      - run: mypy
-      - run: pytest
-      - run: python -m core.components doctor
-"""
+TEMPLATES = Path(__file__).with_name("templates")
+EXTRA = {"datasets": ', "numpy", "Pillow"', "models": ', "safetensors"'}  # dependencies of a kind's template, besides dualloop and torch
 
 
 @dataclass(frozen=True)
 class Body:
-    """What differs from kind to kind: the component, its test, the recipe lines that use it, further dependencies."""
+    """What differs from kind to kind: the component, its test, the recipe lines that use it."""
 
     code: str
     test: str
     usage: str
-    extra: str = ""
 
 
 def contents(kind: str, name: str) -> tuple[str, Body]:
     """The module's name and what the package of this kind and name holds. Raises ``UserError`` for a bad name."""
-    words = _words(kind, name)
-    return words["module"], Body(*(Template(text).substitute(words) for text in BODIES[words["kind"]]))
+    files, module = rendered(kind, name), _module(name)
+    usage = _filled((TEMPLATES / kind / "usage.yaml").read_text(encoding="utf-8"), _words(kind, module, module))
+    return module, Body(files[f"{module}/__init__.py"], files[f"tests/test_{module}.py"], usage)
 
 
-def _words(kind: str, name: str) -> dict[str, str]:
+def rendered(kind: str, name: str, entry: str | None = None) -> dict[str, str]:
+    """The files of a package: path within its folder -> text. Raises ``UserError`` for a bad name.
+
+    ``entry``: what recipes call the component (default: the module's name).
+    """
+    module = _module(name)
+    words = _words(kind, module, entry or module)
+    words["template_usage"] = _filled((TEMPLATES / kind / "usage.yaml").read_text(encoding="utf-8"), words).strip()
+    sources = {
+        "pyproject.toml": "pyproject.toml",
+        "README.md": "README.md",
+        ".github/workflows/test.yml": "workflow.yml",
+        ".gitignore": "gitignore",
+        f"{module}/__init__.py": f"{kind}/component.py",
+        f"tests/test_{module}.py": f"{kind}/test.py",
+    }
+    files = {path: _filled((TEMPLATES / source).read_text(encoding="utf-8"), words) for path, source in sources.items()}
+    return files | {f"{module}/py.typed": ""}
+
+
+def _filled(text: str, words: Mapping[str, str]) -> str:
+    """The text with every placeholder replaced, in one pass: a name may contain another placeholder."""
+    return re.sub("|".join(map(re.escape, words)), lambda found: words[found[0]], text)
+
+
+def _module(name: str) -> str:
     module = re.sub(r"[-. ]+", "_", name).lower()
     if not re.fullmatch(r"[a-z][a-z0-9_]*", module) or keyword.iskeyword(module):
         raise UserError(f"{name!r} cannot be a package's name: write letters, digits and dashes, with a letter first")
     if module in sys.stdlib_module_names or module in ("core", "plugins", "tests", "torch", "numpy"):
         raise UserError(f"{name!r} would hide the module {module} that others import: choose another name")
+    return module
+
+
+def _words(kind: str, module: str, entry: str) -> dict[str, str]:
+    """Placeholder -> what stands in its place."""
     singular = SINGULAR[kind].replace("_", " ")
     return {
-        "kind": kind,
-        "name": module,
-        "module": module,
-        "object": "".join(part.capitalize() for part in module.split("_")),
-        "distribution": module.replace("_", "-"),
-        "singular": singular,
-        "place": PLACES[kind],
-        "article": "An" if singular[0] in "aeiou" else "A",
+        "template_name": module,
+        "template-name": module.replace("_", "-"),
+        "TemplateName": "".join(part.capitalize() for part in module.split("_")),
+        "template_entry": entry,
+        "template_kind": kind,
+        "template_singular": singular,
+        "template_article": "An" if singular[0] in "aeiou" else "A",
+        "template_place": PLACES[kind],
+        ', "template_extra"': EXTRA.get(kind, ""),
     }
 
 
@@ -144,24 +94,14 @@ def write(kind: str, name: str, into: Path, taken: Mapping[str, str]) -> Path:
     ``taken``: the kind's names and the distributions that they belong to. Raises ``UserError`` for a bad, used or hiding name, for a
     used folder, and where nothing can be written; nothing is left behind then.
     """
-    words, (module, body) = _words(kind, name), contents(kind, name)
-    folder = into / words["distribution"]
+    module, files = _module(name), rendered(kind, name)
+    folder = into / module.replace("_", "-")
     if module in taken:
         raise UserError(f"{kind} have a {module!r} already, of {taken[module]}; recipes could not name either: choose another name")
     if _importable(module):
         raise UserError(f"{name!r} would hide the installed module {module}: choose another name")
     if folder.exists():
         raise UserError(f"{folder} exists already: choose another name or another --into")
-    words |= {"usage": body.usage.strip(), "extra": body.extra}
-    files = {
-        "pyproject.toml": Template(PYPROJECT).substitute(words),
-        "README.md": Template(README).substitute(words),
-        ".github/workflows/test.yml": WORKFLOW,
-        ".gitignore": "__pycache__/\n*.egg-info/\nbuild/\ndist/\n",
-        f"{module}/__init__.py": body.code.lstrip(),
-        f"{module}/py.typed": "",
-        f"tests/test_{module}.py": body.test.lstrip(),
-    }
     try:
         for path, text in files.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)

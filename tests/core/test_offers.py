@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from core import contracts
-from core.commands.components import explain
 from core.contracts import KINDS, OPTIONAL, GroupsByPicture, ReadsFiles, ShowsPictures, Stateful, TellsFacts, offers
 from core.registry import Registry
+from core.registry.explain import explain, find
 from core.registry.offers import built_class, faults, offers_of
 from core.testing import GradientOpKit
 
@@ -105,8 +105,6 @@ def test_the_kits_check_offers() -> None:
     [("coco_regions", GroupsByPicture, "images (GroupsByPicture)"), ("evaluators/refcoco", ShowsPictures, "picture (ShowsPictures)")],
 )
 def test_explain_lists_offers(name: str, offered: type, lines: str) -> None:
-    from core.commands.components import find
-
     text = explain(find(Registry(), name))
     assert lines in text.split("  offers\n")[1].split("  offers not")[0]
 

@@ -17,7 +17,7 @@ from core.commands.components import main
 from core.contracts import KINDS
 from core.recipe import Recipe, resolved_yaml
 from core.registry import Registry
-from core.scaffold import SINGULAR
+from core.registry.kinds import SINGULAR
 
 
 def put_on_path(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:

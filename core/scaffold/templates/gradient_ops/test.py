@@ -1,0 +1,13 @@
+from __future__ import annotations
+
+from core.testing import GradientOpKit
+
+from template_name import TemplateName
+
+
+class TestTemplateName(GradientOpKit):
+    sum_without_conflict = True  # what the op declares of itself is checked
+    scope = "global"
+
+    def make(self) -> TemplateName:
+        return TemplateName(anchor="loop1")

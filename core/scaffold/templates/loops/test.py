@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import torch
+from core.contracts import Tokens
+from core.testing import LoopKit
+from torch import Tensor
+from torch.nn import functional as F
+
+from template_name import TemplateName
+
+
+class CrossEntropy:
+    """A token loss to run the loop with."""
+
+    weight = 1.0
+
+    def __call__(self, states: Tensor, tokens: Tokens, head: tuple[Tensor, Tensor | None]) -> Tensor:
+        logits = F.linear(states[tokens.mask], *head)
+        return F.cross_entropy(logits, tokens.ids[tokens.mask], reduction="sum").to(torch.float32)
+
+
+class TestTemplateName(LoopKit):
+    reaches = frozenset({"projector", "language"})
+
+    def make(self) -> TemplateName:
+        return TemplateName(losses={"caption": CrossEntropy()}, caption_length=6)
