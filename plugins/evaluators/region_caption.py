@@ -56,7 +56,6 @@ class RegionCaption:
     def __len__(self) -> int:
         return len(self._units)
 
-    @torch.no_grad()
     def measure(self, model: Model, unit: int) -> list[Item]:
         regions, items = described(self.data, self._units[unit])
         groups: dict[bytes, list[int]] = {}

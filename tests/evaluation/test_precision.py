@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from pathlib import Path
 
@@ -132,3 +133,19 @@ def test_a_training_file_is_built_as_the_command_line_says_and_the_card_says_so(
         assert torch.equal(trained.values[name], value), name
         if "lora" not in name:
             assert torch.equal(trained.base[name], expected.base[name]), name
+
+
+def test_only_models_decide_precision_and_mode() -> None:
+    """Elsewhere autocast is only switched off, for sums that must be exact, and no module is put into another mode."""
+    root, found = Path(__file__).parents[2], []
+    for file in [*(root / "core").rglob("*.py"), *(root / "plugins").rglob("*.py")]:
+        if file.is_relative_to(root / "plugins" / "models") or file.is_relative_to(root / "core" / "testing"):
+            continue
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            switches_off = any(keyword.arg == "enabled" and ast.unparse(keyword.value) == "False" for keyword in node.keywords)
+            mode = node.func.attr in ("eval", "train") and len(node.args) <= 1 and not node.keywords
+            if (node.func.attr == "autocast" and not switches_off) or mode:
+                found.append(f"{file.relative_to(root)}:{node.lineno} {ast.unparse(node)}")
+    assert found == []
