@@ -11,6 +11,7 @@ from core.commands.printing import table
 from core.contracts import UserError
 from core.engine.launch import become_worker, start_workers, tell, tell_notes, tell_stopped, to_start
 from core.engine.stopping import Stopped, listening
+from core.installed.starting import spoken
 from core.recipe import Recipe, check, components_used, json_schema, load, path_report, path_text, resolved_yaml
 from core.registry import Registry
 
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m core.run", description="Run a recipe.")
+    parser = argparse.ArgumentParser(prog=spoken("run"), description="Run a recipe.")
     parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a YAML file; may be left out with --resume RUN_FOLDER")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="set one key, e.g. train.updates=10 or gradient.use=sum")
     parser.add_argument("--check", action="store_true", help="check everything without building anything, and stop")
@@ -109,7 +110,3 @@ def report(recipe: Recipe, registry: Registry) -> None:
     for key, path, _, origin in missing:
         print(f"warning: {origin}: {key}: {path} does not exist", file=sys.stderr)
     print("recipe OK" + (f" ({len(missing)} of {len(paths)} paths are placeholders that do not exist here)" if missing else ""))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
