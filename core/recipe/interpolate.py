@@ -9,11 +9,12 @@ from typing import Any
 from omegaconf import Container, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from core.contracts import UserError
 from core.installed.shipped import shipped
 from core.recipe.faults import Fault, KeyPath, path_text
 from core.recipe.source import Source
 
-_SHIPPED = re.compile(r"\$\{shipped:([^}]*)\}")  # what comes with the toolkit, by its place in a checkout
+_SHIPPED = re.compile(r"(?<!\\)\$\{shipped:([^}]*)\}")  # what comes with the toolkit, by its place in a checkout
 
 
 def resolve(source: Source) -> tuple[dict[str, Any], set[KeyPath]]:
