@@ -16,6 +16,7 @@ from pathlib import Path
 
 from core.contracts import UserError
 from core.engine.launch import tell_notes
+from core.installed.starting import spoken
 from core.preflight.finding import Finding
 from core.recipe import Recipe, check, load
 from core.registry import Registry
@@ -25,7 +26,7 @@ SECONDS = 40.0  # for drawing samples from all sources together
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m core.check", description="Look at everything a recipe's run will need.")
+    parser = argparse.ArgumentParser(prog=spoken("check"), description="Look at everything a recipe's run will need.")
     parser.add_argument("recipe", metavar="RECIPE")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for core.run")
     parser.add_argument("--samples", type=int, default=200, metavar="N", help="samples drawn from each source (default 200)")
@@ -82,7 +83,3 @@ def _show(finding: Finding) -> None:
     colour = {"pass": "32", "warn": "33", "fail": "31"}[finding.status]
     status = f"\033[{colour}m{finding.status}\033[0m" if sys.stdout.isatty() and "NO_COLOR" not in os.environ else finding.status
     print(f"{status}  {finding.subject:<44} {finding.text}", flush=True)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -12,6 +12,7 @@ from core.comparison.grouping import differences, groups_of, run_labels
 from core.comparison.runs import RunData, find_runs, read_run
 from core.comparison.tables import Table, ablation_table, differences_table, evaluation_table, groups_table, runs_table
 from core.contracts import UserError
+from core.installed.starting import spoken
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m core.compare", description="Runs side by side in one HTML file that needs no server.")
+    parser = argparse.ArgumentParser(prog=spoken("compare"), description="Runs side by side in one HTML file that needs no server.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder that holds some, such as a sweep's")
     parser.add_argument("-o", "--output", type=Path, default=Path("comparison.html"), metavar="FILE", help="default: %(default)s")
     parser.add_argument("--md", action="store_true", help="print the tables as Markdown instead, and write no file")
@@ -69,7 +70,3 @@ def _write(path: Path, text: str) -> None:
         beside.replace(path)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

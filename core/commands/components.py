@@ -14,6 +14,7 @@ from pathlib import Path
 
 from core.commands.printing import printing, table
 from core.contracts import KINDS, UserError
+from core.installed.starting import spoken
 from core.registry import Registry
 from core.registry.doctor import examine
 from core.registry.explain import explain, find
@@ -47,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m core.components", description="The components that recipes can use.")
+    parser = argparse.ArgumentParser(prog=spoken("components"), description="The components that recipes can use.")
     commands = parser.add_subparsers(dest="command", required=True)
     listing = commands.add_parser("list", help="names of all components, or of one kind; imports none of them")
     listing.add_argument("kind", nargs="?", metavar="KIND", help="one of: " + ", ".join(KINDS))
@@ -89,7 +90,3 @@ def _list(registry: Registry, kind: str | None, as_json: bool) -> None:
     table(("kind", "name", "distribution", "object"), [(e.kind, e.name, f"{e.distribution} {e.version}", e.target) for e in entries])
     for stray in registry.strays():
         print(f"warning: {stray}", file=sys.stderr)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -18,6 +18,7 @@ from core.commands.printing import printing
 from core.comparison.grouping import deciding, differences
 from core.comparison.runs import RunData, evaluated, find_runs, read_run
 from core.contracts import UserError
+from core.installed.starting import spoken
 
 NO_SURGERY = "sum"  # the gradient op that is plain addition
 CLOCK = "update"
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m core.dashboard", description="Make a W&B workspace and report for these runs.")
+    parser = argparse.ArgumentParser(prog=spoken("dashboard"), description="Make a W&B workspace and report for these runs.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder that holds some, such as a sweep's")
     parser.add_argument("--entity", help="default: the runs' own, or WANDB_ENTITY")
     parser.add_argument("--project", help="default: the runs' own")
@@ -209,7 +210,3 @@ def _save(built: Any) -> None:
         built.save()
     except (wandb.errors.Error, OSError, ValueError) as error:  # no login, no network, no such project
         raise UserError(f"W&B did not take it: {error}. Log in with `wandb login`, or look at it with --dry-run") from error
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

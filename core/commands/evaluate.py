@@ -14,6 +14,7 @@ from pathlib import Path
 from core.checkpoints.disk_errors import disk_fault
 from core.contracts import UserError
 from core.engine.launch import become_worker, start_workers, tell, tell_notes, to_start
+from core.installed.starting import spoken
 from core.registry import Registry
 
 GOES_ON = "what was measured stands, the same command goes on from it"
@@ -60,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m core.evaluate",
+        prog=spoken("evaluate"),
         description="Measure a model and write a result card.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -108,7 +109,3 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str]) -> int:
 
     options = Options(arguments.out or job.out, arguments.groups, arguments.max_bad, arguments.overwrite, arguments.device, arguments.quiet)
     return run(job, registry, options, join(launch, GOES_ON))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -11,6 +11,8 @@ from core.commands.printing import table
 from core.contracts import UserError
 from core.engine.launch import become_worker, start_workers, tell, tell_notes, tell_stopped, to_start
 from core.engine.stopping import Stopped, listening
+from core.installed.shipped import recipe_names
+from core.installed.starting import spoken
 from core.recipe import Recipe, check, components_used, json_schema, load, path_report, path_text, resolved_yaml
 from core.registry import Registry
 
@@ -31,7 +33,8 @@ def main(argv: list[str] | None = None) -> int:
             arguments.overrides.append(arguments.resume)  # "--resume key=value": the option took it for its folder
             resume = True
         if arguments.recipe is None and isinstance(resume, Path):
-            named_recipe = resume.is_file()  # "--resume RECIPE": the option took the recipe for its folder
+            # "--resume RECIPE": the option took the recipe for its folder
+            named_recipe = resume.is_file() or (not resume.exists() and str(resume) in recipe_names())
             arguments.recipe = str(resume if named_recipe else resume / "recipe.yaml")  # a run folder keeps its resolved recipe
             resume = True if named_recipe else resume
         if arguments.recipe is None:
@@ -54,8 +57,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m core.run", description="Run a recipe.")
-    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a YAML file; may be left out with --resume RUN_FOLDER")
+    parser = argparse.ArgumentParser(prog=spoken("run"), description="Run a recipe.")
+    parser.add_argument(
+        "recipe", nargs="?", metavar="RECIPE", help="a YAML file, or the name of a shipped recipe; may be left out with --resume RUN_FOLDER"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="set one key, e.g. train.updates=10 or gradient.use=sum")
     parser.add_argument("--check", action="store_true", help="check everything without building anything, and stop")
     parser.add_argument("--resolved", action="store_true", help="print the merged recipe with the origin of each value, and stop")
@@ -109,7 +114,3 @@ def report(recipe: Recipe, registry: Registry) -> None:
     for key, path, _, origin in missing:
         print(f"warning: {origin}: {key}: {path} does not exist", file=sys.stderr)
     print("recipe OK" + (f" ({len(missing)} of {len(paths)} paths are placeholders that do not exist here)" if missing else ""))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

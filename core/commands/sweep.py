@@ -15,6 +15,7 @@ from types import FrameType
 
 from core.contracts import UserError
 from core.engine.launch import tell_notes
+from core.installed.starting import module_options, spoken
 from core.recipe import check, load
 from core.registry import Registry
 
@@ -84,25 +85,25 @@ def sweep(recipe: str, overrides: Sequence[str], axes: Sequence[str], registry: 
     values = load(recipe, overrides).values
     folder = Path(values["output"]) / f"{values['name']}-sweep-{time.strftime('%Y%m%d-%H%M%S')}"
     varied = [" ".join(own[len(overrides) :]) for own in runs]
-    commands = [["-m", "core.run", recipe, *own, f"output={folder}", *(["--quiet"] if options.quiet else [])] for own in runs]
+    commands = [[recipe, *own, f"output={folder}", *(["--quiet"] if options.quiet else [])] for own in runs]
     if options.check or options.dry_run:
         tell_notes(notes)  # otherwise each run says its own
     if options.check:
         print("\n".join([*varied, f"recipe OK: {len(runs)} runs"]))
         return 0
     if options.dry_run:
-        print("\n".join(shlex.join(["python", *one]) for one in commands))
+        print("\n".join(f"{spoken('run')} {shlex.join(one)}" for one in commands))
         return 0
     codes: list[int] = []
     for number, (one, text) in enumerate(zip(commands, varied, strict=True), 1):
         print(f"run {number} of {len(runs)}: {text}", flush=True)
-        code, stopped = _wait([sys.executable, *one])
+        code, stopped = _wait([sys.executable, *module_options(), "-m", "core.run", *one])
         codes.append(code)
         if stopped:
             break
     failed = [f"\n  failed: {text} (exit code {code})" for text, code in zip(varied, codes, strict=False) if code]
     print(f"sweep: {len(codes) - len(failed)} of {len(runs)} runs ended well" + "".join(failed))
-    print(f"look at them: python -m core.compare {shlex.quote(str(folder))}")
+    print(f"look at them: {spoken('compare')} {shlex.quote(str(folder))}")
     return next((code for code in codes if code), 0)
 
 

@@ -24,6 +24,7 @@ from typing import Any
 from core.contracts import UserError
 from core.engine import slurm, stopping
 from core.engine.stopping import Stopped
+from core.installed.starting import module_options
 
 LAUNCHER = "DUALLOOP_LAUNCHER"  # in a worker's environment: the process id of the command that started it
 RESUME = "the last checkpoint stands, --resume goes on from it"
@@ -78,7 +79,7 @@ def start_workers(launch: Mapping[str, Any], arguments: Sequence[str], module: s
         for number in stopping.SIGNALS:
             signal.signal(number, partial(_pass_on, asked))
     try:
-        elastic_launch(config, sys.executable)("-m", module, *arguments)
+        elastic_launch(config, sys.executable)(*module_options(), "-m", module, *arguments)
     except ChildFailedError as error:
         if asked and all(failure.exitcode in (0, -asked[0]) for failure in error.failures.values()):
             stopped = Stopped(asked[0])  # before the workers listened

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 from core.checkpoints.model_files import holds_trained_tensors_only, model_entry
 from core.contracts import Evaluator, Model, UserError
+from core.installed.shipped import find_recipe, recipe_names
 from core.recipe import Recipe, check, load
 from core.recipe.faults import COMMAND_LINE
 from core.recipe.interpolate import resolve
@@ -87,6 +88,8 @@ def read_job(
 
 
 def _job(source: Path, base: Path | None) -> Job:
+    if not source.exists() and source.name in recipe_names():
+        source = find_recipe(source)
     if not source.exists():
         raise UserError(f"{source}: not found; name a run, a checkpoint, a published folder, a training file .pth or a recipe .yaml")
     nothing = Recipe(source, {}, {}, [])

@@ -9,8 +9,12 @@ from typing import Any
 from omegaconf import Container, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from core.contracts import UserError
+from core.installed.shipped import shipped
 from core.recipe.faults import Fault, KeyPath, path_text
 from core.recipe.source import Source
+
+_SHIPPED = re.compile(r"(?<!\\)\$\{shipped:([^}]*)\}")  # what comes with the toolkit, by its place in a checkout
 
 
 def resolve(source: Source) -> tuple[dict[str, Any], set[KeyPath]]:
@@ -30,6 +34,11 @@ def _drop_malformed(value: Any, path: KeyPath, source: Source, broken: set[KeyPa
         _fault(source, path, "a value must be given here", broken)
         return None
     if isinstance(value, str):
+        try:
+            value = _SHIPPED.sub(lambda found: str(shipped(found[1].strip())), value)
+        except UserError as error:
+            _fault(source, path, str(error), broken)
+            return None
         try:
             OmegaConf.create({"value": value})
         except OmegaConfBaseException as error:

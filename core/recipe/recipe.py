@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from core.contracts import NeedsSomething, UserError
+from core.installed.shipped import find_recipe
 from core.recipe.faults import COMMAND_LINE, Fault, KeyPath, Origin, path_text
 from core.recipe.interpolate import resolve
 from core.recipe.plan import Node, Planner
@@ -35,6 +36,7 @@ class Recipe:
     faults: list[Fault]  # of writing and of interpolation
     broken: set[KeyPath] = field(default_factory=set)  # without a value; each has its fault
     from_environment: set[KeyPath] = field(default_factory=set)  # written as ${oc.env:...}
+    shipped: dict[KeyPath, str] = field(default_factory=dict)  # written as ${shipped:...}: as written
     readable: bool = True
     exchanged: set[KeyPath] = field(default_factory=set)  # components of the file that the command line names anew
     notes: list[str] = field(default_factory=list)  # for the user to read, after ``check``
@@ -71,15 +73,19 @@ class Recipe:
 def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """Reads a recipe, lays it over its base, applies overrides, fills top-level defaults and resolves ``${...}``.
 
-    Faults are collected in ``faults``; only a file that cannot be read at all raises ``UserError``.
+    ``path``: a file, or the name of a shipped recipe. Faults are collected in ``faults``; only a file that cannot be read at all,
+    or a name that is none, raises ``UserError``.
     """
-    source = read(Path(path), overrides)
+    path = find_recipe(path)
+    source = read(path, overrides)
     drop_removed(source.values)
     if source.readable:
         fill_defaults(source.values, source.origins)
     environment = {place for place in source.origins if "oc.env" in str(_value_at(source.values, place))}
+    written = {place: str(_value_at(source.values, place)) for place in source.origins}
+    shipped = {place: text for place, text in written.items() if text.startswith("${shipped:")}
     values, broken = resolve(source)
-    return Recipe(Path(path), values, source.origins, source.faults, broken, environment, source.readable, source.exchanged)
+    return Recipe(path, values, source.origins, source.faults, broken, environment, shipped, source.readable, source.exchanged)
 
 
 def _value_at(values: Any, path: KeyPath) -> Any:

@@ -25,11 +25,12 @@ def resolved_yaml(recipe: Recipe, registry: Registry | None = None, beside: bool
 
 def resolved_values(recipe: Recipe, registry: Registry) -> dict[str, Any]:
     """The recipe's values with the components' own defaults: equal for two recipes that mean the same run."""
-    return _filled(recipe.values, (), _defaults(plan_of(recipe, registry).root))
+    return _filled(recipe.values, (), recipe, _defaults(plan_of(recipe, registry).root))
 
 
-def _filled(values: dict[str, Any], path: KeyPath, defaults: dict[KeyPath, dict[str, Any]]) -> dict[str, Any]:
-    own = {key: _filled(value, (*path, key), defaults) if isinstance(value, dict) else value for key, value in values.items()}
+def _filled(values: dict[str, Any], path: KeyPath, recipe: Recipe, defaults: dict[KeyPath, dict[str, Any]]) -> dict[str, Any]:
+    own = {key: recipe.shipped.get((*path, key), value) for key, value in values.items()}
+    own = {key: _filled(value, (*path, key), recipe, defaults) if isinstance(value, dict) else value for key, value in own.items()}
     return own | {key: str(value) if isinstance(value, Path) else value for key, value in defaults.get(path, {}).items()}
 
 
@@ -62,7 +63,8 @@ def _lines(values: dict[str, Any], path: KeyPath, recipe: Recipe, defaults: dict
         if isinstance(value, dict) and (value or defaults.get(here)) and key not in added:
             lines += [f"{indent}{_scalar(key)}:", *_lines(value, here, recipe, defaults, beside)]
         else:
-            lines.append(f"{indent}{_scalar(key)}: {_scalar(_plain(value))}  # {origin}")
+            text = recipe.shipped[here] if here in recipe.shipped else _plain(value)  # what is shipped lies elsewhere elsewhere
+            lines.append(f"{indent}{_scalar(key)}: {_scalar(text)}  # {origin}")
     return lines
 
 

@@ -39,10 +39,11 @@ def installed(folder: Path, packages: Sequence[Path]) -> Path:
 
 
 def described_pictures(folder: Path) -> Path:
-    """Writes four regions as the scaffolded data set reads them; returns the folder."""
+    """Writes four regions as the scaffolded data set and the example mask-folder read them; returns the folder."""
     folder.mkdir()
     for i in range(4):
         Image.new("RGB", (24, 24), (60 * i, 90, 30)).save(folder / f"{i}.png")
         Image.new("L", (24, 24), 255).save(folder / f"{i}.mask.png")
+        Image.new("L", (24, 24), 1).save(folder / f"{i}.labels.png")
         (folder / f"{i}.txt").write_text("a plain square")
     return folder

@@ -1,21 +1,12 @@
-"""The loops take turns, one in each update."""
+"""A schedule that no recipe can use here: it asks for a module that nobody has."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import a_module_that_nobody_has as nowhere  # the fault that this example is about
+import a_module_that_nobody_has  # the fault that this example is about
 
 
 class BrokenTurns:
-    """Update u runs the loop ``order[u mod n]`` alone."""
+    """Asks the missing module whose turn it is."""
 
-    def __init__(self, *, order: list[str]) -> None:
-        if not order:
-            raise ValueError("order must name at least one loop.")
-        self.order = order
-
-    nowhere = nowhere
-
-    def loops(self, update: int) -> Sequence[str]:
-        return [self.order[update % len(self.order)]]
+    def loops(self, update: int) -> list[str]:
+        return a_module_that_nobody_has.turn(update)

@@ -1,21 +1,22 @@
-"""A mask loss: the squared error of the mask's probability."""
+"""A mask loss: how far the soft masks are from covering each other."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 
 class ClashRight:
-    """Mean over the pixels of ``(sigmoid(logit) - mask)^2``. ``weight`` is the term's weight in its loop."""
+    """One minus the soft IoU of each mask. ``weight``: of the term in its loop, not negative."""
 
     def __init__(self, *, weight: float = 1.0) -> None:
-        if not weight >= 0:
-            raise ValueError(f"weight must not be negative, but is {weight}.")
+        if weight < 0:
+            raise ValueError(f"weight is {weight}: a term cannot count less than nothing.")
         self.weight = weight
 
-    def __call__(self, logits: Tensor, target: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """[B, h, w] logits, [B, h, w] bool, B generators (unused) -> [B] float32."""
-        return (logits.float().sigmoid() - target.float()).square().mean((1, 2))  # [B]
+    def __call__(self, logits: torch.Tensor, target: torch.Tensor, generators: Sequence[torch.Generator]) -> torch.Tensor:
+        """Logits and masks [B, h, w] give the loss [B] in float32; nothing is drawn."""
+        predicted, wanted = logits.float().sigmoid().flatten(1), target.float().flatten(1)  # [B, h * w]
+        both = (predicted * wanted).sum(1)
+        return 1 - both / (predicted.sum(1) + wanted.sum(1) - both).clamp_min(1e-6)

@@ -1,4 +1,7 @@
-"""A folder of ``NAME.png`` with the mask ``NAME.mask.png`` and, where there is one, the description ``NAME.txt``."""
+"""A folder of pictures with label pictures: ``NAME.png``, ``NAME.labels.png`` and the descriptions ``NAME.txt``.
+
+Line N of the text describes the pixels of grey value N; an empty line is a region without a description.
+"""
 
 from __future__ import annotations
 
@@ -10,43 +13,32 @@ from PIL import Image
 
 
 class MaskFolder:
-    """One region for each mask; its id is NAME."""
+    """One region for each line of text; its id is ``NAME#N``."""
 
-    def __init__(self, *, root: Path, max_samples: int | None = None) -> None:
-        """Raises ``UserError`` where there is no mask. No picture is opened here."""
-        if max_samples is not None and max_samples < 1:
-            raise ValueError(f"max_samples must be at least 1, not {max_samples}.")
-        root = root.expanduser()
-        if not root.is_dir():
-            raise UserError(f"mask_folder: there is no folder {root}; set root to the folder of NAME.png and NAME.mask.png.")
-        self.root = root
-        self._names = sorted(path.name.removesuffix(".mask.png") for path in root.glob("*.mask.png"))[:max_samples]
-        if not self._names:
-            raise UserError(f"mask_folder: there is no *.mask.png in {root}; check root.")
+    def __init__(self, *, root: Path) -> None:
+        """Reads the texts; raises ``UserError`` where there are none. Pictures are opened when they are asked for."""
+        self.root = root.expanduser()
+        self._regions: list[tuple[str, int, str]] = []  # (NAME, grey value, description)
+        for text in sorted(self.root.glob("*.txt")):
+            try:
+                lines = text.read_text(encoding="utf-8").splitlines()
+            except UnicodeDecodeError as error:
+                raise UserError(f"mask_folder: {text} is not UTF-8 text: {error.reason}.") from error
+            self._regions += [(text.stem, value, line.strip()) for value, line in enumerate(lines, 1)]
+        if not self._regions:
+            raise UserError(f"mask_folder: no line of any *.txt in {self.root} describes a region; check root.")
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._regions)
 
     def __getitem__(self, index: int) -> Region:
-        name = self._names[index]
-        image = self._picture(f"{name}.png", "RGB", name)  # [H, W, 3]
-        mask = self._picture(f"{name}.mask.png", "L", name) > 127  # [H, W]
-        if mask.shape != image.shape[:2]:
-            raise BadSample("mask and picture differ in size", name)
-        if not mask.any():
-            raise BadSample("empty mask", name)
-        return Region(id=name, image=image, mask=mask, caption=self._caption(name))
-
-    def _picture(self, file: str, mode: str, name: str) -> np.ndarray:
+        name, value, caption = self._regions[index]
+        place = f"{name}#{value}"
         try:
-            with Image.open(self.root / file, formats=("PNG",)) as picture:
-                return np.array(picture.convert(mode))
-        except (OSError, ValueError, SyntaxError) as fault:
-            raise BadSample("damaged or missing picture", name, str(fault)) from fault
-
-    def _caption(self, name: str) -> str | None:
-        file = self.root / f"{name}.txt"
-        try:
-            return (file.read_text(encoding="utf-8").strip() or None) if file.is_file() else None
-        except (OSError, UnicodeDecodeError) as fault:
-            raise BadSample("damaged description", name, str(fault)) from fault
+            image = np.array(Image.open(self.root / f"{name}.png", formats=["PNG"]).convert("RGB"))  # [H, W, 3]
+            labels = np.array(Image.open(self.root / f"{name}.labels.png", formats=["PNG"]).convert("L"))  # [H, W]
+        except (OSError, ValueError, SyntaxError) as error:
+            raise BadSample("a picture that cannot be read", place, str(error)) from error
+        if labels.shape != image.shape[:2] or value not in labels:
+            raise BadSample(f"the label picture has another size, or no pixel of value {value}", place)
+        return Region(id=place, image=image, mask=labels == value, caption=caption or None)

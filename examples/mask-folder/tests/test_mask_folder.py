@@ -11,12 +11,12 @@ from mask_folder import MaskFolder
 
 class TestMaskFolder(DatasetKit):
     def write(self, root: Path) -> None:
-        for i in range(3):
-            mask = np.zeros((16, 16), np.uint8)
-            mask[i : i + 6, 2:9] = 255
-            Image.fromarray(np.full((16, 16, 3), 40 * i, np.uint8)).save(root / f"picture{i}.png")
-            Image.fromarray(mask).save(root / f"picture{i}.mask.png")
-            (root / f"picture{i}.txt").write_text(f"square {i}")
+        for name, grey in (("day", 200), ("night", 20)):
+            labels = np.zeros((12, 16), np.uint8)
+            labels[2:6, 1:5], labels[7:11, 8:14] = 1, 2
+            Image.new("RGB", (16, 12), (grey, grey, grey)).save(root / f"{name}.png")
+            Image.fromarray(labels).save(root / f"{name}.labels.png")
+            (root / f"{name}.txt").write_text("the square above\n\n", encoding="utf-8")
 
     def make(self, root: Path) -> MaskFolder:
         return MaskFolder(root=root)

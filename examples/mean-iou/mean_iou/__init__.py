@@ -1,4 +1,4 @@
-"""Mean IoU of the masks that the model predicts for the descriptions of a data set."""
+"""How well the masks fit that the model predicts for the descriptions of a data set: the mean IoU, and how many fit well."""
 
 from __future__ import annotations
 
@@ -9,32 +9,37 @@ from core.contracts import BadSample, Dataset, Item, Model, Picture
 
 
 class MeanIou:
-    """Metrics: mean_iou in 0..1 over the described regions, n_regions. A unit is one region."""
+    """Metrics: mean_iou and well (the share with an IoU of at least ``enough``), both in 0..1; n_regions. A unit is one region."""
 
-    def __init__(self, *, data: Dataset, max_new_tokens: int = 32) -> None:
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, not {max_new_tokens}.")
-        self.data, self.max_new_tokens = data, max_new_tokens
+    def __init__(self, *, data: Dataset, enough: float = 0.5, max_new_tokens: int = 32) -> None:
+        if not 0 < enough <= 1:
+            raise ValueError(f"enough is an IoU above 0 and at most 1; {enough} is none.")
+        self.data, self.enough, self.max_new_tokens = data, enough, max_new_tokens
 
     def __len__(self) -> int:
         return len(self.data)
 
     def measure(self, model: Model, unit: int) -> list[Item]:
         region = self.data[unit]
-        if not region.caption:
-            raise BadSample("no description", region.id)
-        [answer] = model.predict(region.image, [region.caption], self.max_new_tokens)
-        mask = np.zeros_like(region.mask) if answer.mask is None else answer.mask  # [H, W]
-        union = (mask | region.mask).sum()
-        iou = float((mask & region.mask).sum() / union) if union else 1.0
-        return [{"id": region.id, "text": answer.text, "score": iou}]
+        if region.caption is None:
+            raise BadSample("nothing to find it by", region.id)
+        answer = model.predict(region.image, [region.caption], self.max_new_tokens)[0]
+        return [{"id": region.id, "said": answer.text, "iou": _iou(answer.mask, region.mask)}]
 
     def tally(self, items: Sequence[Item]) -> Mapping[str, np.ndarray]:
-        return {"ious": np.array([item["score"] for item in items]), "regions": np.ones(len(items))}
+        ious = np.array([item["iou"] for item in items])  # [N]
+        return {"iou": ious, "well": (ious >= self.enough).astype(float), "all": np.ones_like(ious)}
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-        return {"mean_iou": sums["ious"] / sums["regions"], "n_regions": sums["regions"]}
+        return {"mean_iou": sums["iou"] / sums["all"], "well": sums["well"] / sums["all"], "n_regions": sums["all"]}
 
     def picture(self, item: Item) -> Picture:
-        region = self.data[item["unit"]]
-        return Picture(region.caption or "", region.image, region.mask, text=item["text"], score=item["score"])
+        shown = self.data[item["unit"]]
+        return Picture(shown.caption or "", shown.image, shown.mask, text=item["said"], score=item["iou"])
+
+
+def _iou(predicted: np.ndarray | None, mask: np.ndarray) -> float:
+    """Of two masks [H, W] bool; 0 where nothing was predicted."""
+    if predicted is None:
+        return 0.0
+    return float(np.logical_and(predicted, mask).sum() / max(np.logical_or(predicted, mask).sum(), 1))

@@ -11,8 +11,8 @@ from pathlib import Path
 from plugins.datasets.shapes import words, write_world
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m plugins.datasets.shapes", description="Writes a synthetic world of coloured shapes.")
+def main(arguments: list[str] | None = None, prog: str = "python -m plugins.datasets.shapes") -> int:
+    parser = argparse.ArgumentParser(prog=prog, description="Writes a synthetic world of coloured shapes.")
     parser.add_argument("out", type=Path, metavar="OUT_FOLDER", help="made here; left alone where it holds the same world already")
     parser.add_argument("--pictures", type=int, default=600, help="pictures in all, roughly (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
