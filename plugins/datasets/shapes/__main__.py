@@ -11,7 +11,9 @@ from pathlib import Path
 from plugins.datasets.shapes import words, write_world
 
 
-def main(arguments: list[str] | None = None, prog: str = "python -m plugins.datasets.shapes") -> int:
+def main(arguments: list[str] | None = None) -> int:
+    """write the synthetic world that the small recipes train on"""
+    prog = "dualloop world" if Path(sys.argv[0]).stem == "dualloop" else "python -m plugins.datasets.shapes"
     parser = argparse.ArgumentParser(prog=prog, description="Writes a synthetic world of coloured shapes.")
     parser.add_argument("out", type=Path, metavar="OUT_FOLDER", help="made here; left alone where it holds the same world already")
     parser.add_argument("--pictures", type=int, default=600, help="pictures in all, roughly (default %(default)s)")
