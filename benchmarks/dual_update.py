@@ -29,10 +29,11 @@ from straightforward import Straightforward
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-import core.engine.strategy as strategy_module
+import core.engine.parallel.strategy as strategy_module
 from core.contracts import RegionBatch
 from core.engine.feed import MicroBatch
-from core.engine.strategy import Single
+from core.engine.parallel import make_strategy
+from core.engine.parallel.exchange import Alone
 from core.engine.update import LoopSetup, Trainer
 from plugins.gradient_ops.pcgrad_orthogonal import PcgradOrthogonal
 from plugins.loops.caption_mask_caption import CaptionMaskCaption
@@ -111,7 +112,8 @@ def trainer(model: Sa2va, batches: tuple[RegionBatch, RegionBatch], args: argpar
     teacher.start(groups)
     optimizer, rate = AdamW(lr=2e-5).build(groups, 1000)
     op, schedule = PcgradOrthogonal(anchor="loop1"), Alternate(order=["loop1", "loop2"])
-    return Trainer(model, loops, teacher, op, schedule, Single(groups, optimizer, 1.0), rate, SEED, "cpu", precision, Path("."))
+    strategy = make_strategy({"strategy": "single"}, groups, optimizer, 1.0, Alone(), len(loops))
+    return Trainer(model, loops, teacher, op, schedule, strategy, rate, SEED, "cpu", precision, Path("."))
 
 
 Phases = dict[str, float]

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from core.contracts import UserError
-from core.engine.launch import tell_notes
+from core.engine.launch import print_notes
 from core.installed.starting import spoken
 from core.preflight.finding import Finding
 from core.recipe import Recipe, check, load
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         if faults := check(recipe, registry):
             print("\n".join(map(str, faults)), file=sys.stderr)
             return 2
-        tell_notes(recipe.notes)
+        print_notes(recipe.notes)
         out = arguments.out or Path(recipe.values["output"]) / f"check-{recipe.values['name']}"
         findings = []
         for finding in _findings(recipe, registry, arguments.samples, arguments.seconds, out):

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from core.checkpoints.disk_errors import disk_fault
 from core.contracts import UserError
-from core.engine.launch import become_worker, start_workers, tell, tell_notes, to_start
+from core.engine.launch import become_worker, print_notes, report_error, start_workers, to_start
 from core.installed.starting import spoken
 from core.registry import Registry
 
-GOES_ON = "what was measured stands, the same command goes on from it"
+WHAT_REMAINS = "what was measured stands, the same command goes on from it"
 WAIT_S = 7 * 24 * 3600  # for the slowest process: shares of one evaluation may take hours longer than others
 
 EXAMPLES = """\
@@ -47,15 +47,15 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _evaluate(arguments, argv)
     except UserError as error:
-        tell(error)
+        report_error(error)
         return 2
     except OSError as error:
         if not disk_fault(error):
             raise
-        tell(UserError(f"the evaluation cannot be written ({error}); {GOES_ON}. Make room first, or choose another --out"))
+        report_error(UserError(f"the evaluation cannot be written ({error}); {WHAT_REMAINS}. Make room first, or choose another --out"))
         return 2
     except KeyboardInterrupt:
-        print(f"interrupted; {GOES_ON}", file=sys.stderr)
+        print(f"interrupted; {WHAT_REMAINS}", file=sys.stderr)
         return 130
 
 
@@ -93,7 +93,7 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str]) -> int:
         for fault in faults:
             print(fault, file=sys.stderr)
         return 2
-    tell_notes(job.recipe.notes)
+    print_notes(job.recipe.notes)
     processes = int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else arguments.processes  # torchrun and SLURM say how many
     launch = {
         "strategy": "ddp" if processes > 1 else "single",
@@ -103,9 +103,9 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str]) -> int:
         "requeue": False,
     }
     if to_start(launch):
-        return start_workers(launch, argv, "core.evaluate", GOES_ON)
-    from core.engine.ranks import join  # late: it imports torch
+        return start_workers(launch, argv, "core.evaluate", WHAT_REMAINS)
+    from core.engine.parallel.exchange import join  # late: it imports torch
     from core.evaluation.measure import Options, run
 
     options = Options(arguments.out or job.out, arguments.groups, arguments.max_bad, arguments.overwrite, arguments.device, arguments.quiet)
-    return run(job, registry, options, join(launch, GOES_ON))
+    return run(job, registry, options, join(launch, WHAT_REMAINS))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from core.commands.printing import table
 from core.contracts import UserError
-from core.engine.launch import become_worker, start_workers, tell, tell_notes, tell_stopped, to_start
-from core.engine.stopping import Stopped, listening
+from core.engine.launch import become_worker, print_notes, report_error, report_stop, start_workers, to_start
+from core.engine.launch.stopping import Stopped, listening
 from core.installed.shipped import recipe_names
 from core.installed.starting import spoken
 from core.recipe import Recipe, check, components_used, json_schema, load, path_report, path_text, resolved_yaml
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
             parser.error("--dry-run goes with --sweep; --check looks at one recipe")
         return _run(load(arguments.recipe, arguments.overrides), registry, arguments, resume, argv)
     except UserError as error:
-        tell(error)
+        report_error(error)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the last checkpoint stands, --resume goes on from it", file=sys.stderr)
@@ -80,7 +80,7 @@ def _run(recipe: Recipe, registry: Registry, arguments: argparse.Namespace, resu
             print(fault, file=sys.stderr)
         print(f"{len(faults)} fault{'s' if len(faults) > 1 else ''} in {recipe.file}", file=sys.stderr)
         return 2
-    tell_notes(recipe.notes)
+    print_notes(recipe.notes)
     if arguments.resolved:
         print(resolved_yaml(recipe, registry), end="")
         return 0
@@ -95,7 +95,7 @@ def _run(recipe: Recipe, registry: Registry, arguments: argparse.Namespace, resu
 
             return run(recipe, registry, resume=resume, quiet=arguments.quiet)
     except Stopped as stopped:
-        return tell_stopped(stopped, recipe.values["launch"]["requeue"])
+        return report_stop(stopped, recipe.values["launch"]["requeue"])
 
 
 def report(recipe: Recipe, registry: Registry) -> None:

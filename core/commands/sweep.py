@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from core.contracts import UserError
-from core.engine.launch import tell_notes
+from core.engine.launch import print_notes
 from core.installed.starting import module_options, spoken
 from core.recipe import check, load
 from core.registry import Registry
@@ -87,7 +87,7 @@ def sweep(recipe: str, overrides: Sequence[str], axes: Sequence[str], registry: 
     varied = [" ".join(own[len(overrides) :]) for own in runs]
     commands = [[recipe, *own, f"output={folder}", *(["--quiet"] if options.quiet else [])] for own in runs]
     if options.check or options.dry_run:
-        tell_notes(notes)  # otherwise each run says its own
+        print_notes(notes)  # otherwise each run says its own
     if options.check:
         print("\n".join([*varied, f"recipe OK: {len(runs)} runs"]))
         return 0

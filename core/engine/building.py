@@ -10,13 +10,14 @@ from typing import Any
 import torch
 
 from core.contracts import Evaluator, KeepsRunningGradient, Loop, Model, Stateful, Teacher, UserError
-from core.engine import blocks, checkpoint
+from core.engine import checkpoint
 from core.engine.feed import Feed
 from core.engine.noise import derived_seed
+from core.engine.parallel import STRATEGIES, make_strategy
+from core.engine.parallel.exchange import Alone, Exchange
+from core.engine.parallel.transforms import transform
 from core.engine.plan import Plan, Source
-from core.engine.ranks import Joined, Ranks
-from core.engine.running import RunningGradient
-from core.engine.strategy import make_strategy
+from core.engine.running_gradient import RunningGradient
 from core.engine.tracking import Trackers
 from core.engine.update import LoopSetup, Trainer, advance
 from core.recipe import Recipe, build
@@ -39,50 +40,43 @@ class Run:
 
 
 def sharded_trains_only(values: Mapping[str, Any]) -> None:
-    """Raises ``UserError`` where fsdp2 is asked for something that needs the whole model in one process."""
-    if values["launch"]["strategy"] != "fsdp2":
+    """Raises ``UserError`` where a strategy that shards the model is asked for something that needs the whole model in one process."""
+    strategy = values["launch"]["strategy"]
+    if not STRATEGIES[strategy].shards_model:
         return
     asked = ["train.evaluate=none"] if values["train"]["evaluate"] != "none" else []
     asked += ["checkpoint.export=false"] if values["checkpoint"]["export"] else []
     if asked:
         raise UserError(
-            f"with launch.strategy=fsdp2 no process holds the whole model: set {' and '.join(asked)}, then evaluate or export the run "
+            f"with launch.strategy={strategy} no process holds the whole model: set {' and '.join(asked)}, then evaluate or export the run "
             "afterwards, python -m core.evaluate or python -m core.convert"
         )
 
 
-def build_run(recipe: Recipe, registry: Registry, folder: Path, last: Path | None, ranks: Ranks | None = None) -> Run:
+def build_run(recipe: Recipe, registry: Registry, folder: Path, last: Path | None, exchange: Exchange | None = None) -> Run:
     """The run of a checked recipe in ``folder``, going on from the checkpoint ``last`` if there is one."""
-    ranks = ranks or Ranks()
+    exchange = exchange or Alone()
     values, seed = recipe.values, recipe.values["seed"]
     train, launch = values["train"], values["launch"]
     if launch["device"] == "cpu":
         _sums_in_one_order()
     torch.manual_seed(derived_seed(seed, "weights"))  # fresh adapters are drawn from it
-    with ranks.main_first("building the model"):  # it may write files that the others then read
+    with exchange.main_first("building the model"):  # it may write files that the others then read
         model: Model = build(recipe, ("model",), registry)
     if isinstance(model, torch.nn.Module):
-        if isinstance(ranks, Joined) and launch["strategy"] == "fsdp2":
-            from core.engine.strategy_fsdp2 import shard_frozen
-
-            shard_frozen(model, ranks, launch["device"])  # before the device would have to hold all of it
-        model.to(launch["device"])
-        if train["compile"]:
-            blocks.compiled(model)
-        if train["activation_checkpointing"]:
-            blocks.recompute(model)
+        transform(model, values, exchange)
     groups = model.trainable()
     optimizer, rate = build(recipe, ("optimizer",), registry).build(groups, train["updates"])
-    strategy = make_strategy(launch, groups, optimizer, train["clip_norm"], ranks, len(values["loops"]))
+    strategy = make_strategy(launch, groups, optimizer, train["clip_norm"], exchange, len(values["loops"]))
     teacher: Teacher | None = build(recipe, ("teacher",), registry) if values.get("teacher") else None
     if teacher is not None:
         teacher.start(groups)
     op = build(recipe, ("gradient",), registry)
     start, skipped = 0, 0
     if last is not None:
-        whole = strategy.whole_optimizer()
-        state = checkpoint.load(last, groups, whole, teacher)
-        strategy.restored(whole)
+        optimizer_state = strategy.stepper.gathered_state()
+        state = checkpoint.load(last, groups, optimizer_state, teacher)
+        strategy.stepper.take_state(optimizer_state)
         start, skipped = state["update"], state.get("skipped", 0)
         advance(rate, start)
         if isinstance(op, Stateful):
@@ -111,8 +105,8 @@ def build_run(recipe: Recipe, registry: Registry, folder: Path, last: Path | Non
             folder / f"bad_samples{f'.rank{strategy.rank}' if strategy.rank else ''}.jsonl",
         )
         loops[name] = LoopSetup(name, loop["weight"], tasks, feed)
-    trackers = {name: build(recipe, ("track", name), registry) for name in values["track"] if ranks.main}
-    if ranks.main and not any(tracker["use"] == "jsonl" for tracker in values["track"].values()):
+    trackers = {name: build(recipe, ("track", name), registry) for name in values["track"] if exchange.main}
+    if exchange.main and not any(tracker["use"] == "jsonl" for tracker in values["track"].values()):
         trackers["metrics.jsonl"] = registry.get("trackers", "jsonl").object()  # always on, whatever the recipe's trackers are called
     evaluators = {name: build(recipe, ("evaluate", name), registry) for name in values["evaluate"]}
     trainer = Trainer(model, loops, teacher, op, schedule, strategy, rate, seed, launch["device"], train["precision"], folder)

@@ -22,7 +22,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from core.contracts import Teacher, UserError
-from core.engine.gradients import Groups
+from core.engine.parallel.gradients import Groups
+from core.engine.parallel.step import State
 
 MARGIN = 2**20  # bytes that a checkpoint may take besides its tensors
 _NAME = re.compile(r"update-(\d+)")
@@ -38,7 +39,7 @@ def save(
     folder: Path,
     update: int,
     groups: Groups,
-    optimizer: torch.optim.Optimizer,
+    optimizer: State,
     teacher: Teacher | None,
     state: Mapping[str, Any],
     keep: int,
@@ -111,8 +112,11 @@ def _remove(path: Path) -> None:
     shutil.rmtree(hidden)
 
 
-def load(path: Path, groups: Groups, optimizer: torch.optim.Optimizer, teacher: Teacher | None) -> dict[str, Any]:
-    """Restores parameters, optimizer and teacher in place; returns ``state.json``. Raises ``UserError`` on any mismatch."""
+def load(path: Path, groups: Groups, optimizer: State, teacher: Teacher | None) -> dict[str, Any]:
+    """Restores parameters and teacher in place, puts the optimizer's values into ``optimizer``; returns ``state.json``.
+
+    Raises ``UserError`` on any mismatch.
+    """
     with _reading(path):
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
         trained = load_file(path / "trained.safetensors")
@@ -124,7 +128,7 @@ def load(path: Path, groups: Groups, optimizer: torch.optim.Optimizer, teacher: 
             prefix = f"{group}/{name}/"
             values = {key.removeprefix(prefix): tensor for key, tensor in stored.items() if key.startswith(prefix)}
             # Adam's step counter stays on the CPU, its moments live with the parameter
-            optimizer.state[parameter] = {key: value if key == "step" else value.to(parameter.device) for key, value in values.items()}
+            optimizer[parameter] = {key: value if key == "step" else value.to(parameter.device) for key, value in values.items()}
     if teacher is not None:
         teacher.load_state_dict(shadow)
     return state
@@ -155,13 +159,13 @@ def load_trained(trained: Mapping[str, Tensor], groups: Groups, where: Path) -> 
         parameter.copy_(trained[name])
 
 
-def optimizer_tensors(groups: Groups, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def optimizer_tensors(groups: Groups, optimizer: State) -> dict[str, Tensor]:
     """The optimizer's state as named tensors."""
     return {
         f"{group}/{name}/{key}": value.detach().cpu().contiguous()
         for group, members in groups.items()
         for name, parameter in members
-        for key, value in optimizer.state.get(parameter, {}).items()
+        for key, value in optimizer.get(parameter, {}).items()
     }
 
 

@@ -11,13 +11,13 @@ from safetensors import SafetensorError
 
 from core.checkpoints.disk_errors import disk_fault
 from core.contracts import ReportsStatistics, RunInfo, Stateful, UserError
-from core.engine import checkpoint, stopping
+from core.engine import checkpoint
 from core.engine.building import Run, build_run, sharded_trains_only, trained_shares
 from core.engine.evaluation import before_after_table, evaluate_all
 from core.engine.feed import bad_summary
-from core.engine.launch import RESUME
+from core.engine.launch import RESUME, stopping
+from core.engine.parallel.exchange import Exchange, join, lost_loader
 from core.engine.progress import Progress
-from core.engine.ranks import Ranks, join, lost_loader
 from core.engine.result import before_training, finish
 from core.engine.run_folder import removed_on_failure, run_folder
 from core.engine.tracking import peak_gib
@@ -32,33 +32,33 @@ def run(recipe: Recipe, registry: Registry, resume: Path | bool | None = None, q
     Raises ``UserError`` for what the user can put right and ``Stopped``, after saving, where a signal asked for it.
     """
     sharded_trains_only(recipe.values)
-    ranks = join(recipe.values["launch"])
-    with _told_plainly(Path(recipe.values["output"])):
-        return _run(recipe, registry, resume, quiet, ranks)
+    exchange = join(recipe.values["launch"])
+    with _as_user_error(Path(recipe.values["output"])):
+        return _run(recipe, registry, resume, quiet, exchange)
 
 
-def _run(recipe: Recipe, registry: Registry, resume: Path | bool | None, quiet: bool, ranks: Ranks) -> int:
+def _run(recipe: Recipe, registry: Registry, resume: Path | bool | None, quiet: bool, exchange: Exchange) -> int:
     console = Console()
-    where = ranks.from_main(lambda: [path and str(path) for path in run_folder(recipe, registry, resume)])
+    where = exchange.from_main(lambda: [path and str(path) for path in run_folder(recipe, registry, resume)])
     folder, last, new = Path(where[0]), where[1] and Path(where[1]), bool(where[2])
     total = recipe.values["train"]["updates"]
-    with Progress(total, quiet or not ranks.main) as progress:
+    with Progress(total, quiet or not exchange.main) as progress:
         progress.note(f"run folder: {folder}")
-        with removed_on_failure(folder, new and ranks.main):
-            built = build_run(recipe, registry, folder, last, ranks)
+        with removed_on_failure(folder, new and exchange.main):
+            built = build_run(recipe, registry, folder, last, exchange)
             _room(built)
             built.trainer.strategy.check_agreement("at the start")
         for line in trained_shares(built.model):
             progress.note(line)
         built.trackers.start(RunInfo(folder, recipe.values["name"], recipe.values, built.start))
-        evaluate = ranks.main and recipe.values["train"]["evaluate"] == "before_and_after" and bool(built.evaluators)
-        with ranks.main_first("evaluation before training"):
+        evaluate = exchange.main and recipe.values["train"]["evaluate"] == "before_and_after" and bool(built.evaluators)
+        with exchange.main_first("evaluation before training"):
             before = before_training(built, progress) if evaluate else {}
         with _feeds_closed(built.trainer):
             history = _train(built, progress)
-        bad = ranks.total(bad_summary({name: loop.feed for name, loop in built.trainer.loops.items()}))
-        ranks.leave()
-        if not ranks.main:
+        bad = exchange.total(bad_summary({name: loop.feed for name, loop in built.trainer.loops.items()}))
+        exchange.leave()
+        if not exchange.main:
             return 0
         after = evaluate_all(built.model, built.evaluators, progress) if evaluate else {}
         summary = finish(built, before, after, history, bad)
@@ -80,7 +80,7 @@ def _train(built: Run, progress: Progress) -> list[dict[str, float]]:
 
 
 def _updates(built: Run, progress: Progress) -> list[dict[str, float]]:
-    ranks = built.trainer.strategy.ranks
+    exchange = built.trainer.strategy.exchange
     train, every = built.recipe.values["train"], built.recipe.values["checkpoint"]["every"]
     history: list[dict[str, float]] = []
     for number in range(built.start, train["updates"]):
@@ -95,14 +95,14 @@ def _updates(built: Run, progress: Progress) -> list[dict[str, float]]:
         progress.update(number + 1, values, samples)
         if built.trainer.skipped == skipped:
             history.append(values)
-        stop = next((asked for asked in ranks.gather(stopping.asked()) if asked), None)
+        stop = next((asked for asked in exchange.gather(stopping.asked()) if asked), None)
         save = (number + 1) % every == 0 or number + 1 == train["updates"] or stop
         if save or (number + 1) % built.recipe.values["launch"]["check_every"] == 0:
             built.trainer.strategy.check_agreement(f"after update {number + 1}")
         if save:
             _save(built, number + 1)
         if stop:
-            with ranks.main_first("saving"):  # who ends first must not take rank 0 along while it writes
+            with exchange.main_first("saving"):  # who ends first must not take rank 0 along while it writes
                 pass
             raise stopping.Stopped(stop, f"after update {number + 1} of {train['updates']}")
     return history
@@ -110,8 +110,8 @@ def _updates(built: Run, progress: Progress) -> list[dict[str, float]]:
 
 def _save(built: Run, update: int) -> None:
     op, strategy = built.trainer.op, built.trainer.strategy
-    optimizer = strategy.whole_optimizer()
-    if not strategy.ranks.main:
+    optimizer = strategy.stepper.gathered_state()
+    if not strategy.exchange.main:
         return
     state = {
         "gradient_op": op.state_dict() if isinstance(op, Stateful) else None,
@@ -124,7 +124,7 @@ def _save(built: Run, update: int) -> None:
 
 def _room(built: Run) -> None:
     """Raises ``UserError`` where the first checkpoint would not find a place: at the start, not after hours."""
-    if built.trainer.strategy.ranks.main:
+    if built.trainer.strategy.exchange.main:
         trained = sum(p.nbytes for members in built.trainer.strategy.groups.values() for _, p in members)
         checkpoint.check_space(built.folder, trained * (3 + bool(built.teacher) + bool(built.trainer.running)))  # with Adam's two moments
 
@@ -140,7 +140,7 @@ def _feeds_closed(trainer: Trainer) -> Iterator[None]:
 
 
 @contextmanager
-def _told_plainly(output: Path) -> Iterator[None]:
+def _as_user_error(output: Path) -> Iterator[None]:
     """What a full or read-only disk throws, wherever the run writes, and the death of a loader's worker become a ``UserError``."""
     try:
         yield

@@ -15,11 +15,11 @@ import torch
 
 from core.contracts import GradientOp, Gram, Loop, LossTerms, Model, PerParameter, Precision, Schedule, Teacher, UserError
 from core.engine.feed import Feed
-from core.engine.gradients import Gradients
 from core.engine.noise import RunNoise, derived_seed
-from core.engine.running import RunningGradient
-from core.engine.strategy import Single
-from core.engine.surgery import diagnostics
+from core.engine.parallel.gradients import Gradients
+from core.engine.parallel.strategy import Strategy
+from core.engine.running_gradient import RunningGradient
+from core.engine.surgery_log import diagnostics
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Trainer:
     teacher: Teacher | None
     op: GradientOp
     schedule: Schedule
-    strategy: Single
+    strategy: Strategy
     rate: torch.optim.lr_scheduler.LRScheduler
     seed: int
     device: str

@@ -15,8 +15,8 @@ from core.checkpoints.trained_weights import VARIANTS, Trained, open_file, open_
 from core.contracts import Evaluator, Item, Model, UserError
 from core.engine import checkpoint
 from core.engine.evaluation import bad_reasons, measured
+from core.engine.parallel.exchange import Exchange
 from core.engine.progress import Progress
-from core.engine.ranks import Ranks
 from core.evaluation import card, store
 from core.evaluation.source import Job
 from core.recipe import KeyPath, build, path_text, resolved_values
@@ -36,7 +36,7 @@ class Options:
     quiet: bool = False
 
 
-def run(job: Job, registry: Registry, options: Options, ranks: Ranks) -> int:
+def run(job: Job, registry: Registry, options: Options, exchange: Exchange) -> int:
     """Measures all that is missing and writes the cards. Returns 0; raises ``UserError``."""
     if not job.trained and (job.ablate or options.groups != "full"):
         raise UserError(f"{job.path}: ablate and --groups need what was trained: name a run or checkpoint, or a training file with --base")
@@ -45,7 +45,7 @@ def run(job: Job, registry: Registry, options: Options, ranks: Ranks) -> int:
     if empty := [name for name, evaluator in evaluators.items() if not len(evaluator)]:
         raise UserError(f"evaluator {empty[0]}: its data set has nothing to measure; check its paths and split")
     torch.manual_seed(0)
-    with ranks.main_first("building the model"):  # it may write files that the others then read
+    with exchange.main_first("building the model"):  # it may write files that the others then read
         model, trained = _open(job, registry)
     variants = _variants(model, job, options)
     if trained is not None:
@@ -53,17 +53,17 @@ def run(job: Job, registry: Registry, options: Options, ranks: Ranks) -> int:
     if isinstance(model, torch.nn.Module):
         model.to(options.device)
     console = Console()
-    with Progress(0, options.quiet or not ranks.main, console=console) as progress:
-        claimed = ranks.from_main(lambda: _claim(job, registry, options, evaluators))
+    with Progress(0, options.quiet or not exchange.main, console=console) as progress:
+        claimed = exchange.from_main(lambda: _claim(job, registry, options, evaluators))
         for variant in variants:
             if trained is not None:
                 trained.use(variant)
             for name, evaluator in evaluators.items():
-                _measure(name, variant, evaluator, model, options, ranks, progress)
-    ranks.leave()
-    if ranks.main:
+                _measure(name, variant, evaluator, model, options, exchange, progress)
+    exchange.leave()
+    if exchange.main:
         for name, evaluator in evaluators.items():
-            _finish(name, evaluator, claimed[name], variants, options, ranks, console)
+            _finish(name, evaluator, claimed[name], variants, options, exchange, console)
     return 0
 
 
@@ -127,18 +127,18 @@ def _weights(job: Job, places: Mapping[KeyPath, Path]) -> dict[str, Any]:
     return {"checkpoint": found, "base": base}
 
 
-def _measure(name: str, variant: str, evaluator: Evaluator, model: Model, options: Options, ranks: Ranks, progress: Progress) -> None:
+def _measure(name: str, variant: str, evaluator: Evaluator, model: Model, options: Options, exchange: Exchange, progress: Progress) -> None:
     """This process's share of the units that are not there yet; ends when every process is through."""
     folder = options.out / name / variant
-    todo: list[int] = ranks.from_main(lambda: store.missing(folder, len(evaluator)))
-    mine = todo[ranks.rank :: ranks.world]
+    todo: list[int] = exchange.from_main(lambda: store.missing(folder, len(evaluator)))
+    mine = todo[exchange.rank :: exchange.world]
     bad: list[Item] = []
     label = name if variant == "full" else f"{name} [{variant}]"
     if len(todo) < len(evaluator):
         progress.note(f"{label}: {len(evaluator) - len(todo)} of {len(evaluator)} were measured before")
-    if ranks.world > 1:
-        label += f", process 1 of {ranks.world}"
-    with model.computing(training=False), store.adding(folder, ranks.rank) as add, progress.phase(label) as callback:
+    if exchange.world > 1:
+        label += f", process 1 of {exchange.world}"
+    with model.computing(training=False), store.adding(folder, exchange.rank) as add, progress.phase(label) as callback:
         for done, unit in enumerate(mine):
             callback(done, len(mine))
             items = measured(evaluator, model, unit)
@@ -148,11 +148,17 @@ def _measure(name: str, variant: str, evaluator: Evaluator, model: Model, option
             add(unit, items)
         if mine:
             callback(len(mine), len(mine))
-    ranks.gather(len(mine))
+    exchange.gather(len(mine))
 
 
 def _finish(
-    name: str, evaluator: Evaluator, protocol: Mapping[str, Any], variants: list[str], options: Options, ranks: Ranks, console: Console
+    name: str,
+    evaluator: Evaluator,
+    protocol: Mapping[str, Any],
+    variants: list[str],
+    options: Options,
+    exchange: Exchange,
+    console: Console,
 ) -> None:
     """Everything in the evaluator's folder that is whole goes on the card, also variants that were measured before."""
     folder, found, bad = options.out / name, {}, []
@@ -169,6 +175,6 @@ def _finish(
         full = whole if variant == "full" else full  # it comes first
         bad += unusable
         card.sheet(folder / variant / "sheet.png", card.result_name(name, variant), evaluator, items)
-    card.write_card(folder, name, protocol, found, bad, {"device": options.device, "processes": ranks.world})
+    card.write_card(folder, name, protocol, found, bad, {"device": options.device, "processes": exchange.world})
     card.show(console, name, found)
     console.print(f"{folder / 'card.md'}", highlight=False, markup=False, soft_wrap=True)

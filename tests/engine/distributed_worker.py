@@ -21,7 +21,9 @@ from torch.distributed.tensor import DTensor
 
 from core.contracts import UserError
 from core.engine import building, checkpoint, runner
-from core.engine.ranks import Joined, Ranks, join
+from core.engine.parallel.arena import Arena
+from core.engine.parallel.exchange import Exchange, Group, join
+from core.engine.parallel.strategy import Strategy
 from core.recipe import load
 from core.registry import Registry
 
@@ -56,14 +58,15 @@ def _call(rank: int, world: int, port: int, target: Callable[..., None], argumen
 
 def check_zero() -> None:
     """Stages 1 and 2 pass their self-test and skip what is not finite; a reduction that is off by a percent is noticed."""
-    from core.engine import strategy_deepspeed as module
+    from core.engine.parallel import zero as module
 
-    ranks = Joined("cpu", 60)
-    right = module.DeepSpeedZero.backward
+    ranks = Group("cpu", 60)
+    right = module.ZeroStep.backward
     for stage in (1, 2):
         module.self_test(ranks, stage, "cpu")
         weight = torch.nn.Parameter(torch.ones(3))
-        zero = module.DeepSpeedZero({"g": [("w", weight)]}, torch.optim.AdamW([weight], lr=0.1), 1.0, ranks, 1, stage)
+        groups, optimizer = {"g": [("w", weight)]}, torch.optim.AdamW([weight], lr=0.1)
+        zero = Strategy(groups, ranks, Arena(groups, ranks, 1), module.ZeroStep(groups, optimizer, stage), 1.0)
         seen = []
         for scale in (1.0, float("nan"), 1.0):
             with zero.gradient() as gradient:
@@ -74,10 +77,10 @@ def check_zero() -> None:
             seen.append(weight.detach().clone())
         assert torch.equal(seen[0], seen[1])
         assert float(seen[1].sub(seen[2]).min()) > 0.05  # the NaN has left nothing behind
-        module.DeepSpeedZero.backward = lambda self, loss: right(self, loss * 1.01)
+        module.ZeroStep.backward = lambda self, loss: right(self, loss * 1.01)
         with pytest.raises(UserError, match=rf"deepspeed \S+ with launch\.zero_stage={stage} makes other updates of a toy model"):
             module.self_test(ranks, stage, "cpu")
-        module.DeepSpeedZero.backward = right
+        module.ZeroStep.backward = right
     ranks.leave()
 
 
@@ -92,14 +95,14 @@ def be_rank(cases: list[Case]) -> None:
     ranks.leave()
 
 
-def carry_out(case: Case, ranks: Ranks) -> None:
+def carry_out(case: Case, ranks: Exchange) -> None:
     out, given = Path(case["out"]), _watched_layers() if "layers" in case else []
     run = building.build_run(load(Path(case["recipe"])), Registry(), out, case.get("last") and Path(case["last"]), ranks)
     for number in range(run.start, case["updates"]):
         run.trainer.update(number)
     strategy = run.trainer.strategy
     strategy.check_agreement("in the test")
-    optimizer = strategy.whole_optimizer()
+    optimizer = strategy.stepper.gathered_state()
     if ranks.main:
         checkpoint.save(out, case["updates"], strategy.groups, optimizer, run.teacher, {}, 1)
     if "layers" in case:
@@ -116,7 +119,7 @@ def carry_out(case: Case, ranks: Ranks) -> None:
 
 def _watched_layers() -> list[int]:
     """Fills with the layers that this rank helps to gather without needing them."""
-    from core.engine.strategy_fsdp2 import Rounds
+    from core.engine.parallel.shard import Rounds
 
     given, give = [], Rounds._give
 

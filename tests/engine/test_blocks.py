@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from core.engine import blocks, runner
+from core.engine import runner
+from core.engine.parallel import blocks
 from core.recipe import Recipe
 from core.registry import Registry
 
@@ -84,7 +85,7 @@ slow = pytest.mark.skipif("DUALLOOP_LONG" not in os.environ, reason="compiles fo
 def test_compiled_layers_compute_the_same(deep: Deep, backend: str) -> None:
     deep.eval()
     plain = [gradients(deep, batch)[0] for batch in (3, 5)]
-    blocks.compiled(deep, backend)
+    blocks.compiled(deep, backend=backend)
     again = [gradients(deep, batch)[0] for batch in (3, 5)]
     for one, other in zip(plain, again, strict=True):
         torch.testing.assert_close(one, other)

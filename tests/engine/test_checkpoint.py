@@ -49,7 +49,7 @@ for update in (1, 2):
     layer(torch.ones(1, 64)).sum().backward()
     optimizer.step()
     nn.init.constant_(layer.weight, float(update))
-    checkpoint.save(folder, update, groups, optimizer, None, {}, keep=2)
+    checkpoint.save(folder, update, groups, optimizer.state, None, {}, keep=2)
 print("finished")
 """
 
@@ -65,36 +65,36 @@ def test_killed_during_a_save_leaves_the_previous_checkpoint_loadable(tmp_path: 
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     [(update, path)] = checkpoint.list_checkpoints(tmp_path)
     groups, optimizer = fresh()
-    assert checkpoint.load(path, groups, optimizer, None)["update"] == update == 1
+    assert checkpoint.load(path, groups, optimizer.state, None)["update"] == update == 1
     assert torch.equal(groups["layer"][0][1], torch.full((64, 64), 1.0))
 
 
 def test_a_save_after_the_kill_succeeds(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path), "2"], capture_output=True, cwd=Path(__file__).parents[2])
     groups, optimizer = fresh()
-    checkpoint.save(tmp_path, 2, groups, optimizer, None, {}, keep=1)
+    checkpoint.save(tmp_path, 2, groups, optimizer.state, None, {}, keep=1)
     assert [update for update, _ in checkpoint.list_checkpoints(tmp_path)] == [2]
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".part")]
 
 
 def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
     groups, optimizer = fresh()
-    path = checkpoint.save(tmp_path, 1, groups, optimizer, None, {}, keep=1)
+    path = checkpoint.save(tmp_path, 1, groups, optimizer.state, None, {}, keep=1)
     other = nn.Linear(3, 3)
     with pytest.raises(UserError, match="does not fit this recipe's model"):
-        checkpoint.load(path, {"layer": list(other.named_parameters())}, torch.optim.AdamW(other.parameters()), None)
+        checkpoint.load(path, {"layer": list(other.named_parameters())}, torch.optim.AdamW(other.parameters()).state, None)
     os.truncate(path / "optimizer.safetensors", 9)
     with pytest.raises(UserError, match="not a complete checkpoint"):
-        checkpoint.load(path, groups, optimizer, None)
+        checkpoint.load(path, groups, optimizer.state, None)
 
 
 def test_a_full_disk_is_reported_before_anything_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     groups, optimizer = fresh()
-    first = checkpoint.save(tmp_path, 1, groups, optimizer, None, {}, keep=1)
+    first = checkpoint.save(tmp_path, 1, groups, optimizer.state, None, {}, keep=1)
     before = {file.name: file.read_bytes() for file in first.iterdir()}
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(UserError, match=r"checkpoint of update 2 cannot be written \(it needs 1 MB, 0 MB are free\); earlier ones are unt"):
-        checkpoint.save(tmp_path, 2, groups, optimizer, None, {}, keep=1)
+        checkpoint.save(tmp_path, 2, groups, optimizer.state, None, {}, keep=1)
     assert {file.name: file.read_bytes() for file in first.iterdir()} == before
 
 
@@ -109,10 +109,10 @@ from core.engine import checkpoint
 layer = nn.Linear(64, 64)
 groups = {"layer": list(layer.named_parameters())}
 optimizer = torch.optim.AdamW(layer.parameters())
-checkpoint.save(Path(sys.argv[1]), 1, groups, optimizer, None, {}, keep=1)
+checkpoint.save(Path(sys.argv[1]), 1, groups, optimizer.state, None, {}, keep=1)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # the system refuses to write on, as a full disk does
 try:
-    checkpoint.save(Path(sys.argv[1]), 2, groups, optimizer, None, {}, keep=1)
+    checkpoint.save(Path(sys.argv[1]), 2, groups, optimizer.state, None, {}, keep=1)
 except UserError as error:
     print(error)
 """
@@ -124,19 +124,19 @@ def test_a_disk_that_fills_up_while_writing_leaves_the_previous_checkpoint(tmp_p
     assert "the checkpoint of update 2 cannot be written" in done.stdout, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["update-000001"]
     groups, optimizer = fresh()
-    assert checkpoint.load(tmp_path / "update-000001", groups, optimizer, None)["update"] == 1
+    assert checkpoint.load(tmp_path / "update-000001", groups, optimizer.state, None)["update"] == 1
 
 
 def test_where_no_folder_can_be_made(tmp_path: Path) -> None:
     groups, optimizer = fresh()
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"update 1 cannot be written \(.*Not a directory"):
-        checkpoint.save(tmp_path / "file" / "checkpoints", 1, groups, optimizer, None, {}, keep=1)
+        checkpoint.save(tmp_path / "file" / "checkpoints", 1, groups, optimizer.state, None, {}, keep=1)
 
 
 def test_a_checkpoint_is_out_of_the_list_before_its_files_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     groups, optimizer = fresh()
-    checkpoint.save(tmp_path, 1, groups, optimizer, None, {}, keep=1)
+    checkpoint.save(tmp_path, 1, groups, optimizer.state, None, {}, keep=1)
 
     def killed(path: Path, **options: object) -> None:
         raise KeyboardInterrupt
@@ -144,7 +144,7 @@ def test_a_checkpoint_is_out_of_the_list_before_its_files_go(tmp_path: Path, mon
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint.shutil, "rmtree", killed)
         with pytest.raises(KeyboardInterrupt):
-            checkpoint.save(tmp_path, 2, groups, optimizer, None, {}, keep=1)
+            checkpoint.save(tmp_path, 2, groups, optimizer.state, None, {}, keep=1)
     assert [update for update, _ in checkpoint.list_checkpoints(tmp_path)] == [2]
-    checkpoint.save(tmp_path, 3, groups, optimizer, None, {}, keep=1)
+    checkpoint.save(tmp_path, 3, groups, optimizer.state, None, {}, keep=1)
     assert [path.name for path in tmp_path.iterdir()] == ["update-000003"]

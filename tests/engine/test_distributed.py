@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from core.contracts import UserError
 from core.engine import checkpoint, runner
-from core.engine.ranks import Joined, Ranks
+from core.engine.parallel.exchange import Alone, Exchange, Group
 from core.recipe import Recipe, resolved_yaml
 from core.registry import Registry
 from tests.engine.distributed_worker import Case, carry_out, check_zero, on_ranks, start_ranks
@@ -62,15 +62,15 @@ def result(case: Case, file: str = "trained") -> Tensors:
     return load_file(Path(case["out"]) / f"update-{case['updates']:06d}" / f"{file}.safetensors")
 
 
-def alone(case: Case, ranks: Ranks | None = None) -> Tensors:
+def alone(case: Case, ranks: Exchange | None = None) -> Tensors:
     """Carries the case out in this process."""
-    carry_out(case, ranks or Ranks())
+    carry_out(case, ranks or Alone())
     return result(case)
 
 
 def joined(case: Case) -> Tensors:
     """Carries the case out in this process, as the only one of a process group."""
-    ranks = Joined("cpu", 60)
+    ranks = Group("cpu", 60)
     try:
         return alone(case, ranks)
     finally:

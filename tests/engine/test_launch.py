@@ -18,6 +18,7 @@ import pytest
 from safetensors.torch import load_file
 
 from core.engine import checkpoint, launch, runner
+from core.engine.launch.start import _first_failure
 from core.recipe import Recipe, resolved_yaml
 from core.registry import Registry
 from tests.engine.distributed_worker import on_ranks
@@ -190,8 +191,8 @@ def failure(exitcode: int, timestamp: int = 100, **told: object) -> SimpleNamesp
 
 def test_a_rank_that_only_lost_the_others_is_not_the_first(capsys: pytest.CaptureFixture[str]) -> None:
     lost = failure(2, words="error: rank 0 lost the others", lost=True, time=99.0)
-    assert launch._first_failure({0: lost, 1: failure(1, words="rank 1 failed:\nValueError: x\n", lost=False, time=99.5)}) == 1
-    assert launch._first_failure({0: lost, 2: failure(-9)}) == 137
+    assert _first_failure({0: lost, 1: failure(1, words="rank 1 failed:\nValueError: x\n", lost=False, time=99.5)}) == 1
+    assert _first_failure({0: lost, 2: failure(-9)}) == 137
     assert capsys.readouterr().err == (
         "rank 1 failed:\nValueError: x\nerror: rank 2 was killed by SIGKILL; the last checkpoint stands, --resume goes on from it\n"
     )

@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from core.engine import slurm
-from core.engine.ranks import Joined, LostRank
+from core.engine.launch import LostRank, slurm
+from core.engine.parallel.exchange import Group
 
 
 def test_a_slurm_step_of_several_tasks_is_joined() -> None:
@@ -70,7 +70,7 @@ def test_the_first_host_of_a_node_list(nodes: str, first: str) -> None:
 def two(rank: int, port: int, out: Path) -> None:
     """Rank 1 comes to two exchanges and not to the third."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    ranks = Joined("cpu", timeout_s=2, goes_on="what was done stands")
+    ranks = Group("cpu", timeout_s=2, what_remains="what was done stands")
     ranks.gather(rank)
     ranks.total({"a": rank})
     if rank == 1:
@@ -107,14 +107,14 @@ def test_a_rank_that_hangs_is_named_after_the_timeout(tmp_path: Path) -> None:
 
 def sharded(rank: int, port: int, out: Path) -> None:
     """Rank 0 computes both layers twice and one once more, rank 1 one of them once and in other order; then rank 1 falls silent."""
-    from core.engine.strategy_fsdp2 import shard_frozen
+    from core.engine.parallel.shard import shard_frozen
 
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    ranks = Joined("cpu", timeout_s=3)
+    ranks = Group("cpu", timeout_s=3)
     torch.manual_seed(0)
     layers = nn.ModuleList([nn.Linear(3, 3), nn.Linear(3, 3, bias=False)]).requires_grad_(False)
     whole = [layer.weight.clone() for layer in layers]
-    shard_frozen(nn.ModuleDict({"layers": layers}), ranks, "cpu")
+    shard_frozen(nn.ModuleDict({"layers": layers}), ranks)
     x = torch.ones(1, 3)
     for number in ([0, 1, 0, 1, 1], [1])[rank]:
         torch.testing.assert_close(layers[number](x) - (0 if number else layers[0](0 * x)), x @ whole[number].T)

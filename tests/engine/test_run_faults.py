@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 
 from core.commands.run import main
 from core.contracts import UserError
-from core.engine import building, run_folder, runner, stopping
+from core.engine import building, run_folder, runner
+from core.engine.launch import stopping
 from core.recipe import Recipe, resolved_yaml
 from core.registry import Registry
 

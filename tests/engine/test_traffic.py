@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from core.engine import building
-from core.engine.ranks import join
+from core.engine.parallel.exchange import join
 from core.recipe import Recipe, load, resolved_yaml
 from core.registry import Registry
 from tests.engine.distributed_worker import start_ranks

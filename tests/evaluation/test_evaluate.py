@@ -18,8 +18,8 @@ from core.commands.evaluate import main
 from core.comparison.runs import read_run
 from core.engine import runner
 from core.engine.evaluation import evaluate
+from core.engine.parallel.exchange import Alone
 from core.engine.progress import Progress
-from core.engine.ranks import Ranks
 from core.evaluation import measure, store
 from core.evaluation.measure import Options
 from core.evaluation.source import read_job
@@ -135,7 +135,7 @@ def test_ablation_of_a_run_from_one_loaded_model_and_the_page_that_compares(tiny
     assert "head was not trained here" in capsys.readouterr().err
 
 
-class Share(Ranks):
+class Share(Alone):
     """One of several processes, run one after the other in this one."""
 
     def __init__(self, rank: int, world: int, said: list) -> None:

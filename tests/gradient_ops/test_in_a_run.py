@@ -15,10 +15,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from core.contracts import Gram
-from core.engine import gradients as gradients_module
 from core.engine import runner
-from core.engine.gradients import Gradients, combine, gram
-from core.engine.surgery import diagnostics
+from core.engine.parallel import gradients as gradients_module
+from core.engine.parallel.gradients import Gradients, combine, gram
+from core.engine.surgery_log import diagnostics
 from core.recipe import Recipe
 from core.registry import Registry
 from plugins.gradient_ops.pcgrad_orthogonal import PcgradOrthogonal

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from core.contracts import UserError
 from core.engine import building, runner
-from core.engine.gradients import Gradients
-from core.engine.running import RunningGradient
+from core.engine.parallel.gradients import Gradients
+from core.engine.running_gradient import RunningGradient
 from core.recipe import Recipe, check
 from core.registry import Registry
 from plugins.schedules.every_n import EveryN
@@ -73,7 +73,7 @@ def test_the_other_loop_is_projected_against_the_running_mean(tiny: Make, tmp_pa
         combined.append(torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parts]))
 
     trainer.strategy.reduce = spy_reduce  # type: ignore[method-assign]
-    trainer.strategy.optimizer.register_step_pre_hook(before_step)
+    trainer.strategy.stepper.optimizer.register_step_pre_hook(before_step)
     trainer.update(0)
     values = trainer.update(1)
     torch.testing.assert_close(combined[0], taken[0]["loop1"])

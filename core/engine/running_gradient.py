@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from core.contracts import UserError
-from core.engine.gradients import Gradients, Groups
+from core.engine.parallel.gradients import Gradients, Groups
 
 
 class RunningGradient:

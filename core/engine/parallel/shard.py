@@ -1,6 +1,6 @@
 """FSDP2 over the frozen weights: each rank holds its part of every layer, and the whole of a layer only while computing it.
 
-Trained weights, their gradients and the step are as in ``DataParallel``. ``fully_shard`` expects that all ranks compute the same
+Trained weights, their gradients and the step are as with ``ddp``. ``fully_shard`` expects that all ranks compute the same
 layers in the same order; here they do not, since their samples belong to different tasks and captions end at different
 lengths. So every gathering is a round: each rank says which layer it needs, and all take part in gathering all of these.
 """
@@ -16,38 +16,41 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
-from core.engine.blocks import blocks
-from core.engine.ranks import Joined
+from core.engine.parallel.blocks import blocks
+from core.engine.parallel.exchange import Exchange, Group
 
 SMALLEST = 1e-3  # of all frozen weights: a layer with less stays whole, its message would cost more than its memory
-all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # its name from torch 2.13 on, and before
+#: Called all_gather_into_tensor before torch 2.13.
+all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _NONE = -1  # the number of a rank that needs no layer
 
 
-def shard_frozen(model: nn.Module, ranks: Joined, device: str) -> list[nn.Module]:
-    """Shards the frozen weights of the model's layers, which go to ``device``, in place; returns these layers."""
+def shard_frozen(model: nn.Module, exchange: Exchange) -> list[nn.Module]:
+    """Shards the frozen weights of the model's layers, which go to the group's device, in place; returns these layers."""
+    if not isinstance(exchange, Group):
+        raise TypeError("frozen weights are sharded over a group of processes")
     layers = list(blocks(model))
     frozen = [sum(p.numel() for p in layer.parameters() if not p.requires_grad) for layer in layers]
     total = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     chosen = [layer for layer, size in zip(layers, frozen, strict=True) if size > SMALLEST * total]
-    mesh = init_device_mesh(device, (ranks.world,))
+    mesh = init_device_mesh(exchange.device, (exchange.world,))
     trained = {parameter for parameter in model.parameters() if parameter.requires_grad}
     for layer in chosen:
         fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=trained)
-    rounds = Rounds(ranks, chosen)
+    rounds = Rounds(exchange, chosen)
     for number, layer in enumerate(chosen):
         assert isinstance(layer, FSDPModule)
         layer.set_custom_all_gather(Gather(rounds, number))  # type: ignore[arg-type]  # the interface is not exported
         layer.set_modules_to_backward_prefetch([layer])  # nothing: by default it gathers the layer that came before
-    ranks.before_exchange = rounds.finish
+    exchange.before_exchange = rounds.finish
     return chosen
 
 
 class Rounds:
-    """Lets ranks gather different layers, in different order and number, without waiting for each other in vain."""
+    """Lets ranks gather different layers, in different order and number, without waiting for a gathering to which some never come."""
 
-    def __init__(self, ranks: Joined, layers: Sequence[nn.Module]) -> None:
-        self.ranks, self.parts = ranks, [_own_parts(layer) for layer in layers]
+    def __init__(self, group: Group, layers: Sequence[nn.Module]) -> None:
+        self.group, self.parts = group, [_own_parts(layer) for layer in layers]
         self.seen: set[int] = set()
 
     def gather(self, number: int, whole: Tensor, own: Tensor) -> None:
@@ -64,8 +67,8 @@ class Rounds:
 
     def _round(self, number: int, whole: Tensor | None = None, own: Tensor | None = None) -> bool:
         """Gathers all layers that any rank needs now, in the same order on all ranks; False if there is none."""
-        said = [torch.zeros(1, dtype=torch.int64) for _ in range(self.ranks.world)]
-        with self.ranks.contact("gathering frozen weights"):
+        said = [torch.zeros(1, dtype=torch.int64) for _ in range(self.group.world)]
+        with self.group.exchanging("gathering frozen weights"):
             dist.all_gather(said, torch.tensor([number]))  # over gloo, on the CPU
             wanted = sorted({int(one) for one in said} - {_NONE})
             for layer in wanted:
@@ -77,7 +80,7 @@ class Rounds:
 
     def _give(self, number: int) -> None:
         own = self._packed(number)  # [bytes]
-        all_gather(own.new_empty(len(own) * self.ranks.world), own)
+        all_gather(own.new_empty(len(own) * self.group.world), own)
 
     def _packed(self, number: int) -> Tensor:
         return torch.cat([_bytes(part) for part in self.parts[number]])

@@ -1,12 +1,13 @@
-"""The processes of a run: who am I, what do the others say. ``Ranks`` is one process alone, ``Joined`` one of several."""
+"""The processes of a run: who am I, what do the others say. A process is ``Alone``, or one of a ``Group``."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -15,15 +16,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from core.contracts import UserError
-from core.engine.launch import RESUME, check_launch
-
-
-class LostRank(UserError):
-    """Another rank is gone, and the one that failed first says why; or it is silent, and ``names_it``: nobody else will say so."""
-
-    def __init__(self, words: str, names_it: bool = False) -> None:
-        super().__init__(words)
-        self.names_it = names_it
+from core.engine.launch import RESUME, LostRank, check_launch
+from core.engine.parallel import STRATEGIES
 
 
 def lost_loader(error: RuntimeError) -> bool:
@@ -31,28 +25,33 @@ def lost_loader(error: RuntimeError) -> bool:
     return str(error).startswith("DataLoader worker")
 
 
-class Ranks:
-    """One process alone: every exchange is with itself."""
+class Exchange(ABC):
+    """What the parts of a run that need the other processes ask for."""
 
     rank = 0
     world = 1
+    several = False  # whether there may be other processes, so that what is exchanged must be laid out for it
 
     @property
     def main(self) -> bool:
         """Whether this is the rank that writes the run folder, logs, checkpoints and evaluations."""
         return self.rank == 0
 
+    @abstractmethod
     def gather(self, value: Any) -> list[Any]:
         """What every rank gave, in the order of ranks; ``value`` is anything JSON can carry."""
-        return [value]
 
+    @abstractmethod
     def sum_(self, tensor: Tensor) -> None:
         """Sums a tensor over ranks, in place."""
 
-    @contextmanager
-    def main_first(self, what: str) -> Iterator[None]:
+    @abstractmethod
+    def main_first(self, what: str) -> AbstractContextManager[None]:
         """The main rank passes through the block ``what`` before the others enter it, however long it takes."""
-        yield
+
+    @abstractmethod
+    def leave(self) -> None:
+        """Ends the exchange."""
 
     def from_main(self, give: Callable[[], Any]) -> Any:
         """What ``give`` returns on the main rank, which alone calls it; anything JSON can carry."""
@@ -66,16 +65,31 @@ class Ranks:
                 sums[name] = sums.get(name, 0.0) + number
         return dict(sorted(sums.items())) if self.world > 1 else dict(numbers)
 
+
+class Alone(Exchange):
+    """One process: every exchange is with itself."""
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
+
+    def sum_(self, tensor: Tensor) -> None:
+        pass
+
+    def main_first(self, what: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def leave(self) -> None:
-        """Ends the exchange."""
+        pass
 
 
-class Joined(Ranks):
+class Group(Exchange):
     """One process of a ``torch.distributed`` group. A rank that does not answer within the timeout raises ``LostRank``."""
 
-    def __init__(self, device: str, timeout_s: int, goes_on: str = RESUME) -> None:
-        """``goes_on``: what a rank's loss leaves, for the user."""
-        timeout, self.goes_on = timedelta(seconds=timeout_s), goes_on
+    several = True
+
+    def __init__(self, device: str, timeout_s: int, what_remains: str = RESUME) -> None:
+        """``what_remains``: a sentence for the user, of what there is after the loss of a rank."""
+        timeout, self.device, self.what_remains = timedelta(seconds=timeout_s), device, what_remains
         if "RANK" in os.environ:
             store, self.rank, self.world = next(dist.rendezvous("env://", timeout=timeout))
         else:
@@ -93,7 +107,7 @@ class Joined(Ranks):
         text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)  # [length]
         lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world)]
         self.before_exchange()
-        with self.contact("exchanging numbers"):
+        with self.exchanging("exchanging numbers"):
             dist.all_gather(lengths, torch.tensor([len(text)]))
             longest = int(max(lengths))
             padded = torch.nn.functional.pad(text, (0, longest - len(text)))  # [longest]
@@ -103,13 +117,13 @@ class Joined(Ranks):
 
     def sum_(self, tensor: Tensor) -> None:
         self.before_exchange()
-        with self.contact("summing gradients"):
+        with self.exchanging("summing gradients"):
             dist.all_reduce(tensor)
 
     @contextmanager
     def main_first(self, what: str) -> Iterator[None]:
         if not self.main:
-            with self.contact(f"waiting for rank 0 ({what})", numbered=False):
+            with self.exchanging(f"waiting for rank 0 ({what})", numbered=False):
                 while not self.store.check([what]):
                     time.sleep(0.1)
         yield
@@ -120,7 +134,7 @@ class Joined(Ranks):
         dist.destroy_process_group()
 
     @contextmanager
-    def contact(self, doing: str, numbered: bool = True) -> Iterator[None]:
+    def exchanging(self, doing: str, numbered: bool = True) -> Iterator[None]:
         """Around one exchange. All ranks make the same ones in the same order: who has not come to it is the one that hangs."""
         began = time.monotonic()
         try:
@@ -136,26 +150,26 @@ class Joined(Ranks):
             raise LostRank(
                 f"rank {self.rank} lost the other ranks while {doing} ({reason}); "
                 + (silent or "the rank that failed first says why. ")
-                + self.goes_on[0].upper()
-                + self.goes_on[1:],
-                names_it=bool(silent),
+                + self.what_remains[0].upper()
+                + self.what_remains[1:],
+                names_silent_rank=bool(silent),
             ) from error
 
     def _silent(self) -> str:
         """Which ranks have not come to this exchange, and what each did last."""
-        told = []
+        sentences = []
         for rank in range(self.world):
             try:
                 number, last = (self.store.get(f"at{rank}").decode() if self.store.check([f"at{rank}"]) else "0 joining").split(" ", 1)
             except RuntimeError:  # the store lives in rank 0 unless a launcher keeps it
                 return "rank 0 does not answer. "
             if int(number) < self.exchanges:
-                told.append(f"rank {rank} has been silent for launch.timeout_s={self.timeout_s} seconds, since {last}. ")
-        return "".join(told)
+                sentences.append(f"rank {rank} has been silent for launch.timeout_s={self.timeout_s} seconds, since {last}. ")
+        return "".join(sentences)
 
 
-def join(launch: Mapping[str, Any], goes_on: str = RESUME) -> Ranks:
-    """The processes that ``launch`` asks for, which a launcher has started; ``goes_on``: what the loss of one leaves for the user.
+def join(launch: Mapping[str, Any], what_remains: str = RESUME) -> Exchange:
+    """The processes that ``launch`` asks for, which a launcher has started; ``what_remains``: what there is after the loss of one.
 
     Raises ``UserError`` if they differ.
     """
@@ -163,4 +177,4 @@ def join(launch: Mapping[str, Any], goes_on: str = RESUME) -> Ranks:
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started != launch["processes"]:
         raise UserError(f"launch.processes={launch['processes']}, but {started} started; set launch.processes={started} or start as many")
-    return Ranks() if launch["strategy"] == "single" else Joined(launch["device"], launch["timeout_s"], goes_on)
+    return Group(launch["device"], launch["timeout_s"], what_remains) if STRATEGIES[launch["strategy"]].several else Alone()

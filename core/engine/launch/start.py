@@ -7,29 +7,24 @@ this module does not import torch.
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import signal
 import sys
-import time
-import traceback
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 from core.contracts import UserError
-from core.engine import slurm, stopping
-from core.engine.stopping import Stopped
+from core.engine.launch import slurm, stopping
+from core.engine.launch.reporting import LAUNCHER, RESUME, report_crash
+from core.engine.launch.stopping import Stopped
 from core.installed.starting import module_options
 
-LAUNCHER = "DUALLOOP_LAUNCHER"  # in a worker's environment: the process id of the command that started it
-RESUME = "the last checkpoint stands, --resume goes on from it"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_PATIENCE_S = 3.0  # a rank that only lost the others lets the rank that failed be heard first
 
 
 def check_launch(launch: Mapping[str, Any]) -> None:
@@ -51,8 +46,11 @@ def to_start(launch: Mapping[str, Any]) -> bool:
     return launch["processes"] > 1 and "RANK" not in os.environ
 
 
-def start_workers(launch: Mapping[str, Any], arguments: Sequence[str], module: str = "core.run", goes_on: str = RESUME) -> int:
-    """Runs ``python -m module arguments`` in every worker and waits; returns the exit code. ``goes_on``: what a stop leaves."""
+def start_workers(launch: Mapping[str, Any], arguments: Sequence[str], module: str = "core.run", what_remains: str = RESUME) -> int:
+    """Runs ``python -m module arguments`` in every worker and waits; returns the exit code.
+
+    ``what_remains``: a sentence for the user, of what there is after a stop.
+    """
     check_launch(launch)
     import logging
 
@@ -83,11 +81,11 @@ def start_workers(launch: Mapping[str, Any], arguments: Sequence[str], module: s
     except ChildFailedError as error:
         if asked and all(failure.exitcode in (0, -asked[0]) for failure in error.failures.values()):
             stopped = Stopped(asked[0])  # before the workers listened
-            print(stopped if goes_on is RESUME else f"stopped by {stopped.signal.name}; {goes_on}", file=sys.stderr)
+            print(stopped if what_remains is RESUME else f"stopped by {stopped.signal.name}; {what_remains}", file=sys.stderr)
             return stopped.exit_code(launch["requeue"])
-        return _first_failure(error.failures, goes_on)
+        return _first_failure(error.failures, what_remains)
     except SignalException as error:
-        print(f"stopped by {error.sigval.name}; {goes_on}", file=sys.stderr)
+        print(f"stopped by {error.sigval.name}; {what_remains}", file=sys.stderr)
         return 128 + error.sigval
     finally:
         del os.environ[LAUNCHER]
@@ -107,21 +105,21 @@ def _pass_on(asked: list[int], number: int, frame: FrameType | None) -> None:
             os.kill(child, number)
 
 
-def _first_failure(failures: Mapping[int, Any], goes_on: str = RESUME) -> int:
+def _first_failure(failures: Mapping[int, Any], what_remains: str = RESUME) -> int:
     """Prints what the rank that failed first has to say; returns its exit code, 128 + the signal's number if one killed it."""
 
     def order(rank: int) -> tuple[bool, bool, bool, float]:
-        told = failures[rank].error_file_data
+        report = failures[rank].error_file_data
         # the launcher ends the other workers with SIGTERM, and its own timestamps are whole seconds: they come last
         ended = failures[rank].exitcode == -signal.SIGTERM
-        return told.get("lost", False), "words" not in told, ended, told.get("time", failures[rank].timestamp)
+        return report.get("lost", False), "words" not in report, ended, report.get("time", failures[rank].timestamp)
 
     rank = min(failures, key=order)
-    told, code = failures[rank].error_file_data, failures[rank].exitcode
-    if "words" in told:
-        print(told["words"].rstrip(), file=sys.stderr)
+    report, code = failures[rank].error_file_data, failures[rank].exitcode
+    if "words" in report:
+        print(report["words"].rstrip(), file=sys.stderr)
     elif code < 0:
-        print(f"error: rank {rank} was killed by {signal.Signals(-code).name}; {goes_on}", file=sys.stderr)
+        print(f"error: rank {rank} was killed by {signal.Signals(-code).name}; {what_remains}", file=sys.stderr)
     else:
         print(f"error: rank {rank} ended with exit code {code}", file=sys.stderr)
     return code if code >= 0 else 128 - code
@@ -135,52 +133,10 @@ def become_worker() -> None:
     die_with_parent()
     if os.getppid() != int(os.environ[LAUNCHER]):  # it died before the line above
         os._exit(1)
-    sys.excepthook = _tell_crash
+    sys.excepthook = report_crash
 
 
 def die_with_parent() -> None:
     """Lets the system kill this process when the one that started it ends, however it ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def tell_stopped(stopped: Stopped, requeue: bool) -> int:
-    """Says that a signal stopped the run, on the first rank; returns the exit code. Raises ``UserError`` where SLURM refuses."""
-    main = os.environ.get("RANK", "0") == "0"
-    if requeue and main and stopped.signal == signal.SIGUSR1:
-        stopping.requeue()
-    if main and requeue:  # a launcher does not read what a worker that succeeded has to say
-        print(stopped, file=sys.stderr)
-    elif main or LAUNCHER in os.environ:
-        _tell(str(stopped), lost=True)
-    return stopped.exit_code(requeue)
-
-
-def tell_notes(notes: Iterable[str]) -> None:
-    """Says what the check of a recipe left out, on the first rank or in the command that starts the workers."""
-    if LAUNCHER not in os.environ and os.environ.get("RANK", "0") == "0":
-        for note in notes:
-            print(f"note: {note}", file=sys.stderr)
-
-
-def tell(error: UserError) -> None:
-    """Says what stopped the run: to the launcher if this process is its worker, otherwise to the user."""
-    from_rank = f"rank {os.environ['RANK']}: " if "RANK" in os.environ else ""
-    lost = type(error).__name__ == "LostRank" and not getattr(error, "names_it", False)
-    _tell(f"error: {from_rank}{error}", lost)
-    if lost and LAUNCHER in os.environ:
-        time.sleep(_PATIENCE_S)
-
-
-def _tell(words: str, lost: bool = False) -> None:
-    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if file:
-        now = time.time()
-        message = {"message": words, "extraInfo": {"py_callstack": "", "timestamp": str(int(now))}}  # as torchrun reads it
-        Path(file).write_text(json.dumps({"message": message, "words": words, "lost": lost, "time": now}), encoding="utf-8")
-    if not (file and LAUNCHER in os.environ):
-        print(words, file=sys.stderr)
-
-
-def _tell_crash(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    _tell(f"rank {os.environ.get('RANK', '0')} failed:\n" + "".join(traceback.format_exception(kind, error, trace)))

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from core.engine.parallel.exchange import Exchange
+
 
 def blocks(module: nn.Module) -> Iterator[nn.Module]:
     """The members of the outermost module lists, each of which the model calls as a whole."""
@@ -20,13 +22,13 @@ def blocks(module: nn.Module) -> Iterator[nn.Module]:
             yield from blocks(child)
 
 
-def recompute(module: nn.Module) -> None:
+def recompute(module: nn.Module, exchange: Exchange | None = None) -> None:
     """Activation checkpointing: backward keeps the layers' inputs only and computes each layer once more, with the same dropout."""
     for layer in blocks(module):
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]
 
 
-def compiled(module: nn.Module, backend: str = "inductor") -> None:
+def compiled(module: nn.Module, exchange: Exchange | None = None, backend: str = "inductor") -> None:
     """``torch.compile`` of each layer in the forwards that train, at the first of them; batches of any size share a compilation.
 
     Without gradient, as in generation, layers run as they are: their caches would be compiled anew for each length.
