@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from torch.nn import functional as F
 
 from core.contracts import BadSample, Dataset, Item, Model, Picture, Region
+from core.late import F, no_grad, torch
 from plugins.evaluators import caption_metrics
 from plugins.evaluators.items import at_least_one, described, pictures
 
@@ -56,7 +55,7 @@ class RegionCaption:
     def __len__(self) -> int:
         return len(self._units)
 
-    @torch.no_grad()
+    @no_grad
     def measure(self, model: Model, unit: int) -> list[Item]:
         regions, items = described(self.data, self._units[unit])
         groups: dict[bytes, list[int]] = {}
