@@ -16,13 +16,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 EXPLAINED = ("models/sa2va", "loops/mask_caption_mask", "samplers/st_gumbel_topk", "losses/caption_ce", "datasets/sav")
-    "models/sa2va",
-    "loops/mask_caption_mask",
-    "samplers/st_gumbel_topk",
-    "losses/caption_ce",
-    "gradient_ops/nash_mtl",
-    "datasets/sav",
-)
 
 
 def commands() -> list[list[str]]:
