@@ -91,7 +91,10 @@ def _job(source: Path, base: Path | None) -> Job:
     if not source.exists() and source.name in recipe_names():
         source = find_recipe(source)
     if not source.exists():
-        raise UserError(f"{source}: not found; name a run, a checkpoint, a published folder, a training file .pth or a recipe .yaml")
+        near = difflib.get_close_matches(str(source), recipe_names(), n=1)
+        hint = f"did you mean the recipe {near[0]!r}?" if near else f"the recipes that come with dualloop are {', '.join(recipe_names())}"
+        what = "name a run, a checkpoint, a published folder, a training file .pth or a recipe"
+        raise UserError(f"{source}: not found; {what}; {hint}")
     nothing = Recipe(source, {}, {}, [])
     if source.is_file() and source.suffix in (".yaml", ".yml"):
         job = Job(nothing, "recipe", source, Path("evaluations") / source.stem, source)

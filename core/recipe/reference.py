@@ -100,8 +100,9 @@ def _comments(record: Any) -> dict[str, str]:
 
 
 _INTRODUCTION = """\
-A recipe is a YAML file of these keys. `use: NAME` chooses a component; the keys beside it are the parameters of its constructor.
-`base: OTHER.yaml` takes another recipe and changes it, `${data.name}` and `${oc.env:NAME,default}` insert values, `key.path=value` on
-the command line overrides. Every fault is reported at once with file and line: `python -m core.run RECIPE --check`; `--resolved` prints
-the whole recipe with defaults and where each value was given, `--schema` a JSON Schema for editors. Nothing is coerced, but an integer
-where a number is asked for. In the tables "samplers component" and the like are mappings with `use`."""
+A recipe is a YAML file of these keys. `use: NAME` chooses a component; the keys beside it are the parameters of its constructor. `base:
+OTHER.yaml` takes another recipe and changes it, `${data.name}` and `${oc.env:NAME,default}` insert values, `${shipped:assets/NAME}` is
+what comes with dualloop, `key.path=value` on the command line overrides. Every fault is reported at once with file and line: `python -m
+core.run RECIPE --check`; `--resolved` prints the whole recipe with defaults and where each value was given, `--schema` a JSON Schema for
+editors. Nothing is coerced, but an integer where a number is asked for. In the tables "samplers component" and the like are mappings with
+`use`."""

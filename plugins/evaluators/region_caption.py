@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from torch.nn import functional as F
 
 from core.contracts import BadSample, Dataset, Item, Model, Picture, Region
+from core.late import F, torch
 from plugins.evaluators import caption_metrics
 from plugins.evaluators.items import at_least_one, described, pictures
 

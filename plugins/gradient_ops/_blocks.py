@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, get_args
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal, get_args
 
 from core.contracts import Gram
+from core.late import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 #: ``global``: all parameters at once; ``group``: each parameter group by itself; ``parameter``: each parameter tensor by
 #: itself (the engine then gives a Gram matrix for each of them, see ``GradientOp.per_parameter`` in ``core.contracts``).

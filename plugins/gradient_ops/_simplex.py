@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import combinations
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from core.late import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 MOST_LOOPS = 12  # 4095 faces
 

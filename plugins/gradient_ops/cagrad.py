@@ -5,13 +5,16 @@ Source: Liu et al. 2021, "Conflict-Averse Gradient Descent for Multi-task Learni
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from core.contracts import Gram
+from core.late import torch
 from plugins.gradient_ops._blocks import Scope, Scoped
 from plugins.gradient_ops._simplex import minimize
 from plugins.gradient_ops.mgda import min_norm
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Cagrad(Scoped):

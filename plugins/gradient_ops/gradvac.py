@@ -7,13 +7,14 @@ Models", arXiv:2010.05874, algorithm 1.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from core.contracts import Gram
+from core.late import torch
 from plugins.gradient_ops._blocks import Scope, Scoped
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Gradvac(Scoped):

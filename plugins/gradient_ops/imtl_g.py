@@ -6,11 +6,14 @@ Rey 2024, "Jacobian Descent for Multi-Objective Optimization", arXiv:2406.16232.
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from core.contracts import Gram
+from core.late import torch
 from plugins.gradient_ops._blocks import Scope, Scoped
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class ImtlG(Scoped):

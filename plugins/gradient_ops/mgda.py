@@ -6,12 +6,15 @@ for networks Sener and Koltun 2018, arXiv:1810.04650.
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from core.contracts import Gram
+from core.late import torch
 from plugins.gradient_ops._blocks import Scope, Scoped
 from plugins.gradient_ops._simplex import minimize
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Mgda(Scoped):

@@ -5,11 +5,15 @@ Source: Navon et al. 2022, "Multi-Task Learning as a Bargaining Game", arXiv:220
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from core.contracts import Gram
+from core.late import torch
 from plugins.gradient_ops._blocks import Scope, Scoped
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 RIDGE = 1e-12  # of the mean squared norm: opposite gradients have no finite solution
 

@@ -5,11 +5,14 @@ Source: Yu et al. 2020, "Gradient Surgery for Multi-Task Learning", arXiv:2001.0
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from core.contracts import Gram
+from core.late import torch
 from plugins.gradient_ops._blocks import Scope, Scoped
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Pcgrad(Scoped):

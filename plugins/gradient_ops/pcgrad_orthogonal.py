@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from core.contracts import Gram
+from core.late import torch
 from plugins.gradient_ops._blocks import Scope, Scoped
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class PcgradOrthogonal(Scoped):

@@ -5,13 +5,15 @@ Source: Quinton and Rey 2024, "Jacobian Descent for Multi-Objective Optimization
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from core.contracts import Gram, UserError
+from core.late import torch
 from plugins.gradient_ops._blocks import Scope, Scoped
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 Weighting = Literal[
     "aligned_mtl", "cagrad", "dual_proj", "fair_grad", "imtl_g", "krum", "mgda", "pcgrad", "upgrad"

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from core.contracts import Gram
+from core.late import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Uncertainty:

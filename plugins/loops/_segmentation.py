@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from core.contracts import LossTerm, MaskLoss, Model, Noise, RegionBatch, Segmentation, TokenLoss, Tokens, Wording
+from core.late import no_grad, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class SegmentationLosses(TypedDict):
@@ -46,7 +47,7 @@ def answer_term(result: Segmentation, wording: Wording, model: Model, loss: Toke
     return LossTerm(loss(result.answer_states, wording.answers, model.head()), int(wording.answers.mask.sum()), loss.weight)
 
 
-@torch.no_grad()
+@no_grad
 def iou_metric(logits: Tensor, target: Tensor) -> tuple[float, float]:
     """(sum, count) of the IoU of masks at low resolution; 1 where both are empty."""
     predicted = logits > 0

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, TypedDict
 
-from torch.nn import functional as F
-
 from core.contracts import LossTerm, LossTerms, Model, Noise, RegionBatch, Teacher, TokenLoss
+from core.late import F
 from plugins.loops._segmentation import answer_term, iou_metric, positive, text_of
 
 

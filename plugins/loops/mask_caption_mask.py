@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NotRequired
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, NotRequired
 
 from core.contracts import LossTerm, LossTerms, Model, Noise, RegionBatch, Sampler, Teacher, TokenLoss, Tokens, Wording
+from core.late import torch
 from plugins.loops._segmentation import SegmentationLosses, answer_term, iou_metric, mask_term, positive, segmentation_counts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 NEVER = -1e4  # added to a logit: its probability is then 0 in every dtype, and no arithmetic overflows
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from torch.nn import functional as F
-
 from core.contracts import LossTerm, LossTerms, Model, Noise, RegionBatch, Segmentation, Teacher
+from core.late import F
 from plugins.loops._segmentation import (
     SegmentationLosses,
     answer_term,

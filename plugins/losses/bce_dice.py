@@ -7,10 +7,12 @@ training in Mask2Former, arXiv:2112.01527.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+from core.late import F, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class BceDice:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
-
-import torch
-from torch.nn import Parameter
-from torch.optim.lr_scheduler import LambdaLR
+from typing import TYPE_CHECKING, Literal
 
 from core.contracts import UserError
+from core.late import torch
+
+if TYPE_CHECKING:
+    from torch.nn import Parameter
+    from torch.optim.lr_scheduler import LambdaLR
 
 
 class AdamW:
@@ -81,7 +82,7 @@ class AdamW:
         def factor(update: int) -> float:  # a plain function: the scheduler's state is then two numbers
             return self.factor(update, updates)
 
-        return optimizer, LambdaLR(optimizer, factor)
+        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
     def factor(self, update: int, updates: int) -> float:
         """What lr is multiplied by in update 0 .. updates - 1."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+from typing import TYPE_CHECKING
+
+from core.late import F, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def all_logits(states: Tensor, head: tuple[Tensor, Tensor | None]) -> Tensor:

@@ -6,11 +6,13 @@ Source: the straight-through estimator, Bengio et al., arXiv:1308.3432.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from core.late import torch
 from plugins.samplers._dense import all_logits, positive_temperature, seen, straight_through
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class GreedySt:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from core.late import torch
 from plugins.samplers._dense import all_logits, mixture, positive_temperature, seen
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Soft:

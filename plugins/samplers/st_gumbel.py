@@ -6,12 +6,14 @@ Source: straight-through Gumbel-softmax, Jang et al., arXiv:1611.01144.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from core.late import torch
 from plugins.samplers._dense import all_logits, positive_temperature, seen, straight_through
 from plugins.samplers.st_gumbel_topk import gumbel
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class StGumbel:

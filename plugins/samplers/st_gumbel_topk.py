@@ -9,18 +9,13 @@ far, and k indices and k soft weights per row are all that is kept. Backward rea
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import torch
-from torch import Tensor
-from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
+from typing import TYPE_CHECKING
 
 from core.contracts import UserError
+from core.late import torch
 
-#: device type -> elements of the largest temporary. On a CPU 8 MiB of logits stay in the last-level cache.
-CHUNK_ELEMENTS = {"cpu": 2**21, "cuda": 2**26}
-ROWS = 512  # states that go past the vocabulary together
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class StGumbelTopk:
@@ -46,6 +41,8 @@ class StGumbelTopk:
         Row b's noise is the next T * k draws of generator b, whatever else is in the batch.
         Raises UserError when the output layer or the embedding is trained: this function has no gradient for them.
         """
+        from plugins.samplers._topk import StraightThrough  # late: it loads torch
+
         weight, bias = head
         for name, tensor in (("the output layer's weight", weight), ("the output layer's bias", bias), ("the embedding", embedding)):
             if tensor is not None and tensor.requires_grad and torch.is_grad_enabled():
@@ -55,7 +52,7 @@ class StGumbelTopk:
             raise ValueError(f"st_gumbel_topk needs one generator for each of the {B} rows of states, not {len(generators)}.")
         k = min(self.k, weight.shape[0])
         noise = torch.stack([gumbel(T, k, generator) for generator in generators]).to(states.device)  # [B, T, k]
-        text, mass, ids = _StraightThrough.apply(states.flatten(0, 1), weight, bias, embedding, noise.flatten(0, 1), self.temperature)
+        text, mass, ids = StraightThrough.apply(states.flatten(0, 1), weight, bias, embedding, noise.flatten(0, 1), self.temperature)
         return text.unflatten(0, (B, T)), {"topk_mass": mass.unflatten(0, (B, T)), "ids": ids.unflatten(0, (B, T))}
 
 
@@ -63,88 +60,3 @@ def gumbel(tokens: int, k: int, generator: torch.Generator) -> Tensor:
     """[tokens, k] float32 standard Gumbel noise on the CPU."""
     uniform = torch.rand(tokens, k, generator=generator).clamp_min_(torch.finfo(torch.float32).tiny)  # rand may give 0
     return -(-uniform.log()).log()
-
-
-class _StraightThrough(torch.autograd.Function):
-    """N = B * T rows. Sums are taken in float32 (float64 for float64 weights), the output layer runs in its own dtype."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, embedding: Tensor, noise: Tensor, temperature: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        with torch.autocast(states.device.type, enabled=False):
-            parts = [_likeliest(rows, weight, bias, noise.shape[1]) for rows in states.to(weight.dtype).split(ROWS)]
-        top, kept, whole = (torch.cat(part) for part in zip(*parts, strict=True))  # [N, k], [N, k], [N]
-        mass = (top.logsumexp(1) - whole).exp().float()  # [N]
-        noisy = top + noise  # [N, k]
-        ids = kept.gather(1, noisy.argmax(1, keepdim=True)).squeeze(1)  # [N]
-        soft = noisy.div_(temperature).softmax(1)  # [N, k]
-        ctx.save_for_backward(kept, soft, weight, embedding)
-        ctx.temperature, ctx.dtype = temperature, states.dtype
-        ctx.mark_non_differentiable(mass, ids)
-        return embedding[ids], mass, ids  # [N, D], [N], [N]
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        kept, soft, weight, embedding = ctx.saved_tensors
-        N, k = kept.shape
-        out = torch.empty(N, weight.shape[1], dtype=ctx.dtype, device=kept.device)  # [N, D]
-        # on a CPU a few rows at a time: what is gathered for them stays in the cache
-        step = max(1, CHUNK_ELEMENTS[kept.device.type] // 4 // (k * weight.shape[1]))
-        with torch.autocast(kept.device.type, enabled=False):
-            for i in range(0, N, step):
-                rows = slice(i, i + step)
-                grad, p = grads[0][rows].to(soft.dtype), soft[rows]  # [n, D], [n, k]
-                # as a row times a matrix, and gathered by F.embedding: each ten times faster on a CPU than the other order and indexing
-                chosen = F.embedding(kept[rows], embedding).to(p.dtype)  # [n, k, D]
-                d_soft = torch.bmm(grad.unsqueeze(1), chosen.transpose(1, 2)).squeeze(1)  # [n, k], <grad, E[idx_j]>
-                d_logits = p * (d_soft - (p * d_soft).sum(1, keepdim=True)) / ctx.temperature  # [n, k]
-                if weight.dtype == p.dtype:  # sums rows of the table where they lie
-                    out[rows] = F.embedding_bag(kept[rows], weight, per_sample_weights=d_logits, mode="sum").to(ctx.dtype)
-                else:
-                    out[rows] = torch.bmm(d_logits.unsqueeze(1), F.embedding(kept[rows], weight).to(p.dtype)).squeeze(1).to(ctx.dtype)
-        return out, None, None, None, None, None
-
-
-def _likeliest(states: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """States [n, D] -> the k largest logits [n, k], largest first, their tokens [n, k], and the logsumexp of all logits [n].
-
-    Exact. After the first chunk only logits above the row's k-th largest so far are looked at: k ln(V / chunk) of them in all.
-    """
-    n, V = len(states), len(weight)
-    exact = torch.promote_types(weight.dtype, torch.float32)
-    width = max(k, min(V, CHUNK_ELEMENTS[states.device.type] // n))
-    buffer = states.new_empty(n * width)
-    best, ids = states.new_empty(n, 0), torch.empty(n, 0, dtype=torch.int64, device=states.device)
-    reference, total = states.new_full((n, 1), -torch.inf, dtype=exact), states.new_zeros(n, 1, dtype=exact)  # [n, 1] each
-    for start in range(0, V, width):
-        chunk = weight[start : start + width]  # [c, D]
-        logits = buffer[: n * len(chunk)].view(n, len(chunk))
-        torch.mm(states, chunk.T, out=logits)
-        if bias is not None:
-            logits += bias[start : start + width]
-        logits = logits.to(exact)  # [n, c]
-        if start == 0:
-            best, ids = logits.topk(k, dim=1, sorted=False)  # [n, k] each
-        else:
-            best, ids = _merged(best, ids, logits, start)
-        highest = best.amax(1, keepdim=True)  # [n, 1], of all logits so far
-        part = (logits - highest).exp_().sum(1, keepdim=True)  # [n, 1]
-        total = total * (reference - highest).exp_() + part  # nothing before the first chunk: exp(-inf) = 0
-        reference = highest
-    top, order = best.topk(k, dim=1)  # largest first: the j-th noise belongs to the j-th likeliest token
-    return top, ids.gather(1, order), (reference + total.log()).squeeze(1)
-
-
-def _merged(best: Tensor, ids: Tensor, logits: Tensor, start: int) -> tuple[Tensor, Tensor]:
-    """The k largest of ``best`` [n, k] (tokens ``ids``) and of ``logits`` [n, c] (tokens from ``start`` on)."""
-    row, column = (logits > best.amin(1, keepdim=True)).nonzero(as_tuple=True)  # [m] each, by rows
-    count = row.bincount(minlength=len(best))  # [n]
-    place = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]  # [m], within its row
-    found = best.new_full((len(best), int(count.max())), -torch.inf)
-    found[row, place] = logits[row, column]
-    tokens = torch.zeros_like(found, dtype=ids.dtype)
-    tokens[row, place] = column + start
-    top, order = torch.cat([best, found], 1).topk(best.shape[1], dim=1, sorted=False)
-    return top, torch.cat([ids, tokens], 1).gather(1, order)

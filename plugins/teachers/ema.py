@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-
-import torch
-from torch import Tensor
-from torch.nn import Parameter
+from typing import TYPE_CHECKING
 
 from core.contracts import UserError
+from core.late import no_grad, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Parameter
 
 
 class Ema:
@@ -55,14 +57,14 @@ class Ema:
                 parameter.data = data
             torch.clear_autocast_cache()
 
-    @torch.no_grad()
+    @no_grad
     def update(self) -> None:
         """One step of the average."""
         self._require_start()
         if self._live:
             torch._foreach_lerp_(list(self._shadow.values()), [p.data for p in self._live.values()], 1 - self.decay)
 
-    @torch.no_grad()
+    @no_grad
     def statistics(self) -> dict[str, float]:
         """``distance``: the student's from the teacher, ``|w - shadow| / |shadow|`` over all trained parameters."""
         self._require_start()
@@ -77,7 +79,7 @@ class Ema:
         self._require_start()
         return dict(self._shadow)
 
-    @torch.no_grad()
+    @no_grad
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Takes over a saved shadow. Raises UserError unless its names and shapes are exactly those of the trained parameters."""
         self._require_start()

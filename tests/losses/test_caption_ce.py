@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from core.contracts import Loss, Tokens
-from plugins.losses import caption_ce
+from plugins.losses import _frozen_layer
 from plugins.losses.caption_ce import CaptionCe
 
 B, T, D, V = 3, 6, 8, 20
@@ -25,7 +25,7 @@ def inputs(lengths=(6, 2, 0), dtype=torch.float64):
 def chunk(request, monkeypatch):
     if request.param == "chunks":
         for name, value in (("CHUNK_ELEMENTS", 3 * V), ("CACHED", 3 * 7), ("ROWS", 3)):
-            monkeypatch.setattr(caption_ce, name, value)
+            monkeypatch.setattr(_frozen_layer, name, value)
 
 
 @pytest.mark.usefixtures("chunk")
@@ -84,7 +84,7 @@ def test_half_precision_and_no_gradient():
 
 @pytest.mark.parametrize("trained", [False, True])
 def test_no_tensor_of_batch_by_vocabulary_is_kept(monkeypatch, trained):
-    monkeypatch.setattr(caption_ce, "CHUNK_ELEMENTS", 2 * V)
+    monkeypatch.setattr(_frozen_layer, "CHUNK_ELEMENTS", 2 * V)
     states, tokens, weight, bias = inputs((6, 6, 6))
     weight.requires_grad_(trained)
     kept = []

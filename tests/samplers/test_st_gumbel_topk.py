@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from core.contracts import Sampler, UserError
-from plugins.samplers import st_gumbel_topk
+from plugins.samplers import _topk
 from plugins.samplers.st_gumbel_topk import StGumbelTopk, gumbel
 
 B, T, D, V, K, TEMPERATURE = 3, 5, 16, 60, 8, 0.7
@@ -37,8 +37,8 @@ def dense(states, head, embedding, noise, k=K):
 @pytest.fixture(params=[(2**23, 512), (4 * K, 4)])  # the vocabulary in one chunk; chunks of K tokens, four rows at a time
 def chunk(request, monkeypatch):
     elements, rows = request.param
-    monkeypatch.setitem(st_gumbel_topk.CHUNK_ELEMENTS, "cpu", elements)
-    monkeypatch.setattr(st_gumbel_topk, "ROWS", rows)
+    monkeypatch.setitem(_topk.CHUNK_ELEMENTS, "cpu", elements)
+    monkeypatch.setattr(_topk, "ROWS", rows)
 
 
 @pytest.mark.usefixtures("chunk")
@@ -131,7 +131,7 @@ def test_choices_follow_the_softmax():
 @pytest.mark.usefixtures("chunk")
 def test_topk_and_mass_do_not_depend_on_the_chunks():
     states, (weight, bias), _ = network(torch.float64)
-    top, kept, whole = st_gumbel_topk._likeliest(states.detach().flatten(0, 1)[:4], weight, bias, K)
+    top, kept, whole = _topk._likeliest(states.detach().flatten(0, 1)[:4], weight, bias, K)
     logits = F.linear(states.detach().flatten(0, 1)[:4], weight, bias)
     wanted = logits.topk(K, dim=1)
     torch.testing.assert_close(top, wanted.values)
