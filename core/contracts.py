@@ -4,17 +4,18 @@ The core engine knows components only through these types; a plugin needs to imp
 Importing this module does not import torch: the tensor types below are for readers and type checkers.
 
 Shape letters: B regions in a micro-batch, N pictures in it, T caption tokens, A answer tokens, D hidden size,
-V vocabulary, G the side of the grid of image tokens (16 for 448-pixel tiles), h w the low-resolution mask
-(a quarter of the SAM2 picture's side: 256 for 1024), n loops in an update, P parameter groups, k of top-k.
+V vocabulary, gh gw the grid of cells of one picture, of which its regions are made (each picture has its own: 16 x 16 for a
+448-pixel tile), h w the low-resolution mask (a quarter of the SAM2 picture's side: 256 for 1024), n loops in an update,
+P parameter groups, k of top-k.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,12 +62,13 @@ class RegionBatch:
 
     ids: list[str]  # B
     captions: list[str | None]  # B
-    tiles: Tensor  # [sum(tile_counts), 3, S, S] uint8, the language model's view of the pictures
+    tiles: Tensor  # [sum(tile_counts), ...] uint8, the language model's view of the pictures, as the model lays it out
     tile_counts: list[int]  # N
+    grids: list[tuple[int, int]]  # N, (gh, gw) of each picture
     sam_pictures: Tensor  # [N, 3, R, R] uint8, the mask decoder's view
     view1: Tensor  # [B] int64, row of the picture tables
     view2: Tensor  # [B] int64; equal to view1 where there is no second view
-    cells: Tensor  # [B, G, G] bool, grid cells of the first mask
+    cells: list[Tensor]  # B of [gh, gw] bool, grid cells of the first mask, in the grid of its own picture
     mask1: Tensor  # [B, h, w] bool
     mask2: Tensor  # [B, h, w] bool
 
@@ -75,8 +77,32 @@ class RegionBatch:
 
     def to(self, device: torch.device | str) -> RegionBatch:
         """The same batch with its tensors on ``device``."""
-        moved = {name: value.to(device, non_blocking=True) if hasattr(value, "to") else value for name, value in vars(self).items()}
-        return RegionBatch(**moved)
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        return replace(
+            self,
+            tiles=moved(self.tiles),
+            sam_pictures=moved(self.sam_pictures),
+            view1=moved(self.view1),
+            view2=moved(self.view2),
+            cells=[moved(cells) for cells in self.cells],
+            mask1=moved(self.mask1),
+            mask2=moved(self.mask2),
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All cells as one tensor: on the way from a loader's worker each tensor takes a file handle."""
+        import torch
+
+        flat = torch.cat([cells.flatten() for cells in self.cells])  # [sum of gh * gw]
+        return vars(self) | {"cells": (flat, [tuple(cells.shape) for cells in self.cells])}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        flat, grids = state["cells"]
+        parts = flat.split([height * width for height, width in grids])
+        vars(self).update(state, cells=[part.view(grid) for part, grid in zip(parts, grids, strict=True)])
 
 
 @dataclass
@@ -248,14 +274,17 @@ class Model(Protocol):
         """The output layer: weight [V, D] and bias [V] or None."""
         ...
 
-    def generate(self, vision: Any, view: Tensor, cells: Tensor, length: int) -> Tokens:
-        """Greedy captions, at most ``length`` tokens, of the regions ``cells`` [B, G, G] of pictures ``view`` [B]."""
+    def generate(self, vision: Any, view: Tensor, cells: Sequence[Tensor], length: int) -> Tokens:
+        """Greedy captions, at most ``length`` tokens, of the regions ``cells`` (B of [gh, gw] bool) of pictures ``view`` [B]."""
         ...
 
-    def caption_states(self, vision: Any, view: Tensor, cells: Tensor, captions: Tokens, gate: Tensor | None = None) -> Tensor:
+    def caption_states(
+        self, vision: Any, view: Tensor, cells: Sequence[Tensor], captions: Tokens, gate: Sequence[Tensor] | None = None
+    ) -> Tensor:
         """Teacher-forced description: [B, T, D]; row t is the state from which caption token t is predicted.
 
-        ``gate`` [B, G, G] multiplies the chosen region tokens; an empty region list is allowed.
+        ``cells`` and ``gate`` are B of [gh, gw], each in the grid of its own picture; ``gate`` multiplies the chosen region tokens.
+        An empty region list is allowed.
         """
         ...
 
