@@ -234,6 +234,10 @@ class Preparation(Protocol):
     def collate(self, samples: Sequence[Any]) -> RegionBatch: ...
 
 
+#: What a model computes in: its frozen weights' own type (``auto``), float32, or autocast to bfloat16.
+Precision = Literal["auto", "fp32", "bf16"]
+
+
 @runtime_checkable
 class Model(Protocol):
     """Kind ``models``: a network that segments and describes."""
@@ -241,6 +245,15 @@ class Model(Protocol):
     preparation: Preparation
     ordinary_tokens: Tensor  # [n] int64: ids that are no special token, from which pseudo captions are masked
     pad_token: int
+
+    def computing(self, training: bool, precision: Precision = "auto") -> AbstractContextManager[None]:
+        """Inside it the model computes to be trained, or to be measured and asked: the one place for autocast, mode and gradient.
+
+        ``training``: with gradient, modules in the mode that they have. Otherwise without gradient, every module in eval mode;
+        each gets back the mode that it had. May be nested. ``precision``: ``auto`` follows the type of the frozen weights.
+        Raises ``UserError`` for a precision that these cannot be computed in.
+        """
+        ...
 
     def trainable(self) -> dict[str, list[tuple[str, torch.nn.Parameter]]]:
         """The trained parameters: group name -> (stable name, float32 parameter)."""
