@@ -34,7 +34,8 @@ from torch.utils.data import DataLoader, Dataset
 from core.contracts import Region
 from plugins.datasets.sa1b import Sa1b
 from plugins.datasets.shapes.writers import rle
-from plugins.models.sa2va.preparation import MEAN, STD, Sa2vaPreparation, normalize, sam_picture
+from plugins.models.sa2va.pixels import MEAN, STD, normalize, square
+from plugins.models.sa2va.preparation import Sa2vaPreparation
 
 TILE, SAM = 448, 1024
 DRAFT = 512  # the least side of a picture that is decoded at a fraction of its size
@@ -132,7 +133,7 @@ def difference(dataset: Sa1b) -> float:
 
 def equal_pixels(region: Region) -> bool:
     """Whether uint8, sent and normalised on arrival, is exactly the float tensor that would have been sent."""
-    small = sam_picture(region.image, SAM)  # [3, R, R] uint8
+    small = square(region.image, SAM)  # [3, R, R] uint8
     resized = np.asarray(Image.fromarray(region.image).resize((SAM, SAM), Image.Resampling.BICUBIC))
     pixels = torch.from_numpy(resized.copy()).permute(2, 0, 1).float() / 255  # [3, R, R]
     sent = (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]

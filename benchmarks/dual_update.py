@@ -39,9 +39,12 @@ from plugins.loops.caption_mask_caption import CaptionMaskCaption
 from plugins.loops.mask_caption_mask import MaskCaptionMask
 from plugins.losses.bce_dice import BceDice
 from plugins.losses.caption_ce import CaptionCe
+from plugins.models.sa2va.components import Sizes
 from plugins.models.sa2va.groups import Lora
 from plugins.models.sa2va.model import Sa2va
-from plugins.models.sa2va.scratch import Sizes, new_network, published_config, train_tokenizer
+from plugins.models.sa2va.published.scratch import new_network
+from plugins.models.sa2va.published.scratch_config import published_config
+from plugins.models.sa2va.published.scratch_tokenizer import train_tokenizer
 from plugins.models.sa2va.text import Text
 from plugins.optimizers.adamw import AdamW
 from plugins.samplers.st_gumbel_topk import StGumbelTopk

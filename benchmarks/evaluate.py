@@ -36,10 +36,13 @@ from core.contracts import Prediction
 from plugins.datasets.shapes.scene import draw
 from plugins.datasets.shapes.world import corpus
 from plugins.models.sa2va import inference, prompts
+from plugins.models.sa2va.components import Sizes, load
 from plugins.models.sa2va.generation import Generated, greedy
-from plugins.models.sa2va.model import Sa2va, load
+from plugins.models.sa2va.model import Sa2va
 from plugins.models.sa2va.network import Network
-from plugins.models.sa2va.scratch import Sizes, new_network, published_config, train_tokenizer
+from plugins.models.sa2va.published.scratch import new_network
+from plugins.models.sa2va.published.scratch_config import published_config
+from plugins.models.sa2va.published.scratch_tokenizer import train_tokenizer
 from plugins.models.sa2va.text import Text
 
 SEED, TEMPLATE = 5, "qwen_chat"

@@ -19,7 +19,7 @@ from core.contracts import RegionBatch, Tokens, Wording
 from core.engine.noise import RunNoise
 from plugins.losses.bce_dice import BceDice
 from plugins.models.sa2va.model import Sa2va
-from plugins.models.sa2va.network import Vision
+from plugins.models.sa2va.vision import Vision
 from plugins.samplers.st_gumbel_topk import gumbel
 
 

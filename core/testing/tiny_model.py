@@ -31,7 +31,14 @@ from core.contracts import (
 
 PAD, END, SEG, FIRST = 0, 1, 2, 3
 LETTERS = "abcdefghijklmnopqrstuvwxyz "
-V, D, D2, G, R, H = FIRST + len(LETTERS), 8, 4, 4, 32, 8  # sizes, see core.contracts; G: longer side of a grid, R: picture side, H: mask side
+V, D, D2, G, R, H = (
+    FIRST + len(LETTERS),
+    8,
+    4,
+    4,
+    32,
+    8,
+)  # sizes, see core.contracts; G: a grid's longer side, R: a picture's, H: a mask's
 
 
 class KitNoise:
@@ -171,7 +178,7 @@ class TinyModel(nn.Module):
         share = cells if gate is None else [chosen * weight for chosen, weight in zip(cells, gate, strict=True)]  # B of [gh, gw]
         seen = []
         for picture, chosen, weight in zip(vision[view], cells, share, strict=True):
-            grid = F.adaptive_avg_pool2d(picture, tuple(chosen.shape)).flatten(1).mT  # [gh * gw, 3]
+            grid = F.adaptive_avg_pool2d(picture, (chosen.shape[0], chosen.shape[1])).flatten(1).mT  # [gh * gw, 3]
             seen.append((self.projector(grid) * weight.float().flatten()[:, None]).sum(0) / chosen.sum().clamp_min(1))  # [D]
         region = torch.stack(seen)[:, None]  # [B, 1, D]
         before = F.pad(self.embed(captions.ids), (0, 0, 1, 0))[:, :-1]  # [B, T, D], the token before each

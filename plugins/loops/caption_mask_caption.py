@@ -42,8 +42,9 @@ class CaptionMaskCaption:
         phrase = model.phrases(text_of(batch), self.caption_length)  # [B, T]
         wording = model.wording(batch.ids, noise)
         result = model.segment(vision, batch.view1, model.embed(phrase.ids), phrase.mask, wording)
-        masks = zip(result.mask_logits.sigmoid(), batch.cells, strict=True)  # [h, w] and the grid [gh, gw] of its picture
-        probability = [F.adaptive_avg_pool2d(mask[None], tuple(grid.shape))[0] for mask, grid in masks]  # B of [gh, gw], mean over a cell
+        grids = [batch.grids[picture] for picture in batch.view1.tolist()]
+        masks = zip(result.mask_logits.sigmoid(), grids, strict=True)  # [h, w] and (gh, gw)
+        probability = [F.adaptive_avg_pool2d(mask[None], grid)[0] for mask, grid in masks]  # B of [gh, gw], mean over each cell
         cells = [mean > 0.5 for mean in probability]
         gate = [1 + mean - mean.detach() for mean in probability] if self.mask_gradient == "straight_through" else None
         captions = model.tokenize(text_of(batch), self.caption_length)  # [B, T]

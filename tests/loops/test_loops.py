@@ -18,7 +18,8 @@ from plugins.loops.referring_segmentation import ReferringSegmentation
 from plugins.loops.region_description import RegionDescription
 from plugins.losses.bce_dice import BceDice
 from plugins.losses.caption_ce import CaptionCe
-from plugins.models.sa2va.model import Lora, Sa2va, load
+from plugins.models.sa2va.components import Lora, load
+from plugins.models.sa2va.model import Sa2va
 from plugins.samplers.st_gumbel_topk import StGumbelTopk
 from plugins.teachers.ema import Ema
 

@@ -15,10 +15,10 @@ CHECKPOINT = Path(__file__).parents[1] / "fixtures" / "sa2va_reference" / "tiny_
 
 def published_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     """Every tensor that a checkpoint with this ``config.json`` holds."""
-    from plugins.models.sa2va.config import parse_config
-    from plugins.models.sa2va.keys import place, published_names
-    from plugins.models.sa2va.memory import memory_shapes
     from plugins.models.sa2va.network import Network
+    from plugins.models.sa2va.published.config import parse_config
+    from plugins.models.sa2va.published.keys import place, published_names
+    from plugins.models.sa2va.published.memory import memory_shapes
 
     with torch.device("meta"):
         native = Network(parse_config(config)).state_dict()

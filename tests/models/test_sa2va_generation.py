@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from plugins.datasets.shapes.scene import draw
-from plugins.models.sa2va import generation, inference
+from plugins.models.sa2va import ask, generation
+from plugins.models.sa2va.components import load
 from plugins.models.sa2va.generation import Generated, common_beginning, greedy
-from plugins.models.sa2va.model import Sa2va, load
+from plugins.models.sa2va.model import Sa2va
 
 ASSET = Path(__file__).parents[2] / "assets" / "sa2va-shapes"
 
@@ -156,7 +157,7 @@ def test_phrases_of_one_picture_get_the_masks_they_get_alone(model: Sa2va, monke
     image = draw((3, 1), 96).images[0]
     phrases = ["the red circle", "a large blue square", "the triangle on the left", "the green thing at the top of the picture"]
     together = model.predict(image, phrases, 32)
-    monkeypatch.setattr(inference, "greedy", lambda network, heads, length, ended, expected: greedy(network, heads, length, ended))
+    monkeypatch.setattr(ask, "greedy", lambda network, heads, length, ended, expected: greedy(network, heads, length, ended))
     for phrase, one in zip(phrases, together, strict=True):
         [alone] = model.predict(image, [phrase], 32)
         assert one.text == alone.text

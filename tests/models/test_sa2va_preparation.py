@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from core.contracts import Region
-from plugins.models.sa2va.preparation import Sa2vaPreparation, resized
+from plugins.models.sa2va.pixels import resized
+from plugins.models.sa2va.preparation import Sa2vaPreparation
 
 
 def picture(height: int, width: int) -> np.ndarray:

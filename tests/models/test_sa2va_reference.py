@@ -14,14 +14,17 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from core.contracts import Tokens, UserError
-from plugins.models.sa2va import inference
+from plugins.models.sa2va import ask
 from plugins.models.sa2va.__main__ import main
-from plugins.models.sa2va.folder import stored_tensors
+from plugins.models.sa2va.backends.internvl_pictures import tile_grid, tiles_of
+from plugins.models.sa2va.components import Group, Lora, load
 from plugins.models.sa2va.generation import Generated
-from plugins.models.sa2va.keys import is_memory, place, published_names
-from plugins.models.sa2va.model import Group, Lora, Sa2va, load
-from plugins.models.sa2va.preparation import grid_cells, normalize, sam_picture, tile_grid, tiles_of
+from plugins.models.sa2va.model import Sa2va
+from plugins.models.sa2va.pixels import normalize, square
+from plugins.models.sa2va.preparation import grid_cells
 from plugins.models.sa2va.prompts import DESCRIBE, SEGMENT, describe_turn, question_turn, segment_turn
+from plugins.models.sa2va.published.folder import stored_tensors
+from plugins.models.sa2va.published.keys import is_memory, place, published_names
 
 REFERENCE = Path(__file__).parents[1] / "fixtures" / "sa2va_reference"
 CHECKPOINT = REFERENCE / "tiny_sa2va_hf"
@@ -47,7 +50,7 @@ def test_preparation_is_exact(case: int) -> None:
     expected, inputs = golden(case)
     tiles = tiles_of(inputs["image"], 448)
     assert np.array_equal(tiles.transpose(0, 2, 3, 1), inputs["tiles"])
-    assert np.array_equal(sam_picture(inputs["image"], 1024).transpose(1, 2, 0), inputs["sam_image"])
+    assert np.array_equal(square(inputs["image"], 1024).transpose(1, 2, 0), inputs["sam_image"])
     pixels = normalize(torch.from_numpy(tiles), torch.float32)
     assert torch.equal(pixels[:, :, ::16, ::16], expected["prep.pixel_values.sub"])
     if "regions" in inputs:
@@ -65,7 +68,7 @@ def test_tiles_are_upstreams(width: int, height: int, grid: tuple[int, int]) -> 
 def test_features_states_and_masks(model: Sa2va, case: int) -> None:
     expected, inputs = golden(case)
     features = model.network.tile_features(torch.from_numpy(tiles_of(inputs["image"], 448)))
-    fpn = model.network.sam_features(torch.from_numpy(sam_picture(inputs["image"], 1024))[None])
+    fpn = model.network.sam_features(torch.from_numpy(square(inputs["image"], 1024))[None])
     close(model.network.image_tokens(features)[:, ::16], expected["vision.features.sub"])
 
     ids = expected["llm.input_ids"][0]
@@ -147,7 +150,7 @@ def test_each_of_several_seg_tokens_gives_its_own_mask(model: Sa2va, monkeypatch
         seen.append(states[0][torch.tensor(ids) == model.seg_token])
         return Generated([ids], list(states))
 
-    monkeypatch.setattr(inference, "greedy", given)
+    monkeypatch.setattr(ask, "greedy", given)
     answer = model.predict(image, CASES[0]["text"])
     assert len(answer.masks) == 3
     theirs = model.network.final_mask(expected["sam.seg0.low_res_mask"][0], *image.shape[:2])[0]
@@ -164,7 +167,7 @@ def test_each_of_several_seg_tokens_gives_its_own_mask(model: Sa2va, monkeypatch
 def test_prompt_and_teacher_forced_segmentation(model: Sa2va) -> None:
     """The model's own path (prompt pieces, wording, teacher-forced answer) gives upstream's prompt ids and mask."""
     expected, inputs = golden(0)
-    tiles, picture = torch.from_numpy(tiles_of(inputs["image"], 448)), torch.from_numpy(sam_picture(inputs["image"], 1024))[None]
+    tiles, picture = torch.from_numpy(tiles_of(inputs["image"], 448)), torch.from_numpy(square(inputs["image"], 1024))[None]
     vision, view = model.vision(tiles, [len(tiles)], picture), torch.zeros(1, dtype=torch.long)
     phrase = model.phrases(["the red cup"], 32)
     wording = model.wording(["a"], None)
