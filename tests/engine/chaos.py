@@ -23,7 +23,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 CHILDREN = multiprocessing.get_context("forkserver")
-PRELOAD = ["core.engine.runner", "plugins.models.sa2va.model", "peft"]
+PRELOAD = ["core.engine.runner", "plugins.models.sa2va.published.load", "peft"]
 
 
 def attempt(recipe: str, arguments: list[str], environment: dict[str, str], log: str) -> None:

@@ -42,6 +42,12 @@ def write_shards(folder: Path, tensors: dict[str, torch.Tensor], count: int) -> 
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
 
 
+def states(model: Any, embeddings: torch.Tensor) -> torch.Tensor:
+    """[B, L, D] -> [B, L, D] after the language model's final norm, positions from 0 on."""
+    positions = torch.arange(embeddings.shape[1]).expand(1, len(embeddings), -1)  # [1, B, L]
+    return model.network.backend.forward(embeddings, positions)
+
+
 def copy(target: Path, without: tuple[str, ...] = ()) -> Path:
     """A copy of the reference checkpoint without the files named in ``without``."""
     shutil.copytree(CHECKPOINT, target)

@@ -187,7 +187,7 @@ def test_a_video_gets_a_mask_for_each_frame(small: Sa2va, monkeypatch: pytest.Mo
     """The language model sees five frames; the first five masks are those of still pictures, the others are tracked."""
     ids, prompts = small.text.ids("Sure, [SEG] and [SEG]."), []
 
-    def given(network, heads, length, ended):
+    def given(backend, heads, length, ended):
         prompts.append(heads[0])
         return Generated([ids], [torch.randn(len(ids), 32, generator=torch.Generator().manual_seed(3))])
 
