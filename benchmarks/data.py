@@ -34,7 +34,9 @@ from torch.utils.data import DataLoader, Dataset
 from core.contracts import Region
 from plugins.datasets.sa1b import Sa1b
 from plugins.datasets.shapes.writers import rle
-from plugins.models.sa2va.preparation import MEAN, STD, Sa2vaPreparation, normalize, sam_picture
+from plugins.models.sa2va.backends.internvl_pictures import TiledPictures
+from plugins.models.sa2va.pixels import MEAN, STD, normalize, square
+from plugins.models.sa2va.preparation import Sa2vaPreparation
 
 TILE, SAM = 448, 1024
 DRAFT = 512  # the least side of a picture that is decoded at a fraction of its size
@@ -76,7 +78,7 @@ def plain(regions: Sequence[Region]) -> dict[str, Tensor]:
 
 def ours(regions: Sequence[Region], fast: bool = False) -> dict[str, Any]:
     """The engine's batch."""
-    prepare = Sa2vaPreparation(tile=TILE, sam_size=SAM, grid=16, max_tiles=1, fast=fast)
+    prepare = Sa2vaPreparation(TiledPictures(tile=TILE, grid=16, most=1), sam_size=SAM, fast=fast)
     return vars(prepare.collate([prepare(region) for region in regions]))
 
 
@@ -132,7 +134,7 @@ def difference(dataset: Sa1b) -> float:
 
 def equal_pixels(region: Region) -> bool:
     """Whether uint8, sent and normalised on arrival, is exactly the float tensor that would have been sent."""
-    small = sam_picture(region.image, SAM)  # [3, R, R] uint8
+    small = square(region.image, SAM)  # [3, R, R] uint8
     resized = np.asarray(Image.fromarray(region.image).resize((SAM, SAM), Image.Resampling.BICUBIC))
     pixels = torch.from_numpy(resized.copy()).permute(2, 0, 1).float() / 255  # [3, R, R]
     sent = (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
@@ -141,7 +143,7 @@ def equal_pixels(region: Region) -> bool:
 
 def growth(dataset: Sa1b, count: int) -> tuple[int, int]:
     """Own memory in bytes after a tenth of ``count`` prepared samples, and after all."""
-    prepare = Sa2vaPreparation(tile=64, sam_size=64, grid=4, max_tiles=1)
+    prepare = Sa2vaPreparation(TiledPictures(tile=64, grid=4, most=1), sam_size=64)
     sizes = []
     for number in range(count):
         prepare(dataset[number % len(dataset)])

@@ -40,9 +40,13 @@ from plugins.loops.caption_mask_caption import CaptionMaskCaption
 from plugins.loops.mask_caption_mask import MaskCaptionMask
 from plugins.losses.bce_dice import BceDice
 from plugins.losses.caption_ce import CaptionCe
+from plugins.models.sa2va.components import Sizes
 from plugins.models.sa2va.groups import Lora
 from plugins.models.sa2va.model import Sa2va
-from plugins.models.sa2va.scratch import Sizes, new_network, published_config, train_tokenizer
+from plugins.models.sa2va.prompts import INTERNVL
+from plugins.models.sa2va.published.scratch import new_network
+from plugins.models.sa2va.published.scratch_config import published_config
+from plugins.models.sa2va.published.scratch_tokenizer import train_tokenizer
 from plugins.models.sa2va.text import Text
 from plugins.optimizers.adamw import AdamW
 from plugins.samplers.st_gumbel_topk import StGumbelTopk
@@ -65,7 +69,7 @@ def build(args: argparse.Namespace, dtype: torch.dtype) -> Sa2va:
     for parameter in network.parameters():
         parameter.data = parameter.data.to(dtype)
     torch.manual_seed(SEED)
-    model = Sa2va(network, Text(tokenizer, TEMPLATE, None), None, Lora(r=16, alpha=32, dropout=0.0), None, 1).train()
+    model = Sa2va(network, Text(tokenizer, TEMPLATE, INTERNVL, None), None, Lora(r=16, alpha=32, dropout=0.0), None, 1).train()
     model.ordinary_tokens = torch.tensor([i for i in range(args.vocab) if i not in tokenizer.all_special_ids])  # not only those of WORDS
     with torch.no_grad():  # adapters start at zero, and half of their gradient with them
         for _, parameter in model.trainable()["lora"]:
@@ -76,18 +80,19 @@ def build(args: argparse.Namespace, dtype: torch.dtype) -> Sa2va:
 def pictures(model: Sa2va, args: argparse.Namespace) -> tuple[RegionBatch, RegionBatch]:
     """Noise pictures for both loops: pairs of frames for loop 1, one picture for each description in loop 2."""
     draw = torch.Generator().manual_seed(SEED)
-    preparation, B = model.preparation, args.batch
+    preparation, sizes, B = model.preparation, model.preparation.pictures, args.batch
     batches = []
     for loop, views in (("one", 2), ("two", 1)):
         low = preparation.sam_size // 4
         masks = torch.rand(2, B, low, low, generator=draw) > 0.5
         captions = [" ".join(WORDS[i] for i in torch.randint(len(WORDS), (args.tokens,), generator=draw)) for _ in range(B)]
-        tiles = torch.randint(256, (views * B, 3, preparation.tile, preparation.tile), dtype=torch.uint8, generator=draw)
+        tiles = torch.randint(256, (views * B, 3, sizes.tile, sizes.tile), dtype=torch.uint8, generator=draw)
         sam = torch.randint(256, (views * B, 3, preparation.sam_size, preparation.sam_size), dtype=torch.uint8, generator=draw)
-        cells = torch.rand(B, preparation.grid, preparation.grid, generator=draw) < 0.25
+        cells = list(torch.rand(B, sizes.grid, sizes.grid, generator=draw) < 0.25)
         first = torch.arange(B)
         ids = [f"{loop}{i}" for i in range(B)]
-        batches.append(RegionBatch(ids, list(captions), tiles, [1] * len(tiles), sam, first, first + B * (views - 1), cells, *masks))
+        table = (tiles, [1] * len(tiles), [(sizes.grid, sizes.grid)] * len(tiles), sam)
+        batches.append(RegionBatch(ids, list(captions), *table, first, first + B * (views - 1), cells, *masks))
     return batches[0], batches[1]
 
 
@@ -182,7 +187,7 @@ def watch(run: Trainer, clock: Clock) -> None:
             yield
         clock.at("first forward")
 
-    network.tile_features = clock.around("pictures", network.tile_features)  # type: ignore[method-assign]
+    network.backend.tile_features = clock.around("pictures", network.backend.tile_features)  # type: ignore[method-assign]
     network.sam_features = clock.around("pictures", network.sam_features)  # type: ignore[method-assign]
     run._gradient, one.sampler, teacher.weights = loop, sample, teaching  # type: ignore[method-assign]
     teacher.update = clock.around("EMA", teacher.update)  # type: ignore[method-assign]

@@ -29,17 +29,20 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch.nn import functional as F
 from transformers import Cache, DynamicCache, StaticCache
 
 from core.contracts import Prediction
 from plugins.datasets.shapes.scene import draw
 from plugins.datasets.shapes.world import corpus
-from plugins.models.sa2va import inference, prompts
+from plugins.models.sa2va import ask, prompts
+from plugins.models.sa2va.backend import Prompt
+from plugins.models.sa2va.components import Sizes, load
 from plugins.models.sa2va.generation import Generated, greedy
-from plugins.models.sa2va.model import Sa2va, load
-from plugins.models.sa2va.network import Network
-from plugins.models.sa2va.scratch import Sizes, new_network, published_config, train_tokenizer
+from plugins.models.sa2va.model import Sa2va
+from plugins.models.sa2va.published.scratch import new_network
+from plugins.models.sa2va.published.scratch_config import published_config
+from plugins.models.sa2va.published.scratch_tokenizer import train_tokenizer
 from plugins.models.sa2va.text import Text
 
 SEED, TEMPLATE = 5, "qwen_chat"
@@ -66,7 +69,7 @@ def middle_sized(vocabulary: int) -> Sa2va:
     )
     tokenizer = train_tokenizer(corpus(200, SEED), 448, TEMPLATE)
     network = new_network(published_config(sizes, vocabulary, tokenizer.eos_token_id, TEMPLATE), sizes.init_range, SEED)
-    text = Text(tokenizer, TEMPLATE, None)
+    text = Text(tokenizer, TEMPLATE, prompts.INTERNVL, None)
     chain = [text.ids(text.turn.between)[-1], *text.ids(prompts.ANSWERS[0] + text.turn.end)]
     with torch.no_grad():
         words, head = network.llm.model.embed_tokens.weight, network.llm.lm_head.weight
@@ -76,39 +79,39 @@ def middle_sized(vocabulary: int) -> Sa2va:
 
 
 @torch.no_grad()
-def plain(network: Network, prompts: Sequence[Tensor], length: int, ended: Ended, expected: Any = (), make: Any = None) -> Generated:
+def plain(backend: Any, prompts: Sequence[Prompt], length: int, ended: Ended, expected: Any = (), make: Any = None) -> Generated:
     """Greedy decoding with nothing shared: one token of each row in each forward, with the cache that ``make(places)`` gives."""
     batch, longest = len(prompts), max(map(len, prompts))
-    embeds = torch.stack([torch.cat([p.new_zeros(longest - len(p), p.shape[1]), p]) for p in prompts])  # [B, L, D]
+    embeds = torch.stack([F.pad(p.embeddings, (0, 0, longest - len(p), 0)) for p in prompts])  # [B, L, D]
     real = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])  # [B, L]
     positions = (real.cumsum(1) - 1).clamp_min(0)
-    cache: Cache = make(longest + length) if make else DynamicCache(config=network.config.llm)
+    cache: Cache = make(longest + length) if make else DynamicCache(config=backend.config.llm)
     ids: list[list[int]] = [[] for _ in prompts]
     running, states = [True] * batch, []
     for step in range(length):
-        output = network.llm.model(inputs_embeds=embeds, attention_mask=real, position_ids=positions, past_key_values=cache, use_cache=True)
+        output = backend.llm.model(inputs_embeds=embeds, attention_mask=real, position_ids=positions, past_key_values=cache, use_cache=True)
         last = output.last_hidden_state[:, -1]  # [B, D]
         if step:
             states.append(last)
-        token = network.llm.lm_head(last).argmax(-1)  # [B]
+        token = backend.head(last).argmax(-1)  # [B]
         for row, value in enumerate(token.tolist()):
             if running[row]:
                 ids[row].append(value)
                 running[row] = not ended(ids[row])
         if not any(running):
             break
-        embeds = network.llm.model.embed_tokens(token)[:, None]  # [B, 1, D]
+        embeds = backend.embed(token)[:, None]  # [B, 1, D]
         real = torch.cat([real, real.new_ones(batch, 1)], dim=1)
         positions = positions[:, -1:] + 1
     return Generated(ids, list(torch.stack(states, dim=1)))
 
 
-def unexpected(network: Network, heads: Sequence[Tensor], length: int, ended: Ended, expected: Any = ()) -> Generated:
-    return greedy(network, heads, length, ended)
+def unexpected(backend: Any, heads: Sequence[Prompt], length: int, ended: Ended, expected: Any = ()) -> Generated:
+    return greedy(backend, heads, length, ended)
 
 
 def alone(model: Sa2va, image: np.ndarray, phrases: list[str]) -> list[Prediction]:
-    with patch.object(inference, "greedy", plain):
+    with patch.object(ask, "greedy", plain):
         return [model.predict(image, [phrase], 32)[0] for phrase in phrases]
 
 
@@ -119,12 +122,12 @@ def encoded(model: Sa2va, image: np.ndarray, phrases: list[str]) -> list[Predict
 
 
 def batched(model: Sa2va, image: np.ndarray, phrases: list[str]) -> list[Prediction]:
-    with patch.object(inference, "greedy", plain):
+    with patch.object(ask, "greedy", plain):
         return model.predict(image, phrases, 32)
 
 
 def shared(model: Sa2va, image: np.ndarray, phrases: list[str]) -> list[Prediction]:
-    with patch.object(inference, "greedy", unexpected):
+    with patch.object(ask, "greedy", unexpected):
         return model.predict(image, phrases, 32)
 
 
@@ -174,23 +177,24 @@ def differences(truth: list[Prediction], result: list[Prediction]) -> tuple[int,
 
 
 def captions(model: Sa2va, dtype: torch.dtype, args: argparse.Namespace) -> None:
-    network, config = model.network, model.network.config.llm
-    for parameter in network.parameters():
+    backend, config = model.network.backend, model.network.config.backend.llm
+    for parameter in model.network.parameters():
         parameter.data = parameter.data.to(dtype)
     lengths = torch.randint(300, 380, (args.batch,), generator=torch.Generator().manual_seed(SEED)).tolist()
     noise = torch.Generator().manual_seed(SEED)
-    heads = [(0.3 * torch.randn(length, config.hidden_size, generator=noise)).to(dtype) for length in lengths]
+    embedded = [(0.3 * torch.randn(length, config.hidden_size, generator=noise)).to(dtype) for length in lengths]
+    heads = [Prompt(each, torch.arange(len(each))[None]) for each in embedded]
 
     def never(ids: list[int]) -> bool:
         return False
 
     ways: dict[str, Callable[[], Generated]] = {
-        "grown": lambda: plain(network, heads, args.tokens, never),
-        "static": lambda: plain(network, heads, args.tokens, never, (), lambda places: StaticCache(config=config, max_cache_len=places)),
-        "buffered": lambda: greedy(network, heads, args.tokens, never),
+        "grown": lambda: plain(backend, heads, args.tokens, never),
+        "static": lambda: plain(backend, heads, args.tokens, never, (), lambda places: StaticCache(config=config, max_cache_len=places)),
+        "buffered": lambda: greedy(backend, heads, args.tokens, never),
     }
     seconds, found = turns(list(ways.values()), args.repeats)
-    weight, state = network.llm.lm_head.weight, torch.randn(args.batch, config.hidden_size).to(dtype)
+    weight, state = backend.head.weight, torch.randn(args.batch, config.hidden_size).to(dtype)
     [head], _ = turns([lambda: [torch.nn.functional.linear(state, weight) for _ in range(args.tokens)]], args.repeats)
     print(f"\ncaptions, {dtype}: B {args.batch} T {args.tokens}, prompts {min(lengths)} to {max(lengths)}; output layer alone {head:.2f} s")
     print(f"{'way':10}{'seconds':>9}{'x grown':>9}{'other tokens':>14} of {args.batch * args.tokens}")

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from plugins.models.sa2va.config import parse_config
-from plugins.models.sa2va.groups import PUBLISHED_GROUPS, Lora, add_lora, choose_trained
+from plugins.models.sa2va.groups import PUBLISHED_GROUPS, Lora
 from plugins.models.sa2va.network import Network
+from plugins.models.sa2va.published.config import parse_config
+from plugins.models.sa2va.training import add_lora, choose_trained
 
 VOCABULARY = 151674
 VISION = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096, "image_size": 448}

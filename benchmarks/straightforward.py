@@ -19,13 +19,14 @@ from core.contracts import RegionBatch, Tokens, Wording
 from core.engine.noise import RunNoise
 from plugins.losses.bce_dice import BceDice
 from plugins.models.sa2va.model import Sa2va
-from plugins.models.sa2va.network import Vision
+from plugins.models.sa2va.vision import Vision
 from plugins.samplers.st_gumbel_topk import gumbel
 
 
 def look(model: Sa2va, batch: RegionBatch, view: Tensor) -> tuple[Vision, Tensor]:
     """Features of each region's picture (one tile each), made anew, and the rows [B] to find them at."""
-    return model.vision(batch.tiles[view], [1] * len(view), batch.sam_pictures[view]), torch.arange(len(view))
+    grids = [batch.grids[picture] for picture in view.tolist()]
+    return model.vision(batch.tiles[view], [1] * len(view), grids, batch.sam_pictures[view]), torch.arange(len(view))
 
 
 class Straightforward:
@@ -87,7 +88,7 @@ class Straightforward:
         model, texts = self.model, [caption or "" for caption in batch.captions]
         phrase, wording = model.phrases(texts, self.length), model.wording(batch.ids, noise)
         result = model.segment(*look(model, batch, batch.view1), model.embed(phrase.ids), phrase.mask, wording)
-        cells = F.adaptive_avg_pool2d(result.mask_logits.sigmoid(), batch.cells.shape[-1]) > 0.5  # [B, G, G]
+        cells = list(F.adaptive_avg_pool2d(result.mask_logits.sigmoid(), batch.grids[0]) > 0.5)  # B of [gh, gw], all alike here
         captions = model.tokenize(texts, self.length)
         states = model.caption_states(*look(model, batch, batch.view1), cells, captions)  # [B, T, D]
         return self.cross_entropy(states, captions) + self.cross_entropy(result.answer_states, wording.answers)
@@ -100,7 +101,8 @@ class Straightforward:
     def generate(self, batch: RegionBatch) -> Tokens:
         """Greedy, by transformers' own ``generate``."""
         model = self.teacher
-        prompts = model.sequences.describe(*look(model, batch, batch.view1), batch.cells)  # B of [L_i, D]
+        described = model.sequences.describe(*look(model, batch, batch.view1), batch.cells)
+        prompts = [prompt.embeddings for prompt in described]  # B of [L_i, D]
         longest = max(map(len, prompts))
         embeds = torch.stack([F.pad(prompt, (0, 0, longest - len(prompt), 0)) for prompt in prompts])  # [B, L, D], padded at the left
         real = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])

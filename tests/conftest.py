@@ -43,7 +43,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def small_checkpoint(tmp_path_factory: pytest.TempPathFactory, world: Path) -> Path:
     """An untrained model with 4 x 4 image tokens and 16 x 16 masks: two updates take a second."""
-    from plugins.models.sa2va.scratch import Sizes, scratch
+    from plugins.models.sa2va.components import Sizes, scratch
 
     sizes = Sizes(tile=64, vision_width=32, vision_layers=1, llm_width=32, llm_layers=2, sam_size=64, sam_width=32, hiera_width=8)
     folder = tmp_path_factory.mktemp("model") / "small"

@@ -13,7 +13,7 @@ from plugins.datasets.refcoco import Refcoco
 from plugins.datasets.shapes import write_world
 from plugins.evaluators.refcoco import RefcocoEvaluator
 from plugins.evaluators.region_caption import RegionCaption
-from plugins.models.sa2va.model import load
+from plugins.models.sa2va.components import load
 
 ASSET = Path(__file__).parents[1] / "assets" / "sa2va-shapes"
 

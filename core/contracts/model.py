@@ -75,14 +75,17 @@ class Writing(Protocol):
 class Describing(Protocol):
     """Mask to caption."""
 
-    def generate(self, vision: Any, view: Tensor, cells: Tensor, length: int) -> Tokens:
-        """Greedy captions, at most ``length`` tokens, of the regions ``cells`` [B, G, G] of pictures ``view`` [B]."""
+    def generate(self, vision: Any, view: Tensor, cells: Sequence[Tensor], length: int) -> Tokens:
+        """Greedy captions, at most ``length`` tokens, of the regions ``cells`` (B of [gh, gw] bool) of pictures ``view`` [B]."""
         ...
 
-    def caption_states(self, vision: Any, view: Tensor, cells: Tensor, captions: Tokens, gate: Tensor | None = None) -> Tensor:
+    def caption_states(
+        self, vision: Any, view: Tensor, cells: Sequence[Tensor], captions: Tokens, gate: Sequence[Tensor] | None = None
+    ) -> Tensor:
         """Teacher-forced description: [B, T, D]; row t is the state from which caption token t is predicted.
 
-        ``gate`` [B, G, G] multiplies the chosen region tokens; an empty region list is allowed.
+        ``cells`` and ``gate`` are B of [gh, gw], each in the grid of its own picture; ``gate`` multiplies the chosen region tokens.
+        An empty region list is allowed.
         """
         ...
 

@@ -69,10 +69,13 @@ class ExportsTrainingFile(Protocol):
 
 @runtime_checkable
 class KnowsBaseValues(Protocol):
-    """A model that was read from a training file knows what training started from."""
+    """A model that may be read from a training file, and then knows what training started from."""
 
     def base_values(self) -> Mapping[str, Tensor]:
-        """``group/name`` -> the trained parameter's value before training."""
+        """``group/name`` -> the trained parameter's value before training, on any device.
+
+        Raises ``UserError`` for a model that was not read from such a file.
+        """
         ...
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,12 +29,13 @@ class RegionBatch:
 
     ids: list[str]  # B
     captions: list[str | None]  # B
-    tiles: Tensor  # [sum(tile_counts), 3, S, S] uint8, the language model's view of the pictures
+    tiles: Tensor  # [sum(tile_counts), ...] uint8, the language model's view of the pictures, as the model lays it out
     tile_counts: list[int]  # N
+    grids: list[tuple[int, int]]  # N, (gh, gw) of each picture
     sam_pictures: Tensor  # [N, 3, R, R] uint8, the mask decoder's view
     view1: Tensor  # [B] int64, row of the picture tables
     view2: Tensor  # [B] int64; equal to view1 where there is no second view
-    cells: Tensor  # [B, G, G] bool, grid cells of the first mask
+    cells: list[Tensor]  # B of [gh, gw] bool, grid cells of the first mask, in the grid of its own picture
     mask1: Tensor  # [B, h, w] bool
     mask2: Tensor  # [B, h, w] bool
 
@@ -43,8 +44,32 @@ class RegionBatch:
 
     def to(self, device: torch.device | str) -> RegionBatch:
         """The same batch with its tensors on ``device``."""
-        moved = {name: value.to(device, non_blocking=True) if hasattr(value, "to") else value for name, value in vars(self).items()}
-        return RegionBatch(**moved)
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        return replace(
+            self,
+            tiles=moved(self.tiles),
+            sam_pictures=moved(self.sam_pictures),
+            view1=moved(self.view1),
+            view2=moved(self.view2),
+            cells=[moved(cells) for cells in self.cells],
+            mask1=moved(self.mask1),
+            mask2=moved(self.mask2),
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All cells as one tensor: on the way from a loader's worker each tensor takes a file handle."""
+        import torch
+
+        flat = torch.cat([cells.flatten() for cells in self.cells])  # [sum of gh * gw]
+        return vars(self) | {"cells": (flat, [tuple(cells.shape) for cells in self.cells])}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        flat, grids = state["cells"]
+        parts = flat.split([height * width for height, width in grids])
+        vars(self).update(state, cells=[part.view(grid) for part, grid in zip(parts, grids, strict=True)])
 
 
 @dataclass

@@ -36,8 +36,6 @@ def model_facts(recipe: Recipe, registry: Registry) -> tuple[Facts, Finding]:
     if not isinstance(used.object, TellsFacts):
         return {}, Finding("warn", "model", f"{used.entry.name} tells nothing of itself: sizes and caption lengths are unknown")
     keys = [key for key in recipe.values["model"] if key != "use"]
-    if {parameter.name for parameter in used.parameters if parameter.required} & {"checkpoint"} == set():
-        return {}, Finding("warn", "model", f"{used.entry.name} starts from no checkpoint: sizes and caption lengths are unknown")
     try:
         facts = dict(used.object.facts(**{key: build(recipe, ("model", key), registry) for key in keys}))
     except (UserError, OSError, ValueError, KeyError, TypeError) as fault:

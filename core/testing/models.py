@@ -44,7 +44,10 @@ class ModelKit:
         for view in (batch.view1, batch.view2):
             assert view.dtype == torch.int64
             assert ((view >= 0) & (view < N)).all()
-        assert batch.cells.dtype == batch.mask1.dtype == batch.mask2.dtype == torch.bool
+        assert batch.mask1.dtype == batch.mask2.dtype == torch.bool
+        assert all(cells.dtype == torch.bool for cells in batch.cells)
+        assert len(batch.grids) == N
+        assert [tuple(cells.shape) for cells in batch.cells] == [batch.grids[picture] for picture in batch.view1.tolist()]
 
     def test_tokens_are_right_padded_and_cut(self) -> None:
         model = self.make()

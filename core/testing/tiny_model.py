@@ -15,11 +15,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.contracts import BadSample, Noise, Prediction, Preparation, Region, RegionBatch, Segmentation, Tokens, UserError, Wording
+from core.contracts import (
+    BadSample,
+    Noise,
+    Precision,
+    Prediction,
+    Preparation,
+    Region,
+    RegionBatch,
+    Segmentation,
+    Tokens,
+    UserError,
+    Wording,
+)
 
 PAD, END, SEG, FIRST = 0, 1, 2, 3
 LETTERS = "abcdefghijklmnopqrstuvwxyz "
-V, D, D2, G, R, H = FIRST + len(LETTERS), 8, 4, 4, 32, 8  # sizes, see core.contracts; R: picture side, H: mask side
+V, D, D2, G, R, H = (
+    FIRST + len(LETTERS),
+    8,
+    4,
+    4,
+    32,
+    8,
+)  # sizes, see core.contracts; G: a grid's longer side, R: a picture's, H: a mask's
 
 
 class KitNoise:
@@ -33,10 +52,16 @@ class KitNoise:
         return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
-def resized(array: np.ndarray, side: int) -> np.ndarray:
-    """[H, W, ...] -> [side, side, ...] by nearest pixels."""
-    rows, columns = ((np.arange(side) * size) // side for size in array.shape[:2])
+def resized(array: np.ndarray, height: int, width: int) -> np.ndarray:
+    """[H, W, ...] -> [height, width, ...] by nearest pixels."""
+    rows, columns = ((np.arange(new) * old) // new for new, old in zip((height, width), array.shape[:2], strict=True))
     return array[rows][:, columns]
+
+
+def grid_of(image: np.ndarray) -> tuple[int, int]:
+    """(gh, gw) of a picture [H, W, 3]: G cells along its longer side, and as many along the other as keep them square."""
+    height, width = image.shape[:2]
+    return max(1, G * height // max(height, width)), max(1, G * width // max(height, width))
 
 
 class TinyPreparation:
@@ -51,21 +76,33 @@ class TinyPreparation:
 
     def collate(self, samples: Sequence[Region]) -> RegionBatch:
         images: list[np.ndarray] = []
+        grids: list[tuple[int, int]] = []
         view1, view2, masks1, masks2, cells = [], [], [], [], []
         for region in samples:
             view1.append(len(images))
-            images.append(resized(region.image, R))
-            if region.image2 is not None:
-                images.append(resized(region.image2, R))
+            for image in (region.image, region.image2):
+                if image is not None:
+                    images.append(resized(image, R, R))
+                    grids.append(grid_of(image))
             view2.append(len(images) - 1)
             mask2 = region.mask if region.mask2 is None else region.mask2
-            masks1.append(resized(region.mask, H))
-            masks2.append(resized(mask2, H))
-            cells.append(resized(region.mask, G))
+            masks1.append(resized(region.mask, H, H))
+            masks2.append(resized(mask2, H, H))
+            cells.append(torch.from_numpy(resized(region.mask, *grid_of(region.image))))  # [gh, gw] bool
         pictures = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()  # [N, 3, R, R] uint8
-        boolean = [torch.from_numpy(np.stack(rows)) for rows in (cells, masks1, masks2)]
-        ids, captions = [region.id for region in samples], [region.caption for region in samples]
-        return RegionBatch(ids, captions, pictures, [1] * len(images), pictures, torch.tensor(view1), torch.tensor(view2), *boolean)
+        return RegionBatch(
+            ids=[region.id for region in samples],
+            captions=[region.caption for region in samples],
+            tiles=pictures,
+            tile_counts=[1] * len(images),
+            grids=grids,
+            sam_pictures=pictures,
+            view1=torch.tensor(view1),
+            view2=torch.tensor(view2),
+            cells=cells,
+            mask1=torch.from_numpy(np.stack(masks1)),
+            mask2=torch.from_numpy(np.stack(masks2)),
+        )
 
 
 class TinyModel(nn.Module):
@@ -89,7 +126,8 @@ class TinyModel(nn.Module):
         return {group: [(names[id(p)], p) for module in members for p in module.parameters()] for group, members in modules.items()}
 
     @contextmanager
-    def computing(self, training: bool, precision: str = "auto") -> Iterator[None]:
+    def computing(self, training: bool, precision: Precision = "auto") -> Iterator[None]:
+        """In float32, whatever is asked for: there is nothing to save."""
         modes = {module: module.training for module in self.modules()}
         self.train(training)
         try:
@@ -122,7 +160,7 @@ class TinyModel(nn.Module):
         return self.embedding(), None
 
     @torch.no_grad()
-    def generate(self, vision: Tensor, view: Tensor, cells: Tensor, length: int) -> Tokens:
+    def generate(self, vision: Tensor, view: Tensor, cells: Sequence[Tensor], length: int) -> Tokens:
         B = len(view)
         ids, mask = torch.full((B, length), PAD), torch.zeros(B, length, dtype=torch.bool)
         alive = torch.ones(B, dtype=torch.bool)
@@ -133,10 +171,15 @@ class TinyModel(nn.Module):
             mask[:, t] = alive
         return Tokens(torch.where(mask, ids, PAD), mask)
 
-    def caption_states(self, vision: Tensor, view: Tensor, cells: Tensor, captions: Tokens, gate: Tensor | None = None) -> Tensor:
-        grid = F.adaptive_avg_pool2d(vision[view], G).flatten(2).mT  # [B, G * G, 3]
-        chosen = (cells.float() if gate is None else cells * gate).flatten(1)[..., None]  # [B, G * G, 1]
-        region = (self.projector(grid) * chosen).sum(1, keepdim=True) / cells.flatten(1).sum(1).clamp_min(1)[:, None, None]  # [B, 1, D]
+    def caption_states(
+        self, vision: Tensor, view: Tensor, cells: Sequence[Tensor], captions: Tokens, gate: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        share = cells if gate is None else [chosen * weight for chosen, weight in zip(cells, gate, strict=True)]  # B of [gh, gw]
+        seen = []
+        for picture, chosen, weight in zip(vision[view], cells, share, strict=True):
+            grid = F.adaptive_avg_pool2d(picture, (chosen.shape[0], chosen.shape[1])).flatten(1).mT  # [gh * gw, 3]
+            seen.append((self.projector(grid) * weight.float().flatten()[:, None]).sum(0) / chosen.sum().clamp_min(1))  # [D]
+        region = torch.stack(seen)[:, None]  # [B, 1, D]
         before = F.pad(self.embed(captions.ids), (0, 0, 1, 0))[:, :-1]  # [B, T, D], the token before each
         place = torch.arange(1, before.shape[1] + 1)[:, None]  # [T, 1]
         return torch.tanh(self.language(region + before.cumsum(1) / place))  # [B, T, D]
@@ -175,7 +218,7 @@ class TinyModel(nn.Module):
 
     @torch.no_grad()
     def predict(self, image: np.ndarray, phrases: Sequence[str], max_new_tokens: int) -> list[Prediction]:
-        vision = torch.from_numpy(resized(image, R).copy()).permute(2, 0, 1)[None].float() / 255  # [1, 3, R, R]
+        vision = torch.from_numpy(resized(image, R, R).copy()).permute(2, 0, 1)[None].float() / 255  # [1, 3, R, R]
         made = []
         for phrase in phrases:
             asked = self.phrases([phrase], max_new_tokens)

@@ -79,9 +79,9 @@ class RegionCaption:
         owners = [row for row, (_, _, _, references) in enumerate(asked) for _ in references]
         forced = []  # (right tokens, tokens, summed cross entropy) of every reference
         for start in range(0, len(owners), self.batch_size):
-            rows = torch.tensor(owners[start : start + self.batch_size], device=weight.device)  # [b]
+            rows = owners[start : start + self.batch_size]  # b
             captions = [text for _, _, _, references in asked for text in references][start : start + self.batch_size]
-            forced += self._force(model, vision, batch.view1[rows], batch.cells[rows], captions)
+            forced += self._force(model, vision, batch.view1[rows], [batch.cells[row] for row in rows], captions)
         items = []
         for row, ((index, region, _, references), text) in enumerate(zip(asked, texts, strict=True)):
             right, tokens, ce = (
@@ -93,7 +93,7 @@ class RegionCaption:
         return items
 
     def _force(
-        self, model: Model, vision: Any, view: torch.Tensor, cells: torch.Tensor, captions: list[str]
+        self, model: Model, vision: Any, view: torch.Tensor, cells: Sequence[torch.Tensor], captions: list[str]
     ) -> list[tuple[int, int, float]]:
         weight, bias = model.head()  # [V, D], [V]
         tokens = model.tokenize(captions, self.caption_length)

@@ -41,10 +41,11 @@ class CaptionMaskCaption:
         phrase = model.phrases(text_of(batch), self.caption_length)  # [B, T]
         wording = model.wording(batch.ids, noise)
         result = model.segment(vision, batch.view1, model.embed(phrase.ids), phrase.mask, wording)
-        grid = batch.cells.shape[-1]
-        probability = F.adaptive_avg_pool2d(result.mask_logits.sigmoid(), grid)  # [B, G, G], mean over each cell
-        cells = probability > 0.5
-        gate = 1 + probability - probability.detach() if self.mask_gradient == "straight_through" else None
+        grids = [batch.grids[picture] for picture in batch.view1.tolist()]
+        masks = zip(result.mask_logits.sigmoid(), grids, strict=True)  # [h, w] and (gh, gw)
+        probability = [F.adaptive_avg_pool2d(mask[None], grid)[0] for mask, grid in masks]  # B of [gh, gw], mean over each cell
+        cells = [mean > 0.5 for mean in probability]
+        gate = [1 + mean - mean.detach() for mean in probability] if self.mask_gradient == "straight_through" else None
         captions = model.tokenize(text_of(batch), self.caption_length)  # [B, T]
         states = model.caption_states(vision, batch.view1, cells, captions, gate)  # [B, T, D]
         loss = self.losses["caption"]
@@ -55,6 +56,6 @@ class CaptionMaskCaption:
             },
             {
                 "iou": iou_metric(result.mask_logits, batch.mask1),
-                "empty_masks": (float((~cells.flatten(1).any(1)).sum()), len(batch)),
+                "empty_masks": (float(sum(not bool(region.any()) for region in cells)), len(batch)),
             },
         )

@@ -17,8 +17,8 @@ from core.commands import convert
 from core.engine import runner
 from core.recipe import Recipe
 from core.registry import Registry
-from plugins.models.sa2va.folder import native_tensors, published_tensor
 from plugins.models.sa2va.network import Network
+from plugins.models.sa2va.published.weights import native_tensors, published_tensor
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def without_adapters(network: Network) -> Callable[[str, Tensor], Tensor]:
 
 
 def test_verification_notices_a_wrong_export(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from plugins.models.sa2va import export as module
+    from plugins.models.sa2va.published import export as module
 
     monkeypatch.setattr(module, "merged_reader", without_adapters)
     assert convert.main([str(run), str(tmp_path / "out"), "--verify"]) == 1
@@ -147,14 +147,14 @@ def test_a_base_keeps_its_type_and_verifies(
     run = next(Path(recipe.values["output"]).iterdir())
     assert convert.main([str(run), str(tmp_path / "out"), "--verify"]) == 0
     assert {tensor.dtype for tensor in load_file(tmp_path / "out" / "model.safetensors").values()} == {kind}
-    from plugins.models.sa2va import export as module
+    from plugins.models.sa2va.published import export as module
 
     monkeypatch.setattr(module, "merged_reader", without_adapters)
     assert convert.main([str(run), str(tmp_path / "wrong"), "--verify"]) == 1
 
 
 def test_large_exports_are_written_in_shards(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from plugins.models.sa2va import folder as module
+    from plugins.models.sa2va.published import writing as module
 
     assert convert.main([str(run), str(tmp_path / "one")]) == 0
     monkeypatch.setattr(module, "FILE_BYTES", 200_000)

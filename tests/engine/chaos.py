@@ -23,7 +23,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 CHILDREN = multiprocessing.get_context("forkserver")
-PRELOAD = ["core.engine.runner", "plugins.models.sa2va.model", "peft"]
+PRELOAD = ["core.engine.runner", "plugins.models.sa2va.published.load", "peft"]
 
 
 def attempt(recipe: str, arguments: list[str], environment: dict[str, str], log: str) -> None:
@@ -125,7 +125,7 @@ def write_recipe(folder: Path, processes: int) -> Path:
     from core.recipe import load, resolved_yaml
     from core.registry import Registry
     from plugins.datasets.shapes import write_world
-    from plugins.models.sa2va.scratch import Sizes, scratch
+    from plugins.models.sa2va.components import Sizes, scratch
 
     write_world(folder / "world", pictures=60, seed=3, size=64)
     sizes = Sizes(tile=64, vision_width=32, vision_layers=1, llm_width=32, llm_layers=2, sam_size=64, sam_width=32, hiera_width=8)

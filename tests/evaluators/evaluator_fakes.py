@@ -63,11 +63,11 @@ class Preparation:
     def collate(self, samples):
         n = len(samples)
         rows = torch.arange(n)
-        cells = torch.ones(n, 2, 2, dtype=torch.bool)
+        cells = [torch.ones(2, 2, dtype=torch.bool)] * n
         small = torch.zeros(n, 2, 2, dtype=torch.bool)
         pictures = torch.zeros(n, 3, 2, 2, dtype=torch.uint8)
         ids, captions = [s.id for s in samples], [s.caption for s in samples]
-        return RegionBatch(ids, captions, pictures, [1] * n, pictures, rows, rows, cells, small, small)
+        return RegionBatch(ids, captions, pictures, [1] * n, [(2, 2)] * n, pictures, rows, rows, cells, small, small)
 
 
 class Speller(Fake):

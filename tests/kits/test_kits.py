@@ -250,7 +250,7 @@ class TestSa2va(ModelKit):
         self.checkpoint = shutil.copytree(small_checkpoint, tmp_path / "checkpoint")
 
     def make(self):
-        from plugins.models.sa2va.model import Lora, load
+        from plugins.models.sa2va.components import Lora, load
 
         return load(checkpoint=self.checkpoint, lora=Lora(r=4, alpha=8), max_tiles=1)
 
@@ -261,7 +261,7 @@ class TestSa2vaScratch(ModelKit):
         self.folder, self.corpus = shutil.copytree(small_checkpoint, tmp_path / "checkpoint"), world / "corpus.txt"
 
     def make(self):
-        from plugins.models.sa2va.scratch import Sizes, scratch
+        from plugins.models.sa2va.components import Sizes, scratch
 
         sizes = Sizes(**json.loads((self.folder / "scratch.json").read_text())["sizes"])
         return scratch(folder=self.folder, corpus=self.corpus, train=["projector", "language_model"], sizes=sizes)
@@ -275,6 +275,6 @@ class TestSa2vaLegacy(ModelKit):
         torch.save({f"mllm.model.{key}": tensor for key, tensor in stored.items() if "text_hidden_fcs" in key}, self.file)
 
     def make(self):
-        from plugins.models.sa2va.legacy import load_legacy
+        from plugins.models.sa2va.components import load_legacy
 
         return load_legacy(file=self.file, checkpoint=self.checkpoint, max_tiles=1)

@@ -18,7 +18,8 @@ from plugins.loops.referring_segmentation import ReferringSegmentation
 from plugins.loops.region_description import RegionDescription
 from plugins.losses.bce_dice import BceDice
 from plugins.losses.caption_ce import CaptionCe
-from plugins.models.sa2va.model import Lora, Sa2va, load
+from plugins.models.sa2va.components import Lora, load
+from plugins.models.sa2va.model import Sa2va
 from plugins.samplers.st_gumbel_topk import StGumbelTopk
 from plugins.teachers.ema import Ema
 
@@ -107,9 +108,9 @@ def test_loop1_feeds_soft_text_and_never_ids_to_the_second_forward(
 def test_each_picture_is_encoded_once_for_all_forwards(model: Sa2va, batch: RegionBatch, monkeypatch: pytest.MonkeyPatch) -> None:
     """Teacher, first and second forward share the frozen features; SAM2 sees only pictures in which something is segmented."""
     seen: dict[str, list[torch.Tensor]] = {"tile_features": [], "sam_features": []}
-    for name, pictures in seen.items():
-        encode = getattr(model.network, name)
-        monkeypatch.setattr(model.network, name, lambda given, encode=encode, pictures=pictures: (pictures.extend(given), encode(given))[1])
+    for owner, (name, pictures) in zip((model.network.backend, model.network), seen.items(), strict=True):
+        encode = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda given, encode=encode, pictures=pictures: (pictures.extend(given), encode(given))[1])
     teacher = Ema(decay=0.9)
     teacher.start(model.trainable())
     loop2 = CaptionMaskCaption(losses={"caption": CaptionCe(), "answer": CaptionCe()}, caption_length=4)

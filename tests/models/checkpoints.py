@@ -15,10 +15,10 @@ CHECKPOINT = Path(__file__).parents[1] / "fixtures" / "sa2va_reference" / "tiny_
 
 def published_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     """Every tensor that a checkpoint with this ``config.json`` holds."""
-    from plugins.models.sa2va.config import parse_config
-    from plugins.models.sa2va.keys import place, published_names
-    from plugins.models.sa2va.memory import memory_shapes
     from plugins.models.sa2va.network import Network
+    from plugins.models.sa2va.published.config import parse_config
+    from plugins.models.sa2va.published.keys import place, published_names
+    from plugins.models.sa2va.published.memory import memory_shapes
 
     with torch.device("meta"):
         native = Network(parse_config(config)).state_dict()
@@ -40,6 +40,12 @@ def write_shards(folder: Path, tensors: dict[str, torch.Tensor], count: int) -> 
         save_file({key: tensors[key] for key in keys[number::count]}, folder / file)
         index |= dict.fromkeys(keys[number::count], file)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+
+
+def states(model: Any, embeddings: torch.Tensor) -> torch.Tensor:
+    """[B, L, D] -> [B, L, D] after the language model's final norm, positions from 0 on."""
+    positions = torch.arange(embeddings.shape[1]).expand(1, len(embeddings), -1)  # [1, B, L]
+    return model.network.backend.forward(embeddings, positions)
 
 
 def copy(target: Path, without: tuple[str, ...] = ()) -> Path:

@@ -15,9 +15,9 @@ from PIL import Image
 from core.commands import convert
 from core.contracts import UserError
 from plugins.models.sa2va.__main__ import main
-from plugins.models.sa2va.export import save_adapter
-from plugins.models.sa2va.folder import stored_tensors
-from plugins.models.sa2va.model import Lora, load
+from plugins.models.sa2va.components import Lora, load
+from plugins.models.sa2va.published.export import save_adapter
+from plugins.models.sa2va.published.folder import stored_tensors
 
 
 @pytest.fixture

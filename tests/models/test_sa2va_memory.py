@@ -12,15 +12,15 @@ import pytest
 import torch
 from checkpoints import CHECKPOINT, copy, published_shapes, write_shards
 
-from plugins.models.sa2va import folder
-from plugins.models.sa2va.folder import stored_tensors
-from plugins.models.sa2va.model import load
+from plugins.models.sa2va.components import load
+from plugins.models.sa2va.published import folder
+from plugins.models.sa2va.published.folder import stored_tensors
 
 MEASURE = """
 import gc, json, sys
 from pathlib import Path
-from plugins.models.sa2va.legacy import load_legacy
-from plugins.models.sa2va.model import load
+from plugins.models.sa2va.components import load_legacy
+from plugins.models.sa2va.components import load
 
 def resident(field):
     return 1024 * int(dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())[field].split()[0])

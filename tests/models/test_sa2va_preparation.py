@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from core.contracts import Region
-from plugins.models.sa2va.preparation import Sa2vaPreparation, resized
+from plugins.models.sa2va.backends.internvl_pictures import TiledPictures
+from plugins.models.sa2va.pixels import resized
+from plugins.models.sa2va.preparation import Sa2vaPreparation
 
 
 def picture(height: int, width: int) -> np.ndarray:
@@ -39,9 +43,9 @@ def test_a_picture_that_is_turned_or_read_only_is_resized_too() -> None:
 def test_the_preparation_s_pictures_follow_the_option() -> None:
     image, mask = picture(240, 480), np.ones((240, 480), bool)
     region = Region("x", image, mask, image2=image[:, ::-1], mask2=mask)
-    exact, fast = (Sa2vaPreparation(56, 128, 4, 12, fast)(region) for fast in (False, True))
-    for name in ("tiles", "sam", "tiles2", "sam2"):
-        one, other = getattr(exact, name), getattr(fast, name)
+    exact, fast = (Sa2vaPreparation(TiledPictures(56, 4, 12), 128, fast)(region) for fast in (False, True))
+    for view, name in itertools.product(("view1", "view2"), ("tiles", "sam")):
+        one, other = getattr(getattr(exact, view), name), getattr(getattr(fast, view), name)
         assert one.shape == other.shape
         assert 0 < np.abs(one.astype(int) - other).max() <= 2
     np.testing.assert_array_equal(exact.mask1, fast.mask1)

@@ -13,13 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from core.contracts import UserError
-from plugins.models.sa2va.config import parse_config
-from plugins.models.sa2va.folder import stored_tensors
-from plugins.models.sa2va.keys import place, published_names
-from plugins.models.sa2va.legacy import load_legacy
-from plugins.models.sa2va.memory import memory_shapes
-from plugins.models.sa2va.model import Lora, load
+from plugins.models.sa2va.components import Lora, load, load_legacy
 from plugins.models.sa2va.network import Network
+from plugins.models.sa2va.published.config import parse_config
+from plugins.models.sa2va.published.folder import stored_tensors
+from plugins.models.sa2va.published.keys import place, published_names
+from plugins.models.sa2va.published.memory import memory_shapes
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 REFERENCE = FIXTURES / "sa2va_reference"

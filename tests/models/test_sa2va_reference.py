@@ -8,20 +8,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checkpoints import copy
+from checkpoints import copy, states
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from core.contracts import Tokens, UserError
-from plugins.models.sa2va import inference
+from plugins.models.sa2va import ask
 from plugins.models.sa2va.__main__ import main
-from plugins.models.sa2va.folder import stored_tensors
+from plugins.models.sa2va.backends.internvl_pictures import tile_grid, tiles_of
+from plugins.models.sa2va.components import Group, Lora, load
 from plugins.models.sa2va.generation import Generated
-from plugins.models.sa2va.keys import is_memory, place, published_names
-from plugins.models.sa2va.model import Group, Lora, Sa2va, load
-from plugins.models.sa2va.preparation import grid_cells, normalize, sam_picture, tile_grid, tiles_of
+from plugins.models.sa2va.model import Sa2va
+from plugins.models.sa2va.pixels import normalize, square
+from plugins.models.sa2va.preparation import grid_cells
 from plugins.models.sa2va.prompts import DESCRIBE, SEGMENT, describe_turn, question_turn, segment_turn
+from plugins.models.sa2va.published.folder import stored_tensors
+from plugins.models.sa2va.published.keys import is_memory, place, published_names
 
 REFERENCE = Path(__file__).parents[1] / "fixtures" / "sa2va_reference"
 CHECKPOINT = REFERENCE / "tiny_sa2va_hf"
@@ -47,11 +50,11 @@ def test_preparation_is_exact(case: int) -> None:
     expected, inputs = golden(case)
     tiles = tiles_of(inputs["image"], 448)
     assert np.array_equal(tiles.transpose(0, 2, 3, 1), inputs["tiles"])
-    assert np.array_equal(sam_picture(inputs["image"], 1024).transpose(1, 2, 0), inputs["sam_image"])
+    assert np.array_equal(square(inputs["image"], 1024).transpose(1, 2, 0), inputs["sam_image"])
     pixels = normalize(torch.from_numpy(tiles), torch.float32)
     assert torch.equal(pixels[:, :, ::16, ::16], expected["prep.pixel_values.sub"])
     if "regions" in inputs:
-        ours = np.stack([grid_cells(region.astype(bool), 16) for region in inputs["regions"]])
+        ours = np.stack([grid_cells(region.astype(bool), (16, 16)) for region in inputs["regions"]])
         assert np.array_equal(ours, expected["vp.prompt_masks"].bool().numpy())
 
 
@@ -64,23 +67,24 @@ def test_tiles_are_upstreams(width: int, height: int, grid: tuple[int, int]) -> 
 @pytest.mark.parametrize("case", [0, 1])
 def test_features_states_and_masks(model: Sa2va, case: int) -> None:
     expected, inputs = golden(case)
-    features = model.network.tile_features(torch.from_numpy(tiles_of(inputs["image"], 448)))
-    fpn = model.network.sam_features(torch.from_numpy(sam_picture(inputs["image"], 1024))[None])
-    close(model.network.image_tokens(features)[:, ::16], expected["vision.features.sub"])
+    backend = model.network.backend
+    features = backend.tile_features(torch.from_numpy(tiles_of(inputs["image"], 448)))
+    fpn = model.network.sam_features(torch.from_numpy(square(inputs["image"], 1024))[None])
+    close(backend.projector(features)[:, ::16], expected["vision.features.sub"])
 
     ids = expected["llm.input_ids"][0]
-    last, image = model.network.image_tokens(features)[-1], model.network.image_tokens(features).flatten(0, 1)
+    last, image = backend.projector(features)[-1], backend.projector(features).flatten(0, 1)
     regions = [last[cells.bool().flatten()] for cells in expected.get("vp.prompt_masks", torch.zeros(0, 16, 16))]
     embeds = model.embed(ids).masked_scatter((ids == model.image_token)[:, None], torch.cat([image, *regions]))
-    states = model.network.hidden_states(embeds[None])[0]
-    close(states[expected["llm.text_positions"]], expected["llm.last_hidden_state.text"])
-    logits = model.network.llm.lm_head(states)
+    hidden = states(model, embeds[None])[0]
+    close(hidden[expected["llm.text_positions"]], expected["llm.last_hidden_state.text"])
+    logits = model.network.llm.lm_head(hidden)
     close(logits[expected["llm.text_positions"]], expected["llm.logits.text"])
     close(F.cross_entropy(logits[:-1], expected["llm.labels"][0, 1:], ignore_index=-100), expected["llm.loss"])
     for level, features in enumerate(fpn):
         step = features.shape[-1] // 8
         close(features[..., ::step, ::step], expected[f"sam.fpn.{level}.core"])
-    embedding = model.network.text_hidden_fcs(states[ids == model.seg_token])
+    embedding = model.network.text_hidden_fcs(hidden[ids == model.seg_token])
     close(embedding, expected["seg.embeddings"])
     masks, ious = model.network.masks(fpn, torch.zeros(len(embedding), dtype=torch.long), embedding)
     for k in range(len(embedding)):
@@ -142,12 +146,12 @@ def test_each_of_several_seg_tokens_gives_its_own_mask(model: Sa2va, monkeypatch
     seen = []
 
     @torch.no_grad()
-    def given(network, heads, length, ended):
-        states = network.hidden_states(torch.cat([heads[0], model.embed(torch.tensor(ids))])[None])[:, -len(ids) :]
-        seen.append(states[0][torch.tensor(ids) == model.seg_token])
-        return Generated([ids], list(states))
+    def given(backend, heads, length, ended):
+        read = model.sequences.read([heads[0].followed_by(model.embed(torch.tensor(ids)))])[:, -len(ids) :]  # [1, n, D]
+        seen.append(read[0][torch.tensor(ids) == model.seg_token])
+        return Generated([ids], list(read))
 
-    monkeypatch.setattr(inference, "greedy", given)
+    monkeypatch.setattr(ask, "greedy", given)
     answer = model.predict(image, CASES[0]["text"])
     assert len(answer.masks) == 3
     theirs = model.network.final_mask(expected["sam.seg0.low_res_mask"][0], *image.shape[:2])[0]
@@ -164,13 +168,13 @@ def test_each_of_several_seg_tokens_gives_its_own_mask(model: Sa2va, monkeypatch
 def test_prompt_and_teacher_forced_segmentation(model: Sa2va) -> None:
     """The model's own path (prompt pieces, wording, teacher-forced answer) gives upstream's prompt ids and mask."""
     expected, inputs = golden(0)
-    tiles, picture = torch.from_numpy(tiles_of(inputs["image"], 448)), torch.from_numpy(sam_picture(inputs["image"], 1024))[None]
-    vision, view = model.vision(tiles, [len(tiles)], picture), torch.zeros(1, dtype=torch.long)
+    tiles, picture = torch.from_numpy(tiles_of(inputs["image"], 448)), torch.from_numpy(square(inputs["image"], 1024))[None]
+    vision, view = model.vision(tiles, [len(tiles)], [(16, 16)], picture), torch.zeros(1, dtype=torch.long)
     phrase = model.phrases(["the red cup"], 32)
     wording = model.wording(["a"], None)
     wording.answers = Tokens(expected["llm.answer_ids"], torch.ones_like(expected["llm.answer_ids"], dtype=torch.bool))
     prompt = model.sequences.segment(vision, view, [model.embed(phrase.ids[0])], wording.before, wording.after)[0]
-    assert torch.equal(prompt[[0, -1]], model.embed(expected["llm.prompt_ids"][0, [0, -1]]))
+    assert torch.equal(prompt.embeddings[[0, -1]], model.embed(expected["llm.prompt_ids"][0, [0, -1]]))
     assert len(prompt) == expected["llm.prompt_ids"].shape[1]
     result = model.segment(vision, view, model.embed(phrase.ids), phrase.mask, wording)
     close(result.mask_logits[0], expected["sam.seg0.low_res_mask"][0, 0])
@@ -238,7 +242,7 @@ def test_trained_weights_survive_export(train: list[Group] | None, tmp_path: Pat
     reloaded = load(checkpoint=tmp_path / "out").eval()
     with torch.no_grad():
         embeds = torch.randn(1, 9, 128)
-        close(reloaded.network.hidden_states(embeds), model.network.hidden_states(embeds))
+        close(states(reloaded, embeds), states(model, embeds))
     stored = dict(stored_tensors(tmp_path / "out"))
     for key in ("language_model.model.embed_tokens.weight", "language_model.lm_head.weight"):
         assert torch.equal(stored[key], dict(stored_tensors(CHECKPOINT))[key])

@@ -17,9 +17,9 @@ from core.engine import runner
 from core.preflight import machine
 from core.recipe import Recipe
 from core.registry import Registry
-from plugins.models.sa2va.facts import facts
-from plugins.models.sa2va.folder import stored_tensors
-from plugins.models.sa2va.model import Lora, load
+from plugins.models.sa2va.components import Lora, load
+from plugins.models.sa2va.published.facts import facts
+from plugins.models.sa2va.published.folder import stored_tensors
 
 
 def losses(folder: Path) -> list[float]:

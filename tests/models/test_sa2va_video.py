@@ -17,16 +17,17 @@ from transformers import Sam2VideoConfig, Sam2VideoModel
 from transformers.models.sam2_video.configuration_sam2_video import Sam2VideoMaskDecoderConfig, Sam2VideoPromptEncoderConfig
 
 from core.contracts import UserError
-from plugins.models.sa2va import inference
-from plugins.models.sa2va.config import Sa2vaConfig, parse_config
+from plugins.models.sa2va import ask
+from plugins.models.sa2va.components import Sizes, load, scratch
 from plugins.models.sa2va.generation import Generated
-from plugins.models.sa2va.memory import memory_shapes, native_name
-from plugins.models.sa2va.model import Sa2va, load
-from plugins.models.sa2va.network import Network
+from plugins.models.sa2va.model import Sa2va
+from plugins.models.sa2va.network import Network, Sa2vaConfig
 from plugins.models.sa2va.pictures import read_visual
-from plugins.models.sa2va.preparation import sam_picture
+from plugins.models.sa2va.pixels import square
 from plugins.models.sa2va.prompts import question_turn
-from plugins.models.sa2va.scratch import Sizes, published_config, scratch
+from plugins.models.sa2va.published.config import parse_config
+from plugins.models.sa2va.published.memory import memory_shapes, native_name
+from plugins.models.sa2va.published.scratch_config import published_config
 from plugins.models.sa2va.tracking import PROMPTED, Memory, _recall, _remember, _Remembered, track
 
 WIDTH, SIDE = 128, 8  # two tokens a pointer; the coarsest features of a 128-pixel picture
@@ -161,7 +162,7 @@ def test_the_pointer_of_an_unseen_object_is_upstreams(model: Sa2va) -> None:
     golden = load_file(CHECKPOINT.parent / "goldens" / "case0_core.safetensors")
     image = np.load(CHECKPOINT.parent / "goldens" / "case0_inputs_u8.npz")["image"]
     network, memory = model.network, model.memory()
-    fpn = network.sam_features(torch.from_numpy(sam_picture(image, 1024))[None])
+    fpn = network.sam_features(torch.from_numpy(square(image, 1024))[None])
     decoder, coarse = network.sam2.mask_decoder, fpn[2] + network.sam2.no_memory_embedding.view(1, -1, 1, 1)
     decoded = network.decode(decoder.conv_s0(fpn[0]), decoder.conv_s1(fpn[1]), coarse, golden["seg.embeddings"])
     assert torch.allclose(decoded.score, golden["sam.seg0.object_score_logits"], atol=1e-5)
@@ -186,11 +187,11 @@ def test_a_video_gets_a_mask_for_each_frame(small: Sa2va, monkeypatch: pytest.Mo
     """The language model sees five frames; the first five masks are those of still pictures, the others are tracked."""
     ids, prompts = small.text.ids("Sure, [SEG] and [SEG]."), []
 
-    def given(network, heads, length, ended):
+    def given(backend, heads, length, ended):
         prompts.append(heads[0])
         return Generated([ids], [torch.randn(len(ids), 32, generator=torch.Generator().manual_seed(3))])
 
-    monkeypatch.setattr(inference, "greedy", given)
+    monkeypatch.setattr(ask, "greedy", given)
     frames = np.random.default_rng(0).integers(0, 256, (8, 40, 56, 3), dtype=np.uint8)
     answer = small.predict(frames, "<image>\nPlease segment both.")
     assert answer.text == "Sure, [SEG] and [SEG]."

@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
 def _ask(arguments: argparse.Namespace) -> int:
     import numpy as np  # late: --help stays quick
 
-    from plugins.models.sa2va.model import load
+    from plugins.models.sa2va.components import load
     from plugins.models.sa2va.pictures import read_picture, read_visual
 
     if arguments.out is not None and arguments.out.exists():

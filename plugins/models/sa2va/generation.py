@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
+from torch.nn import functional as F
 
-from plugins.models.sa2va.network import Network
+from plugins.models.sa2va.backend import Backend, Prompt
+from plugins.models.sa2va.buffers import buffered
+from plugins.models.sa2va.output_layer import next_tokens, packed_head
 
 WORTHWHILE = 32  # a shorter common beginning saves less than the forward of its own costs, which reads all weights once more
 PACKED = 12  # forwards after which packing the output layer is worth its time, which is about that many more
-SPARE = 128  # tokens for which a full buffer gets new room
 
 
 @dataclass
@@ -33,63 +33,31 @@ class Generated:
         return self.states[row][position] if position < len(self.states[row]) else None
 
 
-class Buffered(DynamicLayer):
-    """Keys and values of one layer in buffers with spare room, so that a new token is written and nothing is copied.
-
-    A larger batch may follow on what one row has read: then each of its rows goes on from there.
-    """
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        super().lazy_initialization(key_states, value_states)
-        self._key_buffer, self.keys = key_states, key_states[:, :, :0]
-        self._value_buffer, self.values = value_states, value_states[:, :, :0]
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Appends [B, H, n, d] each; returns all that is held, as views."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        start = self.get_seq_length()
-        end = start + key_states.shape[2]
-        self._key_buffer = _written(self._key_buffer, start, key_states)
-        self._value_buffer = _written(self._value_buffer, start, value_states)
-        self.keys, self.values = self._key_buffer[:, :, :end], self._value_buffer[:, :, :end]
-        return self.keys, self.values
-
-
-def _written(buffer: Tensor, start: int, new: Tensor) -> Tensor:
-    """``buffer`` with ``new`` [B, H, n, d] from ``start`` on, in a larger one if it has no room or too few rows."""
-    end = start + new.shape[2]
-    if end > buffer.shape[2] or len(new) != len(buffer) or not start:
-        larger = new.new_empty(*new.shape[:2], end + SPARE, new.shape[3])
-        larger[:, :, :start] = buffer[:, :, :start]
-        buffer = larger
-    buffer[:, :, start:end] = new
-    return buffer
-
-
 @torch.no_grad()
 def greedy(
-    network: Network,
-    prompts: Sequence[Tensor],
+    backend: Backend,
+    prompts: Sequence[Prompt],
     length: int,
     ended: Callable[[list[int]], bool],
     expected: Sequence[Sequence[int]] = (),
 ) -> Generated:
-    """Decodes at most ``length`` tokens for each prompt [L_i, D]; a row stops when ``ended(its tokens)``.
+    """Decodes at most ``length`` tokens for each prompt; a row stops when ``ended(its tokens)``.
 
     ``expected`` lists whole answers. A row that has written the beginning of one (or nothing yet) reads the rest of it in the
     same forward as its next token. Prompts are padded at the left, so that every row's next token comes at the same place.
     """
-    batch, device = len(prompts), prompts[0].device
-    cache = Cache(layers=[Buffered() for _ in range(network.config.llm.num_hidden_layers)])
+    batch, device = len(prompts), prompts[0].embeddings.device
+    cache = buffered(backend.layers)
     shared = common_beginning(prompts)
     if shared < WORTHWHILE:
         shared = 0
     else:
-        network.llm.model(inputs_embeds=prompts[0][None, :shared], past_key_values=cache, use_cache=True)
+        backend.forward(*_block(prompts[:1], 0, shared), cache=cache)
     longest = max(map(len, prompts)) - shared
     padding = torch.tensor([longest + shared - len(prompt) for prompt in prompts], device=device)  # [B]
-    unread = torch.stack([torch.cat([p.new_zeros(longest + shared - len(p), p.shape[1]), p[shared:]]) for p in prompts])  # [B, n, D]
+    unread, positions, deep = _block(prompts, shared, longest + shared)  # [B, n, D], [a, B, n], [B, n, k, D] or None
+    # [B], a new token's position less its number in the row: not zero where a picture's tokens take fewer positions than they are
+    ahead = torch.stack([prompt.positions.amax() + 1 - len(prompt) for prompt in prompts])
     real = torch.arange(longest, device=device) >= padding[:, None]
     # [B, slots]: which keys count; those of padding and of tokens that were not taken stay where they are
     real = torch.cat([real.new_ones(batch, shared), real], dim=1).long()
@@ -100,18 +68,17 @@ def greedy(
     while length and any(running):
         forwards += 1
         if forwards == PACKED:
-            packed = network.packed_head(batch)
+            packed = packed_head(backend.head, batch)
         drafts = [_continuation(expected, row)[: length - len(row) - 1] if runs else [] for row, runs in zip(ids, running, strict=True)]
         width = max(map(len, drafts))
         if width:
             read = torch.tensor([draft + [0] * (width - len(draft)) for draft in drafts], device=device)  # [B, w]
-            unread = torch.cat([unread, network.llm.model.embed_tokens(read).to(unread.dtype)], dim=1)
+            unread = torch.cat([unread, backend.embed(read).to(unread.dtype)], dim=1)
             real = torch.cat([real, real.new_ones(batch, width)], dim=1)
-        positions = (real.cumsum(1)[:, -unread.shape[1] :] - 1).clamp_min(0)
-        output = network.llm.model(
-            inputs_embeds=unread, attention_mask=real, position_ids=positions, past_key_values=cache, use_cache=True
-        ).last_hidden_state[:, -1 - width :]  # [B, 1 + w, D]
-        chosen = network.next_tokens(output, packed)  # [B, 1 + w], the token after each of those read
+            positions = torch.cat([positions, _following(real, ahead, width, len(positions))], dim=2)
+            deep = None if deep is None else F.pad(deep, (0, 0, 0, 0, 0, width))
+        output = backend.forward(unread, positions, deep, real, cache)[:, -1 - width :]  # [B, 1 + w, D]
+        chosen = next_tokens(backend.head, output, packed)  # [B, 1 + w], the token after each of those read
         written = chosen.tolist()
         taken = [_agreement(draft, row) for draft, row in zip(drafts, written, strict=True)]
         for row in range(batch):
@@ -125,18 +92,46 @@ def greedy(
                     break
         last = torch.tensor(taken, device=device)  # [B]
         real[:, real.shape[1] - width :] = (torch.arange(width, device=device) < last[:, None]).long()
-        unread = network.llm.model.embed_tokens(chosen.gather(1, last[:, None]))  # [B, 1, D]
+        unread, deep = backend.embed(chosen.gather(1, last[:, None])), None  # [B, 1, D]
         real = torch.cat([real, real.new_ones(batch, 1)], dim=1)
-    return Generated(ids, [torch.stack(row) if row else prompts[0].new_zeros(0, prompts[0].shape[1]) for row in states])
+        positions = _following(real, ahead, 1, len(positions))
+    return Generated(ids, [torch.stack(row) if row else prompts[0].embeddings[:0] for row in states])
 
 
-def common_beginning(prompts: Sequence[Tensor]) -> int:
-    """How many embeddings all prompts [L_i, D] begin with alike; at least one of each prompt is left. 0 for a single prompt."""
+def common_beginning(prompts: Sequence[Prompt]) -> int:
+    """How many tokens all prompts begin with alike; at least one of each prompt is left. 0 for a single prompt."""
     if len(prompts) < 2:
         return 0
     shortest, first = min(map(len, prompts)) - 1, prompts[0]
-    alike = torch.stack([(prompt[:shortest] == first[:shortest]).all(1) for prompt in prompts[1:]]).all(0)  # [shortest]
+    alike = torch.stack([_alike(prompt, first, shortest) for prompt in prompts[1:]]).all(0)  # [shortest]
     return int(alike.long().cumprod(0).sum())
+
+
+def _alike(one: Prompt, other: Prompt, length: int) -> Tensor:
+    """[length] bool: which of the first tokens are equal, with all that belongs to them."""
+    equal = (one.embeddings[:length] == other.embeddings[:length]).all(1)
+    equal = equal & (one.positions[:, :length] == other.positions[:, :length]).all(0)
+    if one.deep is not None and other.deep is not None:
+        equal = equal & (one.deep[:length] == other.deep[:length]).flatten(1).all(1)
+    return equal
+
+
+def _block(prompts: Sequence[Prompt], start: int, end: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Of each prompt its tokens from ``start`` on, ``end - start`` of them or padded at the left: [B, n, D], [a, B, n], [B, n, k, D]."""
+
+    def padded(tokens: Tensor) -> Tensor:
+        """[L, ...] -> [n, ...]."""
+        return torch.cat([tokens.new_zeros(max(0, end - len(tokens)), *tokens.shape[1:]), tokens[start:end]])
+
+    embeddings = torch.stack([padded(prompt.embeddings) for prompt in prompts])
+    positions = torch.stack([padded(prompt.positions.mT) for prompt in prompts]).movedim(2, 0)
+    deep = [padded(prompt.deep) for prompt in prompts if prompt.deep is not None]
+    return embeddings, positions, torch.stack(deep) if deep else None
+
+
+def _following(real: Tensor, ahead: Tensor, count: int, axes: int) -> Tensor:
+    """[a, B, count]: positions of the last ``count`` tokens, which are new, of rows ``real`` [B, slots]."""
+    return (real.cumsum(1)[:, -count:] - 1 + ahead[:, None]).expand(axes, -1, -1)
 
 
 def _continuation(expected: Sequence[Sequence[int]], row: list[int]) -> list[int]:

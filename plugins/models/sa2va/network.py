@@ -1,45 +1,43 @@
-"""The network: transformers' own modules, composed as upstream composes them. No prompt, no preparation, no training."""
+"""The network: a backend that sees and speaks, text_hidden_fcs, and SAM2 as upstream drives it. No prompt, no preparation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModel, AutoModelForCausalLM, InternVLVisionModel, Qwen2ForCausalLM, Sam2Model
-from transformers.models.internvl.modeling_internvl import InternVLMultiModalProjector
+from transformers import AutoModel, Sam2Config, Sam2Model
 
-from plugins.models.sa2va.config import Sa2vaConfig
-from plugins.models.sa2va.preparation import normalize
+from plugins.models.sa2va.backend import BackendConfig
+from plugins.models.sa2va.groups import Group, Prefixes
+from plugins.models.sa2va.pixels import normalize
 
-FEW = 8  # rows up to which a float32 product on a CPU is bound by reading the other matrix
+#: Of what is Sa2VA's own; a backend names those of its parts.
+_GROUPS: Prefixes = [
+    ("text_hidden_fcs.", "text_hidden_fcs"),
+    ("sam2.mask_decoder.", "sam2_decoder"),
+    ("sam2.", "sam2_encoder"),
+]
 
 
-class Vision:
-    """Features of N pictures up to the first layer that may be trained: computed once, on first use, for all forwards."""
+@dataclass(frozen=True)
+class Sa2vaConfig:
+    """The sizes that matter here, and the configurations of the parts."""
 
-    def __init__(self, tiles: Callable[[], list[Tensor]], fpn: Callable[[list[int]], tuple[Tensor, ...]]) -> None:
-        """``fpn`` gives the pyramids of the pictures that it is asked for."""
-        self._tiles, self._fpn = tiles, fpn
-        self._pyramids: dict[int, tuple[Tensor, ...]] = {}  # picture -> the levels of its pyramid, without the batch dimension
+    published: dict[str, Any]  # config.json as it was read
+    backend: BackendConfig
+    sam2: Sam2Config
+    sam_size: int  # side of the SAM2 picture in pixels
+    mask_width: int  # of the mask decoder, which the [SEG] embedding has too
+    memory: dict[str, Any] | None  # sizes of SAM2's video memory; None: the checkpoint has none
+    template: str  # name of the turn format
 
-    @cached_property
-    def tiles(self) -> list[Tensor]:
-        """N of [n_i, G*G, C], pixel-shuffled, before the projector."""
-        return self._tiles()
-
-    def fpn(self, pictures: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """[n, C, R/4, R/4], [n, C, R/8, R/8], [n, C, R/16, R/16] of n pictures, before conv_s0 and conv_s1.
-
-        Only pictures in which something is segmented are encoded: of loop 1's pairs, the second ones.
-        """
-        if new := [picture for picture in pictures if picture not in self._pyramids]:
-            self._pyramids |= zip(new, zip(*self._fpn(new), strict=True), strict=True)
-        fine, middle, coarse = (torch.stack(level) for level in zip(*(self._pyramids[picture] for picture in pictures), strict=True))
-        return fine, middle, coarse
+    @property
+    def mask_size(self) -> int:
+        """Side of the low-resolution mask."""
+        return self.sam_size // 4
 
 
 @dataclass(frozen=True)
@@ -52,76 +50,31 @@ class Decoded:
     score: Tensor  # [B, 1], positive where the object is thought to be visible
 
 
-def pixel_shuffle(features: Tensor, factor: float, version: str) -> Tensor:
-    """[n, side, side, C] -> [n, (side * factor)**2, C / factor**2]; version "v1" is the transpose of "v2" in space."""
-    n, side, _, channels = features.shape
-    step, small = int(1 / factor), int(side * factor)
-    blocks = features.view(n, small, step, small, step, channels).permute(0, 1, 3, 2, 4, 5)  # [n, s, s, step, step, C]
-    if version == "v1":
-        blocks = blocks.transpose(1, 2)
-    return blocks.reshape(n, small * small, step * step * channels)
-
-
 class Network(nn.Module):
-    """InternViT, projector, Qwen2, text_hidden_fcs and SAM2 under the names that ``keys`` maps."""
+    """The backend's parts, text_hidden_fcs and SAM2, under names that checkpoints of a run and ``published.tables`` know."""
 
     def __init__(self, config: Sa2vaConfig) -> None:
         super().__init__()
         self.config = config
         self.sam_constants = torch.float32  # precision of the mean and std of the mask decoder's pictures
-        self.vision: InternVLVisionModel = AutoModel.from_config(config.vision, attn_implementation="sdpa")
-        self.projector = InternVLMultiModalProjector(config.projector())
-        self.llm: Qwen2ForCausalLM = AutoModelForCausalLM.from_config(config.llm, attn_implementation="sdpa")
-        width, mask_width = config.llm.hidden_size, config.mask_width
+        self.backend = config.backend.build()
+        for name, part in self.backend.parts.items():
+            self.add_module(name, part)
+        width, mask_width = config.backend.llm.hidden_size, config.mask_width
         self.text_hidden_fcs = nn.Sequential(nn.Linear(width, width), nn.ReLU(inplace=True), nn.Linear(width, mask_width), nn.Dropout(0.0))
         self.sam2: Sam2Model = AutoModel.from_config(config.sam2, attn_implementation="sdpa")
 
-    def tile_features(self, tiles: Tensor) -> Tensor:
-        """[n, 3, S, S] uint8 -> [n, G*G, C] before the projector."""
-        pixels = normalize(tiles, self.vision.embeddings.cls_token.dtype)
-        tokens = self.vision(pixels).last_hidden_state[:, 1:]  # [n, side*side, width], without CLS
-        side = int(tokens.shape[1] ** 0.5)
-        return pixel_shuffle(tokens.unflatten(1, (side, side)), self.config.downsample, self.config.pixel_shuffle)
+    def group_of(self, name: str) -> Group:
+        """The group of a parameter by its name."""
+        if ".lora_" in name:
+            return "lora"
+        return next(group for prefix, group in (*self.backend.groups, *_GROUPS) if name.startswith(prefix))
 
     def sam_features(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[N, 3, R, R] uint8 -> the three levels of the feature pyramid, before the mask decoder's own convolutions."""
         pixels = normalize(pictures, self.sam2.no_memory_embedding.dtype, self.sam_constants)
         fine, middle, coarse = self.sam2.vision_encoder(pixels).fpn_hidden_states
         return fine, middle, coarse
-
-    def image_tokens(self, features: Tensor) -> Tensor:
-        """[n, G*G, C] -> [n, G*G, D]."""
-        return self.projector(features)
-
-    def hidden_states(self, inputs_embeds: Tensor) -> Tensor:
-        """[B, L, D] right-padded -> [B, L, D] after the final norm. Causal, so that padding at the right changes nothing."""
-        return self.llm.model(inputs_embeds=inputs_embeds, use_cache=False).last_hidden_state
-
-    def next_tokens(self, states: Tensor, packed: Tensor | None = None) -> Tensor:
-        """[B, n, D] -> [B, n] int64, the likeliest token after each state. ``packed`` is what ``packed_head`` gave."""
-        head = self.llm.lm_head
-        rows = states.flatten(0, 1)  # [B * n, D]: of a 3-D slice, linear would make a product of its own, and a copy of the head, per row
-        if packed is not None:
-            logits = torch.ops.mkldnn._linear_pointwise(rows.to(head.weight.dtype), packed, head.bias, "none", [], "")  # [B * n, V]
-        elif rows.device.type == "cpu" and head.weight.dtype == torch.float32 and len(rows) <= FEW:
-            logits = (head.weight @ rows.T).T  # [B * n, V], in the order that reads the head in half the time
-            logits = logits if head.bias is None else logits + head.bias
-        else:
-            logits = head(rows)
-        return logits.max(-1).indices.unflatten(0, states.shape[:2])  # argmax takes four times as long in bfloat16 on a CPU
-
-    def packed_head(self, rows: int) -> Tensor | None:
-        """A copy of the output layer in the order in which a CPU reads it fastest for that many rows; None where there is no such order.
-
-        A product with few rows otherwise puts the matrix into that order anew each time. The operators are those that
-        torch.compile uses; products are the same but for the order of their sums.
-        """
-        weight = self.llm.lm_head.weight
-        known = weight.device.type == "cpu" and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-        if not known or not (weight.dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()):
-            return None
-        packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)  # [V, D], opaque
-        return packed
 
     def masks(self, fpn: tuple[Tensor, Tensor, Tensor], view: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
         """Mask of each [SEG]: pyramid of N pictures, picture index [B], [SEG] embedding [B, D2] -> ([B, h, w], [B]) logits, predicted IoU.

@@ -9,10 +9,19 @@ from dataclasses import dataclass
 
 from core.contracts import UserError
 
-IMAGE_START, IMAGE_TOKEN, IMAGE_END = "<img>", "<IMG_CONTEXT>", "</img>"
 REGION_START, REGION_END, SEG = "<vp>", "</vp>", "[SEG]"
-#: Each must be one token of a checkpoint's tokenizer.
-SPECIAL = (IMAGE_START, IMAGE_TOKEN, IMAGE_END, REGION_START, REGION_END, SEG)
+
+
+@dataclass(frozen=True)
+class Marks:
+    """How a backend's prompts spell a picture: ``start``, as many ``token`` as it has, ``end``."""
+
+    start: str
+    token: str
+    end: str
+
+
+INTERNVL = Marks("<img>", "<IMG_CONTEXT>", "</img>")
 
 DESCRIBE = "Please generate a detailed description for the given image region."
 #: (before the phrase, after it); the first is the one evaluation always uses. The phrase brings its own leading space.
@@ -33,6 +42,12 @@ class TurnFormat:
     before: str
     between: str
     end: str  # ends the answer; generation stops at it
+    marks: Marks = INTERNVL
+
+    @property
+    def special(self) -> tuple[str, ...]:
+        """Each must be one token of a checkpoint's tokenizer."""
+        return self.marks.start, self.marks.token, self.marks.end, REGION_START, REGION_END, SEG
 
 
 TURN_FORMATS = {
@@ -48,12 +63,12 @@ def turn_format(name: str) -> TurnFormat:
     return TURN_FORMATS[name]
 
 
-def region_text(cells: list[int]) -> str:
-    """The list of regions with ``cells[i]`` image tokens each; an empty list is allowed.
+def region_text(cells: list[int], token: str) -> str:
+    """The list of regions with ``cells[i]`` times ``token`` each; an empty list is allowed.
 
     Training writes one newline after it, upstream's inference two: the question follows directly here, as in training.
     """
-    regions = ", ".join(f"region{i + 1}{REGION_START}{IMAGE_TOKEN * count}{REGION_END}" for i, count in enumerate(cells))
+    regions = ", ".join(f"region{i + 1}{REGION_START}{token * count}{REGION_END}" for i, count in enumerate(cells))
     return f"\nThere are {len(cells)} part regions in the picture: {regions}.\n"
 
 
@@ -63,8 +78,9 @@ def question_turn(turn: TurnFormat, pictures: list[int], question: str, cells: l
     Regions have ``cells[i]`` grid cells; None: there is no region list. ``newlines`` stand between the list and the
     question: 1 as in training, 2 as upstream's inference writes.
     """
-    images = "\n".join(IMAGE_START + IMAGE_TOKEN * count + IMAGE_END for count in pictures)
-    between = "\n" if cells is None else region_text(cells) + "\n" * (newlines - 1)
+    marks = turn.marks
+    images = "\n".join(marks.start + marks.token * count + marks.end for count in pictures)
+    between = "\n" if cells is None else region_text(cells, marks.token) + "\n" * (newlines - 1)
     return turn.before + images + between + question.removeprefix("<image>").lstrip("\n") + turn.between
 
 

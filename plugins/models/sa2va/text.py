@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,14 +16,14 @@ from plugins.models.sa2va import prompts
 class Text:
     """A tokenizer and the strings around questions and answers."""
 
-    def __init__(self, tokenizer: Qwen2Tokenizer, template: str, where: Path | None) -> None:
+    def __init__(self, tokenizer: Qwen2Tokenizer, template: str, marks: prompts.Marks, where: Path | None) -> None:
         """``where`` names the checkpoint in errors. Raises ``UserError`` where a special token is not one id."""
-        self.tokenizer, self.turn = tokenizer, prompts.turn_format(template)
-        split = {token: len(self.ids(token)) for token in prompts.SPECIAL if len(self.ids(token)) != 1}
+        self.tokenizer, self.turn = tokenizer, replace(prompts.turn_format(template), marks=marks)
+        split = {token: len(self.ids(token)) for token in self.turn.special if len(self.ids(token)) != 1}
         if split:
             found = ", ".join(f"{token!r} is {count} tokens" for token, count in split.items())
             raise UserError(f"{where}: {found} in this tokenizer; Sa2VA needs each as one special token")
-        [self.seg], [self.image] = self.ids(prompts.SEG), self.ids(prompts.IMAGE_TOKEN)
+        [self.seg], [self.image] = self.ids(prompts.SEG), self.ids(marks.token)
         self.pad: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         special = set(tokenizer.all_special_ids) | set(tokenizer.get_added_vocab().values())
         self.ordinary = torch.tensor([i for i in range(len(tokenizer)) if i not in special])
@@ -59,18 +60,3 @@ class Text:
         while ids and self.ended(ids):
             ids = ids[:-1]
         return ids
-
-
-def read_tokenizer(folder: Path) -> Qwen2Tokenizer:
-    """The tokenizer of a checkpoint folder. Raises ``UserError`` where a file of it is missing or damaged."""
-    if not (folder / "tokenizer.json").is_file():  # then it is made from these
-        for name in ("vocab.json", "merges.txt"):
-            if not (folder / name).is_file():
-                raise UserError(f"{folder / name}: not found, nor is tokenizer.json; the tokenizer's files belong to a checkpoint")
-    if not (folder / "tokenizer_config.json").is_file():
-        raise UserError(f"{folder / 'tokenizer_config.json'}: not found; the tokenizer's files belong to a checkpoint")
-    try:
-        return Qwen2Tokenizer.from_pretrained(folder)
-    except Exception as error:  # the tokenizers library raises Exception itself
-        text = " ".join(str(error).split())[:200]
-        raise UserError(f"{folder}: the tokenizer's files cannot be read ({type(error).__name__}: {text}); copy them again") from error

@@ -9,21 +9,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Sam2VideoConfig
-from transformers.initialization import no_init_weights
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoFeedForward, Sam2VideoMemoryAttention, Sam2VideoMemoryEncoder
 
-from core.contracts import UserError
-from plugins.models.sa2va.config import Sa2vaConfig
-from plugins.models.sa2va.folder import stored_tensors
-from plugins.models.sa2va.memory import FRAMES, memory_sizes, native_name
-from plugins.models.sa2va.network import Decoded, Network
+from plugins.models.sa2va.network import Decoded, Network, Sa2vaConfig
 
+FRAMES = 7  # places in time that a memory may have
 PROMPTED = 5  # frames that the language model sees and the [SEG] embedding prompts
 _POINTERS = 15  # tracked frames whose object pointers are looked at
 _SCALE, _BIAS = 20.0, -10.0  # of a mask's probabilities before they are remembered
@@ -34,7 +29,7 @@ class Memory(nn.Module):
 
     def __init__(self, config: Sa2vaConfig) -> None:
         super().__init__()
-        width, sizes = config.mask_width, memory_sizes(config.published)
+        width, sizes = config.mask_width, config.memory
         assert sizes is not None
         video = Sam2VideoConfig(
             image_size=config.sam_size,
@@ -55,19 +50,6 @@ class Memory(nn.Module):
         self.object_pointer_proj = Sam2VideoFeedForward(width, width, width, 3)
         self.no_object_pointer = nn.Parameter(torch.empty(1, width))
         self.memory_temporal_positional_encoding = nn.Parameter(torch.empty(FRAMES, 1, 1, sizes["mem_dim"]))
-
-
-def load_memory(network: Network, folder: Path) -> Memory:
-    """Reads the memory of a checkpoint folder. Raises ``UserError`` for a checkpoint without one."""
-    if memory_sizes(network.config.published) is None:
-        raise UserError(f"{folder}: this checkpoint has no video memory; give at most {PROMPTED} frames, which need none")
-    with no_init_weights():
-        memory = Memory(network.config)
-    memory.load_state_dict({str(native_name(key)): tensor for key, tensor in stored_tensors(folder, lambda key: bool(native_name(key)))})
-    like = network.sam2.no_memory_embedding
-    for parameter in memory.parameters():  # not .to(): rotary frequencies stay float32
-        parameter.data = parameter.data.to(like.dtype)
-    return memory.to(like.device).eval().requires_grad_(False)
 
 
 @dataclass

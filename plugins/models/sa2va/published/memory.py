@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from plugins.models.sa2va.tracking import FRAMES
+
 _PREFIX = "grounding_encoder.sam2_model."
 _HIERA_L: dict[str, int] = {"num_layers": 4, "dim_feedforward": 2048, "mem_dim": 64}
-FRAMES = 7  # places in time that a memory may have
 
 
 def memory_sizes(published: dict[str, Any]) -> dict[str, Any] | None:

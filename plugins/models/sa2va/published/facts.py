@@ -9,13 +9,15 @@ from typing import Any
 import torch
 
 from core.contracts import UserError
-from plugins.models.sa2va.config import Sa2vaConfig, read_config
-from plugins.models.sa2va.folder import shards, stored_tensors
-from plugins.models.sa2va.groups import Lora, add_lora, group_of, trained_groups
-from plugins.models.sa2va.legacy import read_trained
-from plugins.models.sa2va.network import Network
+from plugins.models.sa2va.groups import Lora, trained_groups
+from plugins.models.sa2va.network import Network, Sa2vaConfig
 from plugins.models.sa2va.preparation import Sa2vaPreparation
-from plugins.models.sa2va.text import Text, read_tokenizer
+from plugins.models.sa2va.published.config import read_config
+from plugins.models.sa2va.published.folder import shards, stored_tensors
+from plugins.models.sa2va.published.tokenizer import read_tokenizer
+from plugins.models.sa2va.published.training_file import read_trained
+from plugins.models.sa2va.text import Text
+from plugins.models.sa2va.training import add_lora
 
 
 def facts(**given: Any) -> Mapping[str, Any]:
@@ -38,12 +40,12 @@ def facts(**given: Any) -> Mapping[str, Any]:
             add_lora(network, lora)
     trained = dict.fromkeys(trained_groups(given.get("train"), lora), 0)
     for name, parameter in network.named_parameters():
-        group = group_of(name)
+        group = network.group_of(name)
         if group in trained:
             trained[group] += parameter.numel()
-    text = Text(read_tokenizer(folder), config.template, folder)
+    text = Text(read_tokenizer(folder), config.template, config.backend.marks, folder)
     return {
-        "preparation": Sa2vaPreparation(config.tile, config.sam_size, config.grid, tiles, given.get("resize") == "fast"),
+        "preparation": Sa2vaPreparation(config.backend.pictures(tiles), config.sam_size, given.get("resize") == "fast"),
         "tokens": lambda caption: len(text.ids(caption.strip() + text.turn.end)),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "trained": trained,
@@ -59,7 +61,7 @@ _EMITTING = ("lora", "language_model", "embeddings")
 
 def _seg(config: Sa2vaConfig, folder: Path, seg: int, emitting: list[str]) -> tuple[str, str]:
     """Whether the output layer has a row for [SEG], and something that is trained moves its score."""
-    head = "language_model.model.embed_tokens.weight" if config.llm.tie_word_embeddings else "language_model.lm_head.weight"
+    head = "language_model.model.embed_tokens.weight" if config.backend.llm.tie_word_embeddings else "language_model.lm_head.weight"
     norms = next((tensor.float().norm(dim=1) for _, tensor in stored_tensors(folder, lambda key: key == head)), None)
     if norms is None:
         return "fail", f"[SEG] cannot be emitted: {head} is missing"
@@ -75,7 +77,7 @@ def _seg(config: Sa2vaConfig, folder: Path, seg: int, emitting: list[str]) -> tu
 
 def _activations(config: Sa2vaConfig, tiles: int, batch: int, caption: int) -> int:
     """Of each layer and token in 16 bit: about six vectors of the hidden size and four of the feed-forward size."""
-    pictures = tiles + (tiles > 1)  # and the thumbnail
-    length = config.grid**2 * pictures + config.grid**2 // 8 + 64 + caption  # a region of an eighth of the cells, and the turn
-    llm = config.llm
+    tokens, cells = config.backend.largest(tiles)
+    length = tokens + cells // 8 + 64 + caption  # a region of an eighth of the cells, and the turn
+    llm = config.backend.llm
     return batch * length * llm.num_hidden_layers * 2 * (6 * llm.hidden_size + 4 * llm.intermediate_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +13,25 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
-from plugins.models.sa2va.export import base_of, is_trained, trained_names
-from plugins.models.sa2va.folder import native_tensors, published_tensor, shards, stored_tensors
-from plugins.models.sa2va.groups import group_of
-from plugins.models.sa2va.keys import place
-from plugins.models.sa2va.model import Sa2va, load
+from plugins.models.sa2va.model import Sa2va
+from plugins.models.sa2va.published.export import is_trained, trained_names
+from plugins.models.sa2va.published.folder import shards, stored_tensors
+from plugins.models.sa2va.published.keys import place
+from plugins.models.sa2va.published.weights import native_tensors, published_tensor
 
 
-def changes(model: Sa2va, folder: Path) -> list[dict[str, Any]]:
-    """One row for each group of published tensors: how ``folder`` differs from the model's base.
+def changes(model: Sa2va, base: Path, folder: Path) -> list[dict[str, Any]]:
+    """One row for each group of published tensors: how ``folder`` differs from the model's ``base``.
 
     Tensors with adapters count as ``lora``. ``relative_norm`` is |new - base| / |base| over the group's tensors.
     """
-    base, after = base_of(model), _Stored(folder)
+    after = _Stored(folder)
     adapted = {name.split(".lora_")[0] for name, _ in model.trainable().get("lora", [])}
     empty = {"tensors": 0, "changed": 0, "bytes": 0, "moved": 0.0, "norm": 0.0}
     rows: dict[str, dict[str, Any]] = defaultdict(lambda: {**empty, "dtypes": set()})
     for key, before in stored_tensors(base):
         new, where = after.get(key), place(key)
-        group: str = "video_memory" if where is None else group_of(where.natives[0])
+        group: str = "video_memory" if where is None else model.network.group_of(where.natives[0])
         if where is not None and where.natives[0].removesuffix(".weight") in adapted:
             group = "lora"
         row = rows[group]
@@ -53,15 +54,15 @@ def changes(model: Sa2va, folder: Path) -> list[dict[str, Any]]:
 
 
 @torch.no_grad()
-def verify(model: Sa2va, folder: Path) -> dict[str, float]:
-    """Reloads ``folder`` and compares it with the live ``model``.
+def verify(model: Sa2va, base: Path, folder: Path, load: Callable[..., Sa2va]) -> dict[str, float]:
+    """Reloads ``folder`` with ``load`` and compares it with the live ``model``.
 
     ``tensors``: how many are not the live ones, merged and rounded to the stored type (so that 16 bit hides nothing);
     ``logits``, ``mask_logits`` on a fixed picture and phrase: largest difference as a share of the largest value;
     ``mask_pixels``: pixels of its mask that differ.
     """
-    wrong = _wrong_tensors(model, folder)
-    again = load(checkpoint=folder, dtype=_frozen(model))
+    wrong = _wrong_tensors(model, base, folder)
+    again = load(checkpoint=folder, dtype=str(model.frozen_dtype).removeprefix("torch."))
     again.network.sam_constants, again.preparation = model.network.sam_constants, model.preparation
     again.to(model.device)
     (logits, masks, final), (logits2, masks2, final2) = _computed(model), _computed(again)
@@ -87,7 +88,7 @@ class _Stored:
             return handle.get_tensor(key)
 
 
-def _wrong_tensors(model: Sa2va, folder: Path) -> int:
+def _wrong_tensors(model: Sa2va, base: Path, folder: Path) -> int:
     """Merges by the formula, not by the export's own way: W + alpha / r * B A."""
     tensors, trained, after = native_tensors(model.network), trained_names(model), _Stored(folder)
     adapters = dict(model.trainable().get("lora", []))
@@ -104,7 +105,7 @@ def _wrong_tensors(model: Sa2va, folder: Path) -> int:
         return weight.float() + scale * (adapters[f"{stem}.lora_B.default.weight"] @ a)
 
     wrong = 0
-    for key, before in stored_tensors(base_of(model)):
+    for key, before in stored_tensors(base):
         new, expected = after.get(key), before
         if is_trained(key, trained):
             expected = live(key, before).to(before.dtype).cpu()
@@ -115,14 +116,10 @@ def _wrong_tensors(model: Sa2va, folder: Path) -> int:
     return wrong
 
 
-def _frozen(model: Sa2va) -> Any:
-    return str(model.network.sam2.no_memory_embedding.dtype).removeprefix("torch.")
-
-
 def _computed(model: Sa2va) -> tuple[Tensor, Tensor, Tensor]:
     """Logits of the fixed answer [1, A, V], low-resolution mask logits [1, h, w] and the mask at the picture's size."""
     image = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
-    with model.evaluating():
+    with model.computing(training=False):
         vision, view = model.look(image), torch.zeros(1, dtype=torch.long, device=model.device)
         phrase = model.phrases(["the object"], 16)
         result = model.segment(vision, view, model.embed(phrase.ids), phrase.mask, model.wording(["verify"], None))

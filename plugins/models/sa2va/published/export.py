@@ -10,16 +10,18 @@ import torch
 from torch import Tensor
 
 from core.contracts import UserError
-from plugins.models.sa2va.folder import complete, native_tensors, published_tensor, save_tensors, stored_tensors, write_folder
-from plugins.models.sa2va.keys import place
 from plugins.models.sa2va.model import Sa2va
 from plugins.models.sa2va.network import Network
+from plugins.models.sa2va.published.folder import stored_tensors
+from plugins.models.sa2va.published.keys import place
+from plugins.models.sa2va.published.weights import native_tensors, published_tensor
+from plugins.models.sa2va.published.writing import complete, save_tensors, write_folder
 
 
 @torch.no_grad()
-def save(model: Sa2va, folder: Path) -> None:
-    """Writes a published folder: LoRA merged; what is not trained is copied from the base byte for byte. Raises ``UserError``."""
-    trained, base, read = trained_names(model), base_of(model), merged_reader(model.network)
+def save(model: Sa2va, base: Path, folder: Path) -> None:
+    """Writes a published folder: LoRA merged; what is not trained is copied from ``base`` byte for byte. Raises ``UserError``."""
+    trained, read = trained_names(model), merged_reader(model.network)
     tensors = ((key, read(key, tensor) if is_trained(key, trained) else tensor) for key, tensor in stored_tensors(base))
     write_folder(folder, tensors, model.network.config.published, base)
 
@@ -53,13 +55,6 @@ def is_trained(published: str, trained: set[str]) -> bool:
     return where is not None and any(native in trained or native.removesuffix(".weight") in trained for native in where.natives)
 
 
-def base_of(model: Sa2va) -> Path:
-    """The folder that the model was loaded from. Raises ``UserError``."""
-    if model.base is None:
-        raise UserError("this model was not loaded from a folder; there is no base to take tokenizer and frozen tensors from")
-    return model.base
-
-
 def save_adapter(model: Sa2va, folder: Path) -> None:
     """The adapters alone, as PEFT writes them for the language model (``adapter_model.safetensors``, ``adapter_config.json``)."""
     members = model.trainable().get("lora")
@@ -75,13 +70,13 @@ def save_adapter(model: Sa2va, folder: Path) -> None:
 
 
 @torch.no_grad()
-def save_legacy(model: Sa2va, file: Path) -> None:
+def save_legacy(model: Sa2va, base: Path, file: Path) -> None:
     """The trained tensors under the names of upstream's trainer, ``{meta, state_dict}``; ``legacy`` reads it back."""
     tensors, trained, state = native_tensors(model.network), trained_names(model), {}
     for name, parameter in model.trainable().get("lora", []):
         state[f"mllm.model.language_model.base_model.model.{name.removeprefix('llm.')}"] = parameter.detach().cpu()
     adapted = {name.split(".lora_")[0] for name, _ in model.trainable().get("lora", [])}
-    for key, _ in stored_tensors(base_of(model), lambda key: is_trained(key, trained - adapted)):
+    for key, _ in stored_tensors(base, lambda key: is_trained(key, trained - adapted)):
         upstream = key if key.startswith(("text_hidden_fcs.", "grounding_encoder.")) else f"mllm.model.{key}"
         state[upstream] = published_tensor(key, tensors.__getitem__).detach().cpu().clone()
     meta = {"lora_alpha": model.adapters.lora_alpha} if model.adapters is not None else {}

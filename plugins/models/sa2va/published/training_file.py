@@ -1,9 +1,7 @@
-"""``sa2va.legacy``: trained tensors of another place, laid over the published checkpoint that their training started from.
+"""What a training file of upstream's own trainer holds, or a folder with adapters as PEFT writes them.
 
-Either a training file ``.pth`` of upstream's own trainer: keys are ``mllm.model.<published key>`` (with DDP's ``module.``
-before it or not), PEFT's names inside the language model, ``text_hidden_fcs...`` and ``grounding_encoder...``; the dictionary
-is plain or under ``state_dict``. Or a folder with adapters as PEFT writes them. Token embeddings and output layer are never
-taken: training overwrites their special rows, and [SEG] is then no longer generated.
+Keys of a ``.pth`` are ``mllm.model.<published key>`` (with DDP's ``module.`` before it or not), PEFT's names inside the language
+model, ``text_hidden_fcs...`` and ``grounding_encoder...``; the dictionary is plain or under ``state_dict``.
 """
 
 from __future__ import annotations
@@ -16,7 +14,6 @@ from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from safetensors import SafetensorError
@@ -24,35 +21,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from core.contracts import UserError
-from plugins.models.sa2va.config import read_config
-from plugins.models.sa2va.folder import native_tensors
-from plugins.models.sa2va.groups import Group, Lora, group_of
-from plugins.models.sa2va.keys import is_memory, place, published_names
-from plugins.models.sa2va.model import Sa2va, load
+from plugins.models.sa2va.groups import Lora
 
 _MAPPED = 2**25  # bytes of a file that are in memory at one time
 _ADAPTER = re.compile(r"language_model\.(.+)\.lora_([AB])(?:\.default)?\.weight")
-
-
-def load_legacy(
-    *,
-    file: Path,
-    checkpoint: Path,
-    lora_alpha: int | None = None,
-    lora_dropout: float = 0.05,
-    dtype: Literal["float32", "bfloat16"] = "float32",
-    max_tiles: int = 12,
-) -> Sa2va:
-    """The published folder ``checkpoint`` with the trained tensors of ``file``, a ``.pth`` or a folder of PEFT's adapters.
-
-    ``lora_alpha``: None takes what the file says, or else upstream's 256; its own training files do not say.
-    Raises ``UserError`` for a file that holds more than tensors, foreign keys, half a group, or another base's weights.
-    """
-    read_config(checkpoint)  # before a large file is read
-    stored = read_trained(file, lora_alpha, lora_dropout)
-    model = load(checkpoint=checkpoint, lora=stored.lora, dtype=dtype, max_tiles=max_tiles)
-    _fill(model, stored)
-    return model
 
 
 @dataclass(frozen=True)
@@ -154,59 +126,3 @@ def read_adapter(folder: Path) -> tuple[dict[str, Tensor], int]:
     if other := [f"{key} {settings[key]!r}" for key, value in _PLAIN.items() if (settings.get(key) or value) != value]:
         raise UserError(f"{config}: {', '.join(other)} is not supported; only plain LoRA adapters are")
     return tensors, alpha
-
-
-@torch.no_grad()
-def _fill(model: Sa2va, stored: Stored) -> None:
-    file = stored.file
-    targets = native_tensors(model.network)
-    trained = {name: parameter for members in model.trainable().values() for name, parameter in members}
-    foreign: list[str] = []
-    other_base: list[str] = []
-    given: set[str] = set()
-
-    def put(name: str, target: Tensor, value: Tensor, key: str) -> None:
-        if target.shape != value.shape:
-            foreign.append(f"{key} {tuple(value.shape)} where {tuple(target.shape)} is expected")
-        elif name in trained:
-            target.copy_(value)
-            given.add(name)
-        elif group_of(name) != "embeddings" and not _equal(target, value):
-            other_base.append(key)
-
-    for name, value in zip(stored.adapters, stored.tensors(stored.adapters.values()), strict=True):
-        if name in trained:
-            put(name, trained[name], value, name)
-        else:
-            foreign.append(name)
-    for key, tensor in zip(stored.plain, stored.tensors(stored.plain.values()), strict=True):
-        where = place(key)
-        if where is None or any(name not in targets for name in where.natives):
-            if not is_memory(key):
-                foreign.append(key)
-            continue
-        parts = tensor.chunk(len(where.natives)) if where.kind == "split" else [tensor] * len(where.natives)
-        for name, part in zip(where.natives, parts, strict=True):
-            put(name, targets[name][where.row : where.row + 1] if where.kind == "row" else targets[name], part, key)
-    left = [name for name in trained if name not in given and _started(group_of(name), given)]
-    missing = [key for name in left for key in published_names(name, len(trained[name])) or [name]]  # adapters have no published key
-    problems = {
-        "keys that do not belong to this model": foreign,
-        "missing beside others of their group": missing,
-        "frozen tensors that differ from the base's (is it the one that was trained?)": other_base,
-    }
-    if not given:
-        keys = list(stored.plain)
-        raise UserError(f"{file}: none of its {len(keys)} keys is a trained Sa2VA tensor; keys look like {', '.join(keys[:3])}")
-    if found := [f"{len(keys)} {what}: {', '.join(keys[:6])}{' ...' if len(keys) > 6 else ''}" for what, keys in problems.items() if keys]:
-        raise UserError(f"{file}: does not fit the base; " + "; ".join(found))
-
-
-def _started(group: Group, given: set[str]) -> bool:
-    return any(group_of(name) == group for name in given)
-
-
-def _equal(base: Tensor, value: Tensor) -> bool:
-    """Up to the rounding of the coarser of the two types."""
-    coarse = base.dtype if base.element_size() <= value.element_size() else value.dtype
-    return torch.equal(base.to(coarse), value.to(coarse))

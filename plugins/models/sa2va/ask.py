@@ -1,0 +1,119 @@
+"""Answers and masks from a trained model. The model sees to mode, precision and gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.contracts import Prediction, UserError
+from plugins.models.sa2va import prompts, tracking
+from plugins.models.sa2va.backend import Shown
+from plugins.models.sa2va.generation import Generated, greedy
+from plugins.models.sa2va.network import Network
+from plugins.models.sa2va.pictures import Picture, check_regions, frames_of
+from plugins.models.sa2va.pixels import square
+from plugins.models.sa2va.preparation import Sa2vaPreparation, grid_cells
+from plugins.models.sa2va.sequences import Sequences
+from plugins.models.sa2va.text import Text
+from plugins.models.sa2va.vision import Vision
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A generated answer, and a mask for each [SEG] in it: [H, W] bool of a picture, [n, H, W] bool of a video."""
+
+    text: str
+    masks: list[np.ndarray] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Asker:
+    """What questions need of a model."""
+
+    network: Network
+    sequences: Sequences
+    text: Text
+    preparation: Sa2vaPreparation
+    look: Callable[[np.ndarray], Vision]
+    memory: Callable[[], tracking.Memory]
+    device: torch.device
+
+    def refer(self, image: np.ndarray, phrases: Sequence[str], max_new_tokens: int) -> list[Prediction]:
+        """The answer to the canonical request for each phrase about one picture [H, W, 3] uint8; its first [SEG] gives the mask."""
+        text, vision = self.text, self.look(image)
+        view = torch.zeros(len(phrases), dtype=torch.long, device=self.device)
+        before, after = prompts.SEGMENT[0]
+        masks: list[np.ndarray | None] = [None] * len(phrases)
+        embedded = [self.sequences.embed(torch.tensor(text.ids(" " + phrase.strip()), device=self.device)) for phrase in phrases]
+        heads = self.sequences.segment(vision, view, embedded, [before] * len(phrases), [after] * len(phrases))
+        expected = [text.ids(each + text.turn.end) for each in prompts.ANSWERS]
+        generated = greedy(self.network.backend, heads, max_new_tokens, text.ended, expected)
+        found = [(row, states[0]) for row in range(len(phrases)) if (states := _seg_states(generated, row, text.seg))]
+        if found:
+            rows = [row for row, _ in found]
+            embedding = self.network.text_hidden_fcs(torch.stack([state for _, state in found]))  # [n, D2]
+            for row, mask in zip(rows, self._masks(vision, embedding, image), strict=True):
+                masks[row] = mask
+        return [Prediction(text.decode(ids), mask) for ids, mask in zip(generated.ids, masks, strict=True)]
+
+    def answer(
+        self, visual: Picture | Sequence[Picture], question: str, regions: np.ndarray | None, max_new_tokens: int, newlines: int
+    ) -> Answer:
+        """The answer to a free question about a picture or a video; see ``Sa2va.predict``."""
+        frames, video = frames_of(visual)
+        if video and regions is not None:
+            raise UserError("regions are about one picture; ask about a video without them")
+        if not question.strip():
+            raise UserError("the question is empty")
+        masks = check_regions(regions, frames[0]) if regions is not None else None
+        memory = self.memory() if len(frames) > tracking.PROMPTED else None  # before a long answer: perhaps there is none
+        vision = None if video else self.look(frames[0])
+        if vision is None:
+            pictures = self._frames(frames[: tracking.PROMPTED])
+        else:
+            pictures = self.sequences.shown(vision, torch.zeros(1, dtype=torch.long, device=self.device))
+        generated = self._generate(pictures, question, masks, max_new_tokens, newlines)
+        text, states = self.text.decode(generated.ids[0]), _seg_states(generated, 0, self.text.seg)
+        if not states:
+            return Answer(text)
+        embedding = self.network.text_hidden_fcs(torch.stack(states))  # [k, D2]
+        return Answer(text, list(self._follow(memory, frames, embedding) if vision is None else self._masks(vision, embedding, frames[0])))
+
+    def _masks(self, vision: Vision, embedding: Tensor, image: np.ndarray) -> np.ndarray:
+        """[k, H, W] bool: masks of the only picture for [SEG] embeddings [k, D2]."""
+        view = torch.zeros(len(embedding), dtype=torch.long, device=self.device)
+        logits, _ = self.network.masks(vision.fpn([0]), view, embedding)
+        return self.network.final_mask(logits, *image.shape[:2]).cpu().numpy()
+
+    def _frames(self, frames: Sequence[np.ndarray]) -> list[Shown]:
+        """Frames of a video as the language model reads them."""
+        prepared = [self.preparation.pictures.frame(frame) for frame in frames]
+        tiles, grids = torch.from_numpy(np.concatenate([tiles for tiles, _ in prepared])), [grid for _, grid in prepared]
+        features = self.network.backend.encode(tiles.to(self.device), [len(tiles) for tiles, _ in prepared], grids)
+        return self.network.backend.project(features, grids, range(len(frames)))
+
+    def _generate(self, pictures: list[Shown], question: str, regions: np.ndarray | None, max_new_tokens: int, newlines: int) -> Generated:
+        """Asks about pictures; regions [n, H, W] bool are those of the last one."""
+        last, chosen = pictures[-1], []
+        for region in regions if regions is not None else ():
+            chosen.append(last.cells[torch.from_numpy(grid_cells(region, last.grid)).flatten().to(self.device)])  # [n_i, D]
+        counts = [len(region) for region in chosen] if regions is not None else None
+        turn = prompts.question_turn(self.text.turn, [len(picture.tokens) for picture in pictures], question, counts, newlines)
+        return greedy(self.network.backend, [self.sequences.fill(turn, pictures, chosen)], max_new_tokens, self.text.ended)
+
+    def _follow(self, memory: tracking.Memory | None, frames: list[np.ndarray], embedding: Tensor) -> np.ndarray:
+        """[k, n, H, W] bool: k objects through n frames."""
+        size = self.preparation.sam_size
+        pictures = (torch.from_numpy(square(frame, size))[None].to(self.device) for frame in frames)
+        logits = tracking.track(self.network, memory, pictures, embedding)
+        return np.stack([self.network.final_mask(each, *frames[0].shape[:2]).cpu().numpy() for each in logits], axis=1)
+
+
+def _seg_states(generated: Generated, row: int, seg: int) -> list[Tensor]:
+    """The state [D] of each [SEG] of a row; one that is the very last token was never read: upstream gives no mask for it either."""
+    read = [generated.state(row, place) for place, token in enumerate(generated.ids[row][:-1]) if token == seg]
+    return [state for state in read if state is not None]

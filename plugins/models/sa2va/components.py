@@ -1,0 +1,101 @@
+"""The components of this room: ``sa2va``, ``sa2va.scratch``, ``sa2va.legacy``.
+
+Signatures are read to check a recipe, and that must be quick: everything heavy is imported when a function is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from core.contracts import offers
+from plugins.models.sa2va.groups import Group, Lora
+from plugins.models.sa2va.sizes import Sizes
+
+if TYPE_CHECKING:
+    from plugins.models.sa2va.model import Sa2va
+
+__all__ = ["Group", "Lora", "Sizes", "load", "load_legacy", "scratch"]
+
+
+def _facts(**given: Any) -> Mapping[str, Any]:
+    """What is known of a checkpoint without its weights; see ``published.facts``."""
+    from plugins.models.sa2va.published.facts import facts
+
+    return facts(**given)
+
+
+def _reads_folder(path: Path, base: Path | None) -> Mapping[str, Path] | None:
+    """A folder with a config.json is a checkpoint, and needs no base."""
+    return {"checkpoint": path} if base is None and (path / "config.json").is_file() else None
+
+
+def _reads_trained(path: Path, base: Path | None) -> Mapping[str, Path] | None:
+    """A training file, or a folder of PEFT's adapters, and the folder that its training started from."""
+    trained = (path.suffix == ".pth" and path.is_file()) or (path / "adapter_config.json").is_file()
+    return {"file": path, "checkpoint": base} if trained and base is not None else None
+
+
+@offers(facts=_facts, reads=_reads_folder)
+def load(
+    *,
+    checkpoint: Path,
+    lora: Lora | None = None,
+    train: list[Group] | None = None,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    max_tiles: int = 12,
+    sam_constants: Literal["exact", "bfloat16"] = "exact",
+    resize: Literal["exact", "fast"] = "exact",
+) -> Sa2va:
+    """Loads a folder in the published layout.
+
+    ``train`` names the trained groups (default: the four of the method, without ``lora`` if there are no adapters);
+    ``dtype`` is that of frozen weights, trained ones are float32. ``max_tiles`` bounds the tiles of a picture in training
+    and inference; published checkpoints use 12. ``sam_constants: bfloat16`` rounds the mean and std of SAM2's pictures as
+    upstream's inference does, which flips up to 0.3 % of a mask's pixels; its training does not. ``resize: fast`` halves the
+    loaders' work; some pixels then differ from upstream's by 1 of 255.
+    Raises ``UserError`` for a folder that is no complete Sa2VA checkpoint.
+    """
+    from plugins.models.sa2va.published.load import load_folder
+
+    return load_folder(checkpoint, lora, train, dtype, max_tiles, sam_constants, resize)
+
+
+def scratch(
+    *,
+    folder: Path,
+    corpus: Path,
+    train: list[Group],
+    sizes: Sizes | None = None,
+    template: str = "qwen_chat",
+    seed: int = 0,
+    vocabulary: int = 448,
+) -> Sa2va:
+    """Writes a new model to ``folder`` (or takes the one that an equal call wrote there) and loads it for training.
+
+    ``corpus``: text lines from which the tokenizer learns its merges. Raises ``UserError`` if ``folder`` holds something else.
+    """
+    from plugins.models.sa2va.published.scratch import make
+
+    return make(folder, corpus, train, sizes, template, seed, vocabulary)
+
+
+@offers(facts=_facts, reads=_reads_trained)
+def load_legacy(
+    *,
+    file: Path,
+    checkpoint: Path,
+    lora_alpha: int | None = None,
+    lora_dropout: float = 0.05,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    max_tiles: int = 12,
+) -> Sa2va:
+    """The published folder ``checkpoint`` with the trained tensors of ``file``, a ``.pth`` or a folder of PEFT's adapters.
+
+    ``lora_alpha``: None takes what the file says, or else upstream's 256; its own training files do not say.
+    Raises ``UserError`` for a file that holds more than tensors, foreign keys, half a group, or another base's weights.
+    """
+    from plugins.models.sa2va.published.legacy import load_over
+
+    return load_over(file, checkpoint, lora_alpha, lora_dropout, dtype, max_tiles)

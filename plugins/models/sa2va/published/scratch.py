@@ -1,0 +1,88 @@
+"""A small, freshly initialised model of the same architecture, written in the published layout first.
+
+For synthetic worlds and tests; it learns on a CPU. Sizes and initialisation are those with which the [SEG] path was seen to learn.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Qwen2Tokenizer
+
+from core.contracts import UserError
+from plugins.models.sa2va.groups import Group
+from plugins.models.sa2va.model import Sa2va
+from plugins.models.sa2va.network import Network
+from plugins.models.sa2va.published.config import parse_config
+from plugins.models.sa2va.published.keys import published_names
+from plugins.models.sa2va.published.load import load_folder
+from plugins.models.sa2va.published.scratch_config import published_config
+from plugins.models.sa2va.published.scratch_tokenizer import train_tokenizer
+from plugins.models.sa2va.published.weights import native_tensors, published_tensor
+from plugins.models.sa2va.published.writing import write_folder
+from plugins.models.sa2va.sizes import Sizes
+
+
+def make(folder: Path, corpus: Path, train: list[Group], sizes: Sizes | None, template: str, seed: int, vocabulary: int) -> Sa2va:
+    """See ``components.scratch``."""
+    sizes = sizes or Sizes()
+    if not corpus.is_file():
+        raise UserError(f"{corpus}: no such file; model.corpus is a text file from which the tokenizer is trained")
+    settings = {"sizes": asdict(sizes), "template": template, "seed": seed, "vocabulary": vocabulary}
+    marker = folder / "scratch.json"
+    if folder.exists():
+        if not marker.is_file() or json.loads(marker.read_text(encoding="utf-8")) != settings:
+            raise UserError(f"{folder}: exists and was not written with these settings; remove it or choose another model.folder")
+    else:
+        _write(
+            folder, settings, sizes, template, seed, train_tokenizer(corpus.read_text(encoding="utf-8").splitlines(), vocabulary, template)
+        )
+    return load_folder(folder, train=train, max_tiles=1)
+
+
+def _write(folder: Path, settings: dict[str, Any], sizes: Sizes, template: str, seed: int, tokenizer: Qwen2Tokenizer) -> None:
+    config = published_config(sizes, len(tokenizer), tokenizer.eos_token_id, template)
+    network = new_network(config, sizes.init_range, seed)
+    natives = native_tensors(network)
+    names = [key for name, tensor in natives.items() for key in published_names(name, len(tensor) if tensor.ndim else 0)]
+    parts = folder.with_name(folder.name + ".tokenizer")
+    tokenizer.save_pretrained(parts)
+    (parts / "scratch.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    write_folder(folder, ((key, published_tensor(key, natives.__getitem__).clone()) for key in sorted(names)), config, parts)
+    shutil.rmtree(parts)
+
+
+@torch.no_grad()
+def new_network(config: dict[str, Any], init_range: float, seed: int) -> Network:
+    """A network with fresh weights: transformers' own initialisation, position embeddings N(0, 0.1), SAM2 by fan-in.
+
+    At these widths SAM2's usual 0.02 hardly learns; 0.7 / sqrt(fan-in) does.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = Network(parse_config(config))
+        vision: Any = network.get_submodule("vision.embeddings")
+        for parameter in (vision.position_embeddings, vision.cls_token):
+            nn.init.normal_(parameter, std=0.1)
+        # words are what the decoder is taught with first: larger than the rest, or its lesson starts late
+        nn.init.normal_(network.backend.embedding, std=0.3)
+        backbone = network.sam2.vision_encoder.backbone
+        for parameter in (backbone.pos_embed, backbone.pos_embed_window):
+            nn.init.normal_(parameter, std=0.1)
+        for module in network.sam2.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+                fan_in = module.weight.shape[0] if isinstance(module, nn.ConvTranspose2d) else module.weight[0].numel()
+                nn.init.normal_(module.weight, std=0.7 * fan_in**-0.5)
+        for part, gain in ((network.get_submodule("projector"), None), (network.text_hidden_fcs, 2**0.5)):
+            for module in part.modules():
+                if isinstance(module, nn.Linear):
+                    nn.init.normal_(module.weight, std=gain * module.in_features**-0.5 if gain else init_range)
+                    nn.init.zeros_(module.bias)
+    return network

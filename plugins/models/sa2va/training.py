@@ -1,0 +1,40 @@
+"""Which parameters of a network are trained, and the adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from core.contracts import UserError
+from plugins.models.sa2va.groups import Group, Lora
+from plugins.models.sa2va.network import Network
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+
+def choose_trained(network: Network, groups: Sequence[Group]) -> dict[str, list[tuple[str, nn.Parameter]]]:
+    """Freezes everything but ``groups``, whose parameters become float32; returns them by group. Raises ``UserError``."""
+    chosen: dict[str, list[tuple[str, nn.Parameter]]] = {group: [] for group in groups}
+    for name, parameter in network.named_parameters():
+        group = network.group_of(name)
+        parameter.requires_grad_(group in chosen)
+        if group in chosen:
+            parameter.data = parameter.data.float()  # float32 masters
+            chosen[group].append((name, parameter))
+    if empty := [group for group, members in chosen.items() if not members]:
+        raise UserError(f"model.train names {', '.join(empty)}, which has no parameters here; 'lora' needs the key 'model.lora'")
+    return chosen
+
+
+def add_lora(network: Network, lora: Lora) -> LoraConfig:
+    """Puts fresh adapters on the language model."""
+    from peft import LoraConfig, inject_adapter_in_model  # slow to import, so only where it is used
+
+    llm = network.backend.llm
+    linear = {name.rsplit(".", 1)[-1] for name, module in llm.named_modules() if isinstance(module, nn.Linear)} - {"lm_head"}
+    config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=sorted(linear), bias="none")
+    inject_adapter_in_model(config, llm)
+    return config

@@ -1,0 +1,65 @@
+"""What the components tell without being built, and what reading their signatures costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoints import CHECKPOINT
+
+from core.registry import Registry
+from plugins.models.sa2va.components import Lora, load, load_legacy, scratch
+from plugins.models.sa2va.model import Origin
+
+READ = """
+import sys
+from core.registry import Registry
+for name in ("sa2va", "sa2va.scratch", "sa2va.legacy"):
+    assert Registry().get("models", name).parameters
+print(*({"torch", "torchvision", "transformers", "peft", "safetensors", "numpy"} & set(sys.modules)))
+"""
+
+
+def test_signatures_are_read_without_torch_and_transformers() -> None:
+    done = subprocess.run([sys.executable, "-c", READ], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_which_parameter_a_path_of_the_users_fills(tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").touch()
+    (tmp_path / "iter_1.pth").touch()
+    paths = [CHECKPOINT, tmp_path / "adapter", tmp_path / "iter_1.pth", tmp_path, tmp_path / "gone.pth"]
+    assert [load.opens(path) for path in paths] == ["checkpoint", None, None, None, None]
+    assert [load_legacy.opens(path) for path in paths] == [None, "file", "file", None, None]
+    assert [scratch.opens(path) for path in paths] == [None] * 5
+
+
+def test_facts_are_told_without_building(tmp_path: Path) -> None:
+    told = Registry().get("models", "sa2va").object.facts(checkpoint=CHECKPOINT, lora=Lora(r=4))
+    model = load(checkpoint=CHECKPOINT, lora=Lora(r=4))
+    assert told["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    assert scratch.facts(folder=tmp_path) == {}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_file_over_a_base_knows_the_bases_values(dtype: str, tmp_path: Path) -> None:
+    trained = load(checkpoint=CHECKPOINT, lora=Lora(r=4))
+    with torch.no_grad():
+        for members in trained.trainable().values():
+            for _, parameter in members:
+                parameter.add_(0.1)
+    trained.save_legacy(tmp_path / "run.pth")
+    model = load_legacy(file=tmp_path / "run.pth", checkpoint=CHECKPOINT, dtype=dtype)
+    assert isinstance(model.origin, Origin)
+    assert not isinstance(trained.origin, Origin)
+    values = model.origin.base_values()
+    base = {name: p for members in load(checkpoint=CHECKPOINT).trainable().values() for name, p in members}
+    assert values.keys() == {f"{group}/{name}" for group, members in model.trainable().items() for name, _ in members}
+    for key, value in values.items():
+        group, name = key.split("/", 1)
+        assert value.dtype == torch.float32
+        assert torch.equal(value, torch.zeros_like(value) if group == "lora" else base[name]), key
