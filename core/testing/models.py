@@ -102,6 +102,19 @@ class ModelKit:
             for one, all_ in zip(alone, together, strict=True):
                 torch.testing.assert_close(one[0], all_[row], rtol=1e-3, atol=1e-4)
 
+    def test_computing_sets_gradient_and_mode_and_puts_them_back(self) -> None:
+        model: Any = self.make()
+        parts = list(model.modules()) if isinstance(model, torch.nn.Module) else []
+        modes = [part.training for part in parts]
+        with model.computing(training=True):
+            assert torch.is_grad_enabled()
+            with model.computing(training=False):
+                assert not torch.is_grad_enabled()
+                assert not any(part.training for part in parts)
+            assert torch.is_grad_enabled()
+            assert [part.training for part in parts] == modes
+        assert [part.training for part in parts] == modes
+
     def test_generates_no_more_than_asked_and_decodes_it(self) -> None:
         model, batch = self.prepared()
         with torch.no_grad():

@@ -155,6 +155,7 @@ def test_a_base_keeps_its_type_and_verifies(
 
 def test_large_exports_are_written_in_shards(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from plugins.models.sa2va.published import writing as module
+    from plugins.models.sa2va.published.folder import stored_tensors
 
     assert convert.main([str(run), str(tmp_path / "one")]) == 0
     monkeypatch.setattr(module, "FILE_BYTES", 200_000)
@@ -165,7 +166,7 @@ def test_large_exports_are_written_in_shards(run: Path, tmp_path: Path, monkeypa
     assert files[0] == f"model-00001-of-{len(files):05d}.safetensors"
     index = json.loads((tmp_path / "many" / "model.safetensors.index.json").read_text())
     assert index["weight_map"].keys() == load_file(tmp_path / "one" / "model.safetensors").keys()
-    assert dict(module.stored_tensors(tmp_path / "many")).keys() == index["weight_map"].keys()
+    assert dict(stored_tensors(tmp_path / "many")).keys() == index["weight_map"].keys()
 
 
 def test_the_table_says_what_changed(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,9 +33,7 @@ def _autocast(device: str, frozen: torch.dtype, precision: Precision) -> torch.a
     """A frozen base in 16 bit meets float32 in the trained groups, which only autocast brings together."""
     if precision == "fp32" and frozen != torch.float32:
         kind = str(frozen).removeprefix("torch.")
-        raise UserError(
-            f"train.precision fp32 does not go with model.dtype {kind}: set train.precision to bf16, or model.dtype to float32"
-        )
+        raise UserError(f"train.precision fp32 does not go with model.dtype {kind}: set train.precision to bf16, or model.dtype to float32")
     if precision == "bf16":
         return torch.autocast(device, torch.bfloat16)
     if precision == "fp32":
