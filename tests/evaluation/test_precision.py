@@ -124,7 +124,7 @@ def test_a_training_file_is_built_as_the_command_line_says_and_the_card_says_so(
     [trained] = opened
     frozen = {parameter.dtype for parameter in trained.model.parameters() if not parameter.requires_grad}
     assert frozen == {torch.bfloat16}
-    assert trained.model.preparation.max_tiles == 1
+    assert trained.model.preparation.pictures.most == 1
     made = json.loads((tmp_path / "out" / "refcoco-val" / "card.json").read_text())["model"]
     assert (made["dtype"], made["max_tiles"]) == ("bfloat16", 1)
     # what training started from, and what it ended with, are those of the run

@@ -10,6 +10,7 @@ import pytest
 import torch
 from checkpoints import CHECKPOINT
 
+from core.contracts import ReadsFiles, TellsFacts
 from core.registry import Registry
 from plugins.models.sa2va.components import Lora, load, load_legacy, scratch
 from plugins.models.sa2va.model import Origin
@@ -28,21 +29,23 @@ def test_signatures_are_read_without_torch_and_transformers() -> None:
     assert done.stdout.split() == []
 
 
-def test_which_parameter_a_path_of_the_users_fills(tmp_path: Path) -> None:
+def test_which_keys_a_path_of_the_users_fills(tmp_path: Path) -> None:
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").touch()
     (tmp_path / "iter_1.pth").touch()
     paths = [CHECKPOINT, tmp_path / "adapter", tmp_path / "iter_1.pth", tmp_path, tmp_path / "gone.pth"]
-    assert [load.opens(path) for path in paths] == ["checkpoint", None, None, None, None]
-    assert [load_legacy.opens(path) for path in paths] == [None, "file", "file", None, None]
-    assert [scratch.opens(path) for path in paths] == [None] * 5
+    assert [load.reads(path, None) for path in paths] == [{"checkpoint": CHECKPOINT}, None, None, None, None]
+    both = [{"file": path, "checkpoint": CHECKPOINT} for path in paths]
+    assert [load_legacy.reads(path, CHECKPOINT) for path in paths] == [None, both[1], both[2], None, None]
+    assert [load_legacy.reads(path, None) for path in paths] == [None] * 5
+    assert not isinstance(scratch, ReadsFiles)
 
 
-def test_facts_are_told_without_building(tmp_path: Path) -> None:
+def test_facts_are_told_without_building() -> None:
     told = Registry().get("models", "sa2va").object.facts(checkpoint=CHECKPOINT, lora=Lora(r=4))
     model = load(checkpoint=CHECKPOINT, lora=Lora(r=4))
     assert told["parameters"] == sum(parameter.numel() for parameter in model.parameters())
-    assert scratch.facts(folder=tmp_path) == {}
+    assert not isinstance(scratch, TellsFacts)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
