@@ -32,8 +32,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import core.engine.parallel.strategy as strategy_module
 from core.contracts import RegionBatch
 from core.engine.feed import MicroBatch
-from core.engine.parallel import make_strategy
 from core.engine.parallel.exchange import Alone
+from core.engine.parallel.strategy import make_strategy
 from core.engine.update import LoopSetup, Trainer
 from plugins.gradient_ops.pcgrad_orthogonal import PcgradOrthogonal
 from plugins.loops.caption_mask_caption import CaptionMaskCaption

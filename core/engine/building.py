@@ -13,8 +13,9 @@ from core.contracts import Evaluator, KeepsRunningGradient, Loop, Model, Statefu
 from core.engine import checkpoint
 from core.engine.feed import Feed
 from core.engine.noise import derived_seed
-from core.engine.parallel import STRATEGIES, make_strategy
 from core.engine.parallel.exchange import Alone, Exchange
+from core.engine.parallel.strategy import make_strategy
+from core.engine.parallel.table import STRATEGIES
 from core.engine.parallel.transforms import transform
 from core.engine.plan import Plan, Source
 from core.engine.running_gradient import RunningGradient

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from core.contracts import UserError
 from core.engine.launch import RESUME, LostRank, check_launch
-from core.engine.parallel import STRATEGIES
+from core.engine.parallel.table import STRATEGIES
 
 
 def lost_loader(error: RuntimeError) -> bool:

@@ -9,6 +9,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +19,11 @@ from core.engine.parallel.arena import Arena
 from core.engine.parallel.exchange import Exchange
 from core.engine.parallel.gradients import Gradients, Groups, combine, gram
 from core.engine.parallel.step import Step
+from core.engine.parallel.table import STRATEGIES, part
 
 
 class Strategy:
-    """Its parts are ``exchange``, ``arena`` and ``stepper``; there are no subclasses (``core.engine.parallel.STRATEGIES``)."""
+    """Its parts are ``exchange``, ``arena`` and ``stepper``; there are no subclasses (``core.engine.parallel.table``)."""
 
     def __init__(self, groups: Groups, exchange: Exchange, arena: Arena, stepper: Step, clip_norm: float) -> None:
         self.groups, self.exchange, self.arena, self.stepper, self.clip_norm = groups, exchange, arena, stepper, clip_norm
@@ -93,3 +95,11 @@ class Strategy:
                 f"the ranks' weights differ {when}: rank {', '.join(different)} from the others; what was trained since the last check "
                 "is lost. Resume from the last checkpoint; if it comes again, look for a faulty device or for code that draws by rank"
             )
+
+
+def make_strategy(
+    launch: Mapping[str, Any], groups: Groups, optimizer: torch.optim.Optimizer, clip_norm: float, exchange: Exchange, loops: int
+) -> Strategy:
+    """The strategy that the recipe's ``launch`` names; ``loops``: how many can take part in one update."""
+    stepper = part(STRATEGIES[launch["strategy"]].step)(groups, optimizer, exchange, launch)
+    return Strategy(groups, exchange, Arena(groups, exchange, loops), stepper, clip_norm)

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from core.engine.parallel import STRATEGIES, part
 from core.engine.parallel.exchange import Exchange
+from core.engine.parallel.table import STRATEGIES, part
 
 Values = Mapping[str, Any]  # of the recipe
 
