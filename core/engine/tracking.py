@@ -64,10 +64,10 @@ class Trackers:
                 self._warn(f"tracker {name!r} was too slow: {thread.left_out} of its calls were left out")
         self._threads = {}
 
-    def _each(self, method: str, *arguments: Any, of: type = Tracker) -> None:
-        """Calls a method of the protocol ``of`` on every tracker that has it."""
+    def _each(self, method: str, *arguments: Any, of: type | None = None) -> None:
+        """Calls a method on every tracker; one of the optional protocol ``of`` on those that have it."""
         for name, tracker in list(self._active.items()):
-            if not isinstance(tracker, of):
+            if of is not None and not isinstance(tracker, of):
                 continue
             thread = self._threads.get(name)
             try:

@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
+from core.commands.cli import GROUP
 from core.commands.components import main
 from core.commands.sweep import points
 from core.contracts import KINDS, UserError
@@ -154,14 +156,15 @@ def test_every_command_is_one_that_the_program_takes(path: str, monkeypatch: pyt
 
     for name in ("parse_args", "parse_intermixed_args"):
         monkeypatch.setattr(argparse.ArgumentParser, name, stopped(getattr(argparse.ArgumentParser, name)))
+    further = {point.name: point.module.removesuffix(".__main__") for point in entry_points(group=GROUP)}
     inside = re.findall(r"`((?:python -m (?:core|plugins)|dualloop [a-z])[^`]+)`", (ROOT / path).read_text())
     for line in [*commands(path), *inside]:
-        line = re.sub(r"^dualloop (\w+)", r"python -m core.\1", line)
+        line = re.sub(r"^dualloop (\w+)", lambda found: f"python -m {further.get(found[1], f'core.{found[1]}')}", line)
         found = re.search(r"-m ((?:core|plugins)[\w.]*)(.*)", line)
         if found is None:
             continue
         module = importlib.import_module(found[1])
-        if module.__name__.startswith("plugins"):
+        if module.__name__.startswith("plugins") and not hasattr(module, "main"):
             module = importlib.import_module(f"{found[1]}.__main__")
         with pytest.raises(Parsed) as caught:
             module.main([word for word in shlex.split(found[2]) if word != "..."])
@@ -215,12 +218,17 @@ def test_the_chinese_text_has_the_english_commands(translated: str, original: st
 
 
 def test_the_python_of_the_readme_and_of_the_page_on_plugins_runs(tmp_path: Path) -> None:
-    """The ten lines are a gradient op; the test subclasses the kit for the op that the scaffold writes."""
+    """The ten lines are a gradient op; the test subclasses the kit for the op that the scaffold writes; a function offers what it reads."""
     [code] = [code for language, code in CODE.findall((ROOT / "README.md").read_text()) if language == "python"]
-    [test] = [code for language, code in CODE.findall((ROOT / "docs" / "plugins.md").read_text()) if language == "python"]
+    test, offering = [code for language, code in CODE.findall((ROOT / "docs" / "plugins.md").read_text()) if language == "python"]
     (tmp_path / "my_surgery.py").write_text(contents("gradient_ops", "my-surgery")[1].code)
     (tmp_path / "test_my_surgery.py").write_text(test)
     (tmp_path / "mine.py").write_text(code)
+    (tmp_path / "test_offering.py").write_text(
+        f"{offering}\n\nfrom core.contracts import ReadsFiles\nfrom core.registry.offers import faults\n\n\n"
+        "def test_offers(tmp_path):\n    assert isinstance(load, ReadsFiles) and not list(faults(load, 'models'))\n"
+        "    (tmp_path / 'my_model.json').touch()\n    assert load.reads(tmp_path, None) == {'checkpoint': tmp_path}\n"
+    )
     (tmp_path / "test_mine.py").write_text(
         "from core.testing import GradientOpKit\nfrom mine import Half\n\n\n"
         "class TestHalf(GradientOpKit):\n    def make(self):\n        return Half(anchor='loop1')\n"

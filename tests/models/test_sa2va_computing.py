@@ -43,8 +43,8 @@ def test_measuring_inside_a_training_step(model: Sa2va) -> None:
         assert state(model) == (True, True, True, own)
         with model.computing(training=False):
             assert state(model) == (False, False, False, own)
-            with model.computing(training=True):  # gradient again, in the mode that modules have
-                assert state(model) == (False, False, True, own)
+            with model.computing(training=True):  # gradient and dropout again
+                assert state(model) == (True, True, True, own)
         assert state(model) == (True, True, True, own)
     assert state(model) == (True, True, True, None)
 
