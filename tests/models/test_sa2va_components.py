@@ -29,6 +29,13 @@ def test_signatures_are_read_without_torch_and_transformers() -> None:
     assert done.stdout.split() == []
 
 
+def test_the_loaders_processes_need_no_transformers() -> None:
+    code = "import sys, plugins.models.sa2va.preparation as one, plugins.models.sa2va.backends.internvl_pictures as other"
+    code += "; print('transformers' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_which_keys_a_path_of_the_users_fills(tmp_path: Path) -> None:
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").touch()

@@ -11,17 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PretrainedConfig, PreTrainedModel
-from transformers.cache_utils import Cache
 
 from plugins.models.sa2va.groups import Prefixes
 from plugins.models.sa2va.prompts import Marks
+
+if TYPE_CHECKING:  # the preparation, which works in the loader's processes, reads this file: transformers would cost each of them 100 MB
+    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers.cache_utils import Cache
 
 Grid = tuple[int, int]  # rows and columns of the cells that regions of one picture are made of
 
