@@ -17,7 +17,7 @@ R = TypeVar("R")
 
 
 class _Late(ModuleType):
-    """Stands for a module; whatever is asked of it is asked of the module itself."""
+    """A placeholder for a module; every attribute is looked up in the module itself."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(importlib.import_module(self.__name__), name)

@@ -7,5 +7,5 @@ import os
 
 
 def disk_fault(error: Exception) -> bool:
-    """Looks for the system's words, since some libraries (safetensors) hand these on without the number."""
+    """Looks for the system's error text, since some libraries (safetensors) pass the text on without the error number."""
     return any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS))

@@ -15,7 +15,7 @@ def holds_trained_tensors_only(path: Path) -> bool:
 
 
 def model_entry(path: Path, base: Path | None, registry: Registry) -> dict[str, Any]:
-    """The recipe's ``model`` for a published folder, a training file or adapters. Raises ``UserError`` where no component reads it."""
+    """The recipe's ``model`` for a published folder, a training file or adapters. Raises ``UserError`` if no component reads it."""
     if base is None and holds_trained_tensors_only(path):
         raise UserError(f"{path}: it holds trained tensors only; name the folder that training started from with --base")
     found: dict[str, dict[str, Any]] = {}

@@ -1,4 +1,4 @@
-"""What a run trained, laid over its base: the model of a checkpoint, and the same with some groups put back to the base's."""
+"""The model of a checkpoint: the base with the run's trained values, or with those of some groups only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from core.engine import checkpoint
 from core.recipe import Recipe, build, load
 from core.registry import Registry
 
-#: The ablation of the method: base weights, and of these groups the trained ones.
+#: The ablation of the method: base weights, with the trained weights of these groups.
 VARIANTS: dict[str, tuple[str, ...]] = {
     "full": ("projector", "text_hidden_fcs", "lora", "sam2_decoder"),
     "lora": ("lora",),
@@ -28,7 +28,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 
 @dataclass
 class Trained:
-    """A model with both values of each trained parameter at hand."""
+    """A model with the base's value and the trained value of each trained parameter."""
 
     model: Model
     base: Mapping[str, Tensor]  # group/name -> the value before training
@@ -55,7 +55,7 @@ def is_run(path: Path) -> bool:
 
 
 def find_checkpoint(path: Path) -> tuple[Path, Path]:
-    """(the checkpoint, its run's recipe) of a run folder, whose newest it is, or of a checkpoint. Raises ``UserError``."""
+    """(the checkpoint, its run's recipe): of a run folder its newest checkpoint, or ``path`` itself if it is one. Raises ``UserError``."""
     if not path.is_dir():
         raise UserError(f"{path}: not found; name a run folder or one of its checkpoints")
     if (path / "trained.safetensors").is_file():
@@ -72,7 +72,7 @@ def find_checkpoint(path: Path) -> tuple[Path, Path]:
 
 
 def open_run(path: Path, registry: Registry, recipe: Recipe | None = None) -> Trained:
-    """The model of a run folder (its newest checkpoint) or of one checkpoint in it, as ``recipe`` or else the run's own builds it.
+    """The model of a run folder (its newest checkpoint) or of one checkpoint in it, built from ``recipe`` or else from the run's own.
 
     Raises ``UserError``.
     """
@@ -91,6 +91,6 @@ def open_run(path: Path, registry: Registry, recipe: Recipe | None = None) -> Tr
 def open_file(source: Path, model: Model) -> Trained:
     """``model``, which was built from the training file or the adapters ``source``. Raises ``UserError``."""
     if not isinstance(model, KnowsBaseValues):
-        raise UserError(f"{source}: {type(model).__name__} does not tell the values before training (base_values)")
+        raise UserError(f"{source}: {type(model).__name__} does not give the trained values before training (base_values)")
     values = {f"{group}/{name}": p.detach().clone() for group, members in model.trainable().items() for name, p in members}
     return Trained(model, model.base_values(), values, source)

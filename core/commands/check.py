@@ -1,7 +1,7 @@
 """``python -m core.check RECIPE [key=value ...]``: looks at everything a run will need, before the run.
 
-What a new server is tried with first: paths, data (by drawing samples as the run would), sizes, devices, disk. No weights
-are loaded. Exit code 0, or 1 where something failed, or 2 for a recipe that is wrong.
+Use it first on a new server. It checks paths, data (by drawing samples as the run would), sizes, devices and disk. No weights
+are loaded. Exit code 0, or 1 if something failed, or 2 for a recipe that is wrong.
 """
 
 from __future__ import annotations

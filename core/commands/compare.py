@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def tables(runs: Sequence[RunData], labels: Sequence[str], varying: dict[str, list[str]]) -> list[Table]:
-    """What there is to say in tables; those without content are left out."""
+    """All tables that have content."""
     found = [
         runs_table(runs, labels),
         differences_table(varying, labels) if varying else None,
@@ -63,7 +63,7 @@ def markdown(parts: Sequence[Table]) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """Written beside and renamed: complete or the old one. Raises UserError where it cannot be written."""
+    """Writes a temporary file and renames it: ``path`` is complete or unchanged. Raises UserError if it cannot be written."""
     beside = path.with_name(path.name + ".new")
     try:
         beside.write_text(text, encoding="utf-8")

@@ -1,7 +1,7 @@
 """``python -m core.components``: what is installed, and what each component takes.
 
 ``list`` reads metadata only; ``explain`` imports the one module it explains; ``doctor`` and ``reference`` import all. ``new`` writes a
-package of one's own.
+new package.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--base", type=Path, metavar="FOLDER", help="for a .pth or adapters: the published folder that training started from"
     )
-    parser.add_argument("--lora-alpha", type=int, metavar="N", help="for a .pth that does not tell: the adapters' alpha (default: 256)")
+    parser.add_argument("--lora-alpha", type=int, metavar="N", help="for a .pth that does not hold it: the adapters' alpha (default: 256)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
 
@@ -99,7 +99,7 @@ def _lacking(model: Model, protocol: type) -> UserError:
 
 
 def _passed(differences: dict[str, float], changes: list[dict[str, Any]], model: Model) -> bool:
-    """Merged weights are rounded to the type in which they are stored or computed with, so that what 16 bit gives can only be near."""
+    """Merged weights are rounded to the type in which they are stored or computed with, so 16-bit results are only nearly equal."""
     import torch  # late: it takes a second
 
     parameters = model.parameters() if isinstance(model, torch.nn.Module) else ()

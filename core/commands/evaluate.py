@@ -17,14 +17,14 @@ from core.engine.launch import become_worker, print_notes, report_error, start_w
 from core.installed.starting import spoken
 from core.registry import Registry
 
-WHAT_REMAINS = "what was measured stands, the same command goes on from it"
+WHAT_REMAINS = "finished measurements are kept, the same command continues from them"
 WAIT_S = 7 * 24 * 3600  # for the slowest process: shares of one evaluation may take hours longer than others
 
 EXAMPLES = """\
 key=value: with dots a key of the recipe (evaluate.NAME.data.split=testA, model.dtype=bfloat16); without dots a parameter of the
 evaluators, else of their data sets (max_samples=100, max_texts_per_image=1, max_new_tokens=512, split=testA).
 ablate=true measures the five variants full, lora, sam2_decoder+text_hidden_fcs, lora+sam2_decoder+text_hidden_fcs and projector
-of a run: base weights, and of these groups the trained ones. python -m core.components explain evaluators/refcoco tells more.
+of a run: base weights, with the trained weights of these groups. python -m core.components explain evaluators/refcoco says more.
 
 examples:
   python -m core.evaluate runs/NAME ablate=true

@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
         report_error(error)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the last checkpoint stands, --resume goes on from it", file=sys.stderr)
+        print("interrupted; the last checkpoint is kept, --resume continues from it", file=sys.stderr)
         return 130
 
 

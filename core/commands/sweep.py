@@ -56,7 +56,7 @@ def grid(axes: Sequence[str]) -> list[list[str]]:
         if key in choices:
             raise UserError(f"--sweep names {key} twice: give all its values once, {key}=a,b")
         if len(set(values)) < len(values):
-            raise UserError(f"--sweep {axis}: a value stands there twice, its runs would be equal")
+            raise UserError(f"--sweep {axis}: it has the same value twice, and these runs would be equal")
         choices[key] = [f"{key}={value}" for value in values]
     runs = [list(combination) for combination in itertools.product(*choices.values())]
     if len(runs) > MOST_RUNS:

@@ -51,11 +51,11 @@ def _text(value: Any) -> str:
 
 
 def deciding(varying: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """The rows that say what was changed: of a component that was itself exchanged only keys that vary where it is the same one."""
+    """The rows that say what was changed. If a component was exchanged, only its keys that vary between runs with the same one count."""
     exchanged = [key for key in varying if key.endswith(".use")]
 
     def follows(key: str, use: str) -> bool:
-        """Whether ``key`` belongs to the component and is told by which one it is."""
+        """Whether ``key`` belongs to the component and its value follows from the component's name."""
         pairs = set(zip(varying[use], varying[key], strict=True))
         return key != use and key.startswith(use.removesuffix("use")) and len(pairs) == len(set(varying[use]))
 
@@ -63,7 +63,7 @@ def deciding(varying: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
 
 
 def run_labels(runs: Sequence[RunData], varying: Mapping[str, Sequence[str]]) -> list[str]:
-    """Short, distinct names: what was changed where that tells the runs apart, otherwise the folders' names."""
+    """Short, distinct names: what was changed if this differs between all runs, otherwise the folders' names."""
     said = _labels(varying, range(len(runs)))
     if len(set(said)) == len(runs) and all(0 < len(label) <= 60 for label in said):
         return said

@@ -141,7 +141,7 @@ def _short(value: float | None) -> float | None:
 def _points(runs: Sequence[RunData]) -> list[dict[str, Any]]:
     """For each evaluator its metrics with value, interval and the value before; counts are left to the table.
 
-    What does not lie in 0..1 has a chart of its own: it would flatten the others.
+    A metric outside 0..1 has its own chart: it would flatten the others.
     """
     found: dict[str, dict[str, Any]] = {}
     for name in evaluated(runs):
@@ -179,7 +179,7 @@ def _variants(runs: Sequence[RunData]) -> list[dict[str, Any]]:
 
 
 def _source(path: Path) -> str:
-    """An ``img``'s size and source: as WebP a tenth of the PNG, masks and text stay readable. Unchanged where that cannot be."""
+    """An ``img``'s size and source, as WebP: a tenth of the PNG's bytes, with readable masks and text. Unchanged if that fails."""
     small = io.BytesIO()
     try:
         with Image.open(path) as image:

@@ -160,9 +160,9 @@ def _state(run: RunData, metrics: Path, now: float) -> str:
 
 
 def _add_cards(run: RunData) -> None:
-    """What ``core.evaluate`` measured of the run. Of the last update it counts as after training, of an earlier one it is named so.
+    """Adds the results of ``core.evaluate``: of the last update as results after training, of an earlier one under ``EVALUATOR@UPDATE``.
 
-    It may be of another data set or number of samples than what the run itself measured: then there is nothing before to compare with.
+    They may be of another data set or number of samples than the run's own evaluation: then there are no values before to compare with.
     """
     cards = [_json(file, run.notes) for file in sorted(run.folder.glob("evaluation/*/*/card.json"))]
     for card in cards:

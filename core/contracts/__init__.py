@@ -1,10 +1,10 @@
-"""The one door for plugins: what travels between the rooms, and one small protocol for each kind of component.
+"""The only interface for plugins: the data that travels between the parts, and one small protocol for each kind of component.
 
 The core engine knows components only through these types; a plugin needs to import nothing else of the toolkit.
 Importing this package does not import torch: the tensor types are for readers and type checkers.
 
 ``errors``: what a component raises on purpose. ``travel``: samples, batches, losses, the Gram matrix. ``results``: what evaluators and
-trackers deal in. ``model``: the model's contract in its parts. ``kinds``: those of all other kinds. ``optional``: what a component
+trackers take and return. ``model``: the model's contract in its parts. ``kinds``: those of all other kinds. ``optional``: what a component
 may offer beyond its contract.
 
 Shape letters: B regions in a micro-batch, N pictures in it, T caption tokens, A answer tokens, D hidden size,

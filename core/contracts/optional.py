@@ -84,7 +84,7 @@ class KnowsBaseValues(Protocol):
 
 @runtime_checkable
 class TellsFacts(Protocol):
-    """Of the component itself (see ``offers``): what can be said of a model without loading its weights, for ``core.check``."""
+    """Offered by the component itself (see ``offers``): facts about a model that need none of its weights, for ``core.check``."""
 
     def facts(self, **given: Any) -> Mapping[str, Any]:
         """Takes the component's keys of the recipe. Raises ``UserError`` for files that no model can be built from.
@@ -147,8 +147,8 @@ class Stateful(Protocol):
 class KeepsRunningGradient(Protocol):
     """The engine keeps the running mean of one loop's gradients.
 
-    In an update of other loops too, the gradient op sees this mean under the loop's name, with scale 0: what it subtracts of it
-    comes out of the others, and the loop's own gradient, if it takes part, enters with its weight in the recipe.
+    If other loops take part in an update, the gradient op sees this mean under the loop's name, with scale 0: it may subtract the mean
+    from the other gradients. The loop's own gradient, if it takes part, enters with its weight in the recipe.
     """
 
     running: tuple[str, float]  # (loop, decay)

@@ -1,4 +1,4 @@
-"""What evaluators and trackers are given and give."""
+"""The data that evaluators and trackers take and return."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a tracker is told at the start."""
+    """What a tracker receives at the start."""
 
     folder: Path
     name: str

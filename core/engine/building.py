@@ -116,7 +116,7 @@ def build_run(recipe: Recipe, registry: Registry, folder: Path, last: Path | Non
 
 
 def _sums_in_one_order() -> None:
-    """Without it several threads add up the gradient of an indexed row in the order in which they come to it: another one each time.
+    """Without this setting, several threads sum the gradient of an indexed row in a different order each time.
 
     Not on GPUs: there some operators (``grid_sample``'s backward) have no such form.
     """

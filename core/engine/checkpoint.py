@@ -1,8 +1,8 @@
 """Checkpoints of a run: complete or absent, trained groups only, everything a bit-exact resume needs.
 
 ``checkpoints/update-000250/`` holds ``trained.safetensors`` (``group/name``), ``optimizer.safetensors``
-(``group/name/exp_avg``...), ``teacher.safetensors`` and ``running.safetensors`` (a schedule's running gradient) where there
-are such, and ``state.json``. It is written beside, synced and renamed.
+(``group/name/exp_avg``...), ``teacher.safetensors`` and ``running.safetensors`` (a schedule's running gradient) if there
+are any, and ``state.json``. It is written under a temporary name, synced and renamed.
 """
 
 from __future__ import annotations

@@ -145,7 +145,7 @@ def _fact(value: Any) -> str:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Written beside and renamed: complete or the old one."""
+    """Writes a temporary file and renames it: ``path`` is complete or unchanged."""
     beside = path.with_name(path.name + ".new")
     beside.write_text(text, encoding="utf-8")
     beside.replace(path)

@@ -1,4 +1,4 @@
-"""What a run shows for itself: metrics before and after, pictures, result files and the export."""
+"""What a run reports: metrics before and after, pictures, result files and the export."""
 
 from __future__ import annotations
 

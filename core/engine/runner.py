@@ -71,7 +71,7 @@ def _run(recipe: Recipe, registry: Registry, resume: Path | bool | None, quiet: 
 
 
 def _train(built: Run, progress: Progress) -> list[dict[str, float]]:
-    """All updates; returns what was logged of each but the skipped. Now and again the ranks' weights are compared.
+    """Runs all updates; returns the logged values of those that were not skipped. From time to time it compares the ranks' weights.
 
     Raises ``Stopped`` after the update in which a signal asked any rank for it, and after saving.
     """
@@ -102,7 +102,7 @@ def _updates(built: Run, progress: Progress) -> list[dict[str, float]]:
         if save:
             _save(built, number + 1)
         if stop:
-            with exchange.main_first("saving"):  # who ends first must not take rank 0 along while it writes
+            with exchange.main_first("saving"):  # a rank that ends first must not end rank 0 while it writes
                 pass
             raise stopping.Stopped(stop, f"after update {number + 1} of {train['updates']}")
     return history
@@ -123,7 +123,7 @@ def _save(built: Run, update: int) -> None:
 
 
 def _room(built: Run) -> None:
-    """Raises ``UserError`` where the first checkpoint would not find a place: at the start, not after hours."""
+    """Raises ``UserError`` if the first checkpoint would not fit on the disk: at the start, not after hours."""
     if built.trainer.strategy.exchange.main:
         trained = sum(p.nbytes for members in built.trainer.strategy.groups.values() for _, p in members)
         checkpoint.check_space(built.folder, trained * (3 + bool(built.teacher) + bool(built.trainer.running)))  # with Adam's two moments

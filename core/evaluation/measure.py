@@ -26,7 +26,7 @@ from core.registry import Registry
 
 @dataclass
 class Options:
-    """What does not change the result, but for ``groups``."""
+    """Settings that do not change the result, except ``groups``."""
 
     out: Path
     groups: str = "full"
@@ -49,7 +49,7 @@ def run(job: Job, registry: Registry, options: Options, exchange: Exchange) -> i
         model, trained = _open(job, registry)
     variants = _variants(model, job, options)
     if trained is not None:
-        trained.use(variants[0])  # an unknown group is told before anything is written
+        trained.use(variants[0])  # reports an unknown group before anything is written
     if isinstance(model, torch.nn.Module):
         model.to(options.device)
     console = Console()

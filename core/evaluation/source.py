@@ -46,14 +46,14 @@ class Job:
 
     @property
     def trained(self) -> bool:
-        """Whether both the values before and after training are at hand."""
+        """Whether the values before and after training are both known."""
         return self.kind in ("run", "file")
 
 
 def read_job(
     source: Path, use: str | None, data: str | None, base: Path | None, pairs: Sequence[str], registry: Registry
 ) -> tuple[Job, list[str]]:
-    """The job, and the faults of its settings as lines. Raises ``UserError`` for a source that is nothing to evaluate.
+    """The job, and the faults of its settings as lines. Raises ``UserError`` for a source that cannot be evaluated.
 
     ``pairs`` are ``key=value``: with dots a key path of the recipe, without dots a parameter of the evaluators, else of their
     data sets; ``ablate`` is the command's own.
@@ -167,7 +167,7 @@ def _places(key: str, entries: Mapping[str, Any], registry: Registry) -> list[st
 
 def _name(use: str, data: str | None, short: Mapping[str, str], registry: Registry) -> str:
     """``refcoco-refcocog-umd-val``: the evaluator with the data set's choices, so that two of them do not share a place."""
-    registry.get("evaluators", use)  # an unknown name is told as such
+    registry.get("evaluators", use)  # reports an unknown name
     component = registry.get("datasets", data) if data else None
     choices = [p.name for p in component.parameters if typing.get_origin(p.type) is typing.Literal] if component else []
     data_name = [data] if data and data != use else []

@@ -1,7 +1,7 @@
-"""Commands started from any folder, also from one that has packages named ``core`` or ``plugins`` of its own.
+"""Starts commands from any folder, also from one that has its own packages named ``core`` or ``plugins``.
 
-``python -m`` puts the current folder before the installed packages. Here it comes after them: a recipe may name
-``package.module:Object`` of it, and it hides nothing.
+``python -m`` puts the current folder before the installed packages. Here the current folder comes after them: a recipe may
+name ``package.module:Object`` from it, and it hides no installed package.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class _Tally:
 
 
 def sources(recipe: Recipe, registry: Registry, failed: Sequence[str] = ()) -> tuple[list[Drawn], list[Finding]]:
-    """Opens each data set of the loops and evaluators, but those one of whose keys has ``failed``."""
+    """Opens each data set of the loops and evaluators, except those with a key in ``failed``."""
     opened, findings = [], []
     used = dict(components_used(recipe, registry))
     for path, component in used.items():

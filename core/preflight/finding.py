@@ -15,7 +15,7 @@ class Finding:
     text: str
 
 
-#: What a model component tells of itself without its weights; empty where it tells nothing.
+#: The facts that a model component gives without its weights; empty if it gives none.
 Facts = dict[str, Any]
 
 

@@ -31,10 +31,10 @@ def paths(recipe: Recipe, registry: Registry) -> Iterator[Finding]:
 
 
 def model_facts(recipe: Recipe, registry: Registry) -> tuple[Facts, Finding]:
-    """What the model's component tells of itself (``TellsFacts``), asked with the model's keys of the recipe."""
+    """The facts that the model's component gives (``TellsFacts``) for the model's keys of the recipe."""
     used = dict(components_used(recipe, registry))[("model",)]
     if not isinstance(used.object, TellsFacts):
-        return {}, Finding("warn", "model", f"{used.entry.name} tells nothing of itself: sizes and caption lengths are unknown")
+        return {}, Finding("warn", "model", f"{used.entry.name} gives no facts: sizes and caption lengths are unknown")
     keys = [key for key in recipe.values["model"] if key != "use"]
     try:
         facts = dict(used.object.facts(**{key: build(recipe, ("model", key), registry) for key in keys}))
@@ -46,7 +46,7 @@ def model_facts(recipe: Recipe, registry: Registry) -> tuple[Facts, Finding]:
 
 
 def answers(facts: Facts) -> Iterator[Finding]:
-    """Whether the model's [SEG] token can be emitted and learned, where its component tells."""
+    """Whether the model's [SEG] token can be emitted and learned, if its component says so."""
     if "seg" in facts:
         status, text = facts["seg"]
         yield Finding(status, "model", text)

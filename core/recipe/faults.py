@@ -21,7 +21,7 @@ class Origin:
 
     @property
     def folder(self) -> Path:
-        """From which relative names of local files are meant."""
+        """The folder that relative names of local files start from."""
         return Path(self.place).parent if self.line else Path.cwd()
 
 

@@ -25,7 +25,7 @@ def resolve(source: Source) -> tuple[dict[str, Any], set[KeyPath]]:
 
 
 def _drop_malformed(value: Any, path: KeyPath, source: Source, broken: set[KeyPath]) -> Any:
-    """The values without texts that OmegaConf cannot parse: it would refuse all of them for the sake of one."""
+    """The values without texts that OmegaConf cannot parse: because of one of them it would refuse all values."""
     if isinstance(value, dict):
         return {key: _drop_malformed(item, (*path, key), source, broken) for key, item in value.items()}
     if isinstance(value, list):

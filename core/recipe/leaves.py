@@ -1,4 +1,4 @@
-"""Plain values against plain types. Nothing is coerced but an integer where a float is asked for."""
+"""Checks plain values against plain types. Nothing is converted, except an integer to a float where a float is asked for."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _FLOAT = re.compile(r"([-+]?)(\d*)\.?(\d*)[eE]([-+]?)(\d+)")
 
 
 class Unfit(Exception):
-    """The value has not the type; the message says what was expected and what is there."""
+    """The value does not have the type; the message says what was expected and what was given."""
 
 
 class NotGiveable(Exception):
-    """The type is one that no recipe can give."""
+    """No recipe can give a value of this type."""
 
 
 def leaf(annotation: Any, value: Any, environment: bool) -> Any:
@@ -51,7 +51,7 @@ def _literal(choices: tuple[Any, ...], value: Any) -> Any:
 
 
 def _hint(annotation: type, value: Any, environment: bool) -> str:
-    """What to write instead, where that can be told."""
+    """What to write instead, if that is known."""
     if annotation is str and value is not None and not isinstance(value, str | dict | list):
         return ": put it in quotes" + (" (YAML 1.1 reads yes, no, on and off as booleans)" if isinstance(value, bool) else "")
     if annotation not in (int, float, bool) or not isinstance(value, str):

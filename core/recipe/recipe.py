@@ -101,7 +101,7 @@ def check(recipe: Recipe, registry: Registry) -> list[Fault]:
 
     Keys that an exchanged component does not take are left out of the recipe; ``notes`` says which.
     """
-    planned = plan_of(recipe, registry).faults  # first: what it leaves out takes its faults along
+    planned = plan_of(recipe, registry).faults  # first: leaving out a key also removes the key's faults
     return sorted(
         dict.fromkeys([*recipe.faults, *planned]),
         key=lambda fault: (fault.origin == COMMAND_LINE, fault.origin.place, fault.origin.line),

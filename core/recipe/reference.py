@@ -68,9 +68,9 @@ def _keys(keys: tuple[Parameter, ...], comments: dict[str, str], prefix: str = "
     rows = list(_rows(keys, comments, prefix))
     if not rows:
         return "No keys."
-    told = any(row[3] for row in rows)
-    head = ["| key | type | default |" + (" |" if told else ""), "|---|---|---|" + ("---|" if told else "")]
-    return "\n".join(head + ["| " + " | ".join(row if told else row[:3]) + " |" for row in rows])
+    commented = any(row[3] for row in rows)
+    head = ["| key | type | default |" + (" |" if commented else ""), "|---|---|---|" + ("---|" if commented else "")]
+    return "\n".join(head + ["| " + " | ".join(row if commented else row[:3]) + " |" for row in rows])
 
 
 def _rows(keys: tuple[Parameter, ...], comments: dict[str, str], prefix: str) -> typing.Iterator[list[str]]:
@@ -104,5 +104,5 @@ A recipe is a YAML file of these keys. `use: NAME` chooses a component; the keys
 OTHER.yaml` takes another recipe and changes it, `${data.name}` and `${oc.env:NAME,default}` insert values, `${shipped:assets/NAME}` is
 what comes with dualloop, `key.path=value` on the command line overrides. Every fault is reported at once with file and line: `python -m
 core.run RECIPE --check`; `--resolved` prints the whole recipe with defaults and where each value was given, `--schema` a JSON Schema for
-editors. Nothing is coerced, but an integer where a number is asked for. In the tables "samplers component" and the like are mappings with
-`use`."""
+editors. No value is converted, except an integer where a number is asked for. In the tables "samplers component" and the like are
+mappings with `use`."""

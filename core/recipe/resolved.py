@@ -63,7 +63,7 @@ def _lines(values: dict[str, Any], path: KeyPath, recipe: Recipe, defaults: dict
         if isinstance(value, dict) and (value or defaults.get(here)) and key not in added:
             lines += [f"{indent}{_scalar(key)}:", *_lines(value, here, recipe, defaults, beside)]
         else:
-            text = recipe.shipped[here] if here in recipe.shipped else _plain(value)  # what is shipped lies elsewhere elsewhere
+            text = recipe.shipped[here] if here in recipe.shipped else _plain(value)  # a shipped file has another path on another machine
             lines.append(f"{indent}{_scalar(key)}: {_scalar(text)}  # {origin}")
     return lines
 

@@ -50,7 +50,7 @@ class Train:
     updates: Annotated[int, Within(1)]  # optimizer steps
     batch_size: Annotated[int, Within(1)]  # regions in a micro-batch, per process and loop
     accumulate: Annotated[int, Within(1)] = 1  # micro-batches of a loop in an update
-    clip_norm: Annotated[float, Within(0)] = 1.0  # longest gradient of an update, all groups together; `.inf` never clips
+    clip_norm: Annotated[float, Within(0)] = 1.0  # largest norm of an update's gradient, all groups together; `.inf` never clips
     precision: Precision = "auto"  # of the training forwards; auto: what the model's dtype asks for. Trained weights stay float32
     group_pictures: bool = False  # regions of one picture follow each other, so that a batch encodes it once
     activation_checkpointing: bool = False  # of the model's layers: less memory, one more forward
@@ -90,8 +90,8 @@ class RecipeSchema:
     train: Train
     checkpoint: Checkpoint
     output: str = "runs"  # folder in which run folders are made
-    teacher: Teacher | None = None  # whose weights write the captions of mask_caption_mask
-    gradient: GradientOp = field(default_factory=lambda: typing.cast(GradientOp, {"use": "sum"}))  # makes one update of all loops
+    teacher: Teacher | None = None  # its weights write the captions of mask_caption_mask
+    gradient: GradientOp = field(default_factory=lambda: typing.cast(GradientOp, {"use": "sum"}))  # makes one update of all gradients
     schedule: Schedule = field(default_factory=lambda: typing.cast(Schedule, {"use": "alternate"}))  # which loops, when
     evaluate: dict[str, Evaluator] = field(default_factory=dict)  # by name; `train.evaluate` and `core.evaluate` use them
     track: dict[str, Tracker] = field(default_factory=dict)  # by name; `metrics.jsonl` is written without being asked

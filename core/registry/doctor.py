@@ -50,14 +50,14 @@ def _load(registry: Registry, entry: Entry) -> Finding | None:
         cause = str(fault).split("cannot be imported: ")[-1]
         return Finding("broken", where, cause, _remedy(entry, root))
     except ContractViolation as fault:
-        remedy = f"mend the object ({KINDS[entry.kind].__name__} in core.contracts says what it must do), or tell its author"
+        remedy = f"correct the object ({KINDS[entry.kind].__name__} in core.contracts says what it must do), or tell its author"
         return Finding("breaks its contract", where, str(fault), remedy)
     except UserError as fault:  # two entries of one name in one distribution
         return Finding("broken", where, str(fault), f"give each component of {entry.distribution} a name of its own")
-    # a function is looked at itself, and what it says that it builds
+    # of a function, both the function and the class that it declares to build
     if found := [text for holder in {component.object, built_class(component.object)} - {None} for text in faults(holder, entry.kind)]:
-        remedy = "mend the object (core/contracts/optional.py lists what a component may offer), or tell its author"
-        return Finding("an offer that nothing takes", where, "; ".join(dict.fromkeys(found)), remedy)
+        remedy = "correct the object (core/contracts/optional.py lists what a component may offer), or tell its author"
+        return Finding("an optional method that nothing calls", where, "; ".join(dict.fromkeys(found)), remedy)
     return None
 
 
@@ -69,8 +69,8 @@ def _remedy(entry: Entry, root: BaseException) -> str:
             return f"install what gives the module {missing}, perhaps: pip install {missing}; or: pip uninstall {entry.distribution}"
         return f"install it again: pip install --force-reinstall {entry.distribution} (in its own folder: pip install -e .)"
     if isinstance(root, ImportError | AttributeError | BrokenPlugin):
-        return f"versions do not fit, or its entry point is misspelt: pip install -U {entry.distribution}, or mend its pyproject.toml"
-    return f"mend the module, or: pip uninstall {entry.distribution}; recipes that do not name it are not hurt"
+        return f"versions do not fit, or its entry point is misspelt: pip install -U {entry.distribution}, or correct its pyproject.toml"
+    return f"correct the module, or: pip uninstall {entry.distribution}; recipes that do not name it are not affected"
 
 
 def _clashes(entries: list[Entry]) -> Iterator[Finding]:

@@ -19,7 +19,7 @@ def find(registry: Registry, text: str) -> Component:
     if kind in KINDS and name:
         return registry.get(kind, name)
     if is_local(text):
-        raise UserError(f"write KIND/{text}: a local object does not tell its kind")
+        raise UserError(f"write KIND/{text}: the kind of a local object is not known")
     kinds = sorted({e.kind for e in registry.list() if e.name == text.rpartition("/")[2]})
     if len(kinds) > 1:
         raise AmbiguousName(f"{text!r} is a name in several kinds: write " + " or ".join(f"{k}/{text}" for k in kinds))

@@ -1,6 +1,6 @@
 """What a component offers beyond its contract (``core.contracts.optional``), and whether it declares that rightly.
 
-A misspelt optional method would never be called, without a word: so what is nearly an offer is a fault.
+A misspelt optional method would never be called, and no error would say so. Therefore a name close to an optional one is a fault.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ class Registry:
     def get(self, kind: str, name: str, relative_to: Path | None = None) -> Component:
         """Imports a component: ``name``, ``distribution/name``, ``package.module:Object`` or ``./file.py:Object``.
 
-        A file is sought from the folder ``relative_to`` (default: the current one). Raises the errors of this module.
+        A file's path starts at the folder ``relative_to`` (default: the current one). Raises the errors of this module.
         """
         _check_kind(kind)
         if is_local(name):
@@ -196,7 +196,7 @@ def _declared(kind: str) -> dict[str, str]:
 
 
 def _guarded(entry: Entry, load: Callable[[], ModuleType]) -> ModuleType:
-    """Runs an import; whatever it raises becomes a ``BrokenPlugin`` that tells the root cause and its place."""
+    """Runs an import; whatever it raises becomes a ``BrokenPlugin`` that names the root cause and its place."""
     try:
         return load()
     except (Exception, SystemExit) as error:  # a plugin's module may raise anything

@@ -73,7 +73,7 @@ def _module(name: str) -> str:
 
 
 def _words(kind: str, module: str, entry: str) -> dict[str, str]:
-    """Placeholder -> what stands in its place."""
+    """Placeholder -> its replacement."""
     singular = SINGULAR[kind].replace("_", " ")
     return {
         "template_name": module,
@@ -113,6 +113,6 @@ def write(kind: str, name: str, into: Path, taken: Mapping[str, str]) -> Path:
 
 
 def _importable(module: str) -> bool:
-    """Whether another distribution has such a module; a mere folder of that name is none."""
+    """Whether another distribution has such a module; a folder of that name is not a module."""
     spec = importlib.util.find_spec(module)
     return spec is not None and spec.origin is not None

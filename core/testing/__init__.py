@@ -6,7 +6,7 @@
         def make(self):
             return MyOp(anchor="loop1")
 
-A kit checks what its contract in ``core.contracts`` promises, and what the component declares of itself in the class
+A kit checks what its contract in ``core.contracts`` promises, and what the component declares in the class
 attributes that the kit documents. Kits know contracts only. They need pytest, torch and numpy.
 """
 

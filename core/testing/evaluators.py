@@ -78,7 +78,7 @@ class EvaluatorKit:
         assert self.items(seed=1)[1] == self.items(seed=2, backwards=True)[1]
 
     def test_two_processes_measure_what_one_does(self) -> None:
-        """Ranks share the units; the result must not tell how many there were."""
+        """Ranks share the units; the result must not depend on the number of ranks."""
         evaluator, expected = self.items()
 
         def work(rank: int) -> list[Item]:

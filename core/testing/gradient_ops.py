@@ -1,4 +1,4 @@
-"""The contract kit of gradient ops: what an op must do, and what it may declare of itself."""
+"""The contract kit of gradient ops: what an op must do, and what it may declare."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two real processes for the kits: what ranks must agree on is tried, not imagined."""
+"""Two real processes for the kits: they test that ranks agree where they must."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class SamplerKit:
             assert ((seen["topk_mass"] >= 0) & (seen["topk_mass"] <= 1 + 1e-5)).all()
 
     def test_the_gradient_reaches_the_states_of_every_token(self) -> None:
-        """Without it the mask loss teaches the description nothing."""
+        """Without it the description learns nothing from the mask loss."""
         sampler, (states, head, embedding) = self.make(), self.case()
         states.requires_grad_()
         text, _ = sampler(states, head, embedding, generators(3))

@@ -1,6 +1,6 @@
 """A model of a few hundred weights that keeps the whole ``Model`` contract: loops and evaluators run on it in milliseconds.
 
-It learns nothing worth having; what it has is every gradient path, and a row's result that depends on that row alone.
+It learns nothing useful, but it has every gradient path, and the result of a row depends on that row alone.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from plugins.datasets._cache import Index, cached, pack, place, stamp_of
 Place = TypeVar("Place", bound=tuple[Any, ...])
 _CHUNK = 256  # files read by a worker at a time, and the step of a restart
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
-_SETTLED = 2.0  # seconds after which a folder's modification time tells a later change
+_SETTLED = 2.0  # seconds after which a folder's modification time shows a later change
 
 
 def listing(source: str, root: Path, prefix: str, suffix: str) -> Index:
@@ -42,7 +42,7 @@ def listing(source: str, root: Path, prefix: str, suffix: str) -> Index:
         names += [before + name for name in files if name.startswith(prefix) and name.endswith(suffix)]
     stamp = stamp_of(root / folder for folder in folders)
     if any((root / folder).stat().st_mtime > begun - _SETTLED for folder in folders):
-        stamp += f" {time.time_ns()}"  # never found again: a file that came meanwhile, or in the clock's tick, would not show
+        stamp += f" {time.time_ns()}"  # matches no later stamp: a file added meanwhile, within the clock's resolution, would go unnoticed
     return cached(source, options, stamp, lambda _: pack("name", sorted(names)) | pack("folder", folders))
 
 

@@ -17,7 +17,7 @@ from plugins.datasets._index import MAX_PIXELS
 
 
 class _Uneven(Exception):
-    """Presentation times do not tell frame numbers."""
+    """Presentation times do not give frame numbers."""
 
 
 def frames(path: Path, wanted: Sequence[int], sample: str) -> list[np.ndarray]:

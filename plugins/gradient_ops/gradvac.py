@@ -1,4 +1,4 @@
-"""GradVac: loops whose gradients are less alike than they usually are get pulled together.
+"""GradVac: if two loops' gradients are less similar than usual, one is moved towards the other.
 
 Source: Wang et al. 2020, "Gradient Vaccine: Investigating and Improving Multi-task Optimization in Massively Multilingual
 Models", arXiv:2010.05874, algorithm 1.

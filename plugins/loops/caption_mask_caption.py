@@ -17,10 +17,10 @@ class CycleLosses(TypedDict):
 
 
 class CaptionMaskCaption:
-    """The model segments what the caption says, then describes what it segmented.
+    """The model segments the object in the caption, then describes the predicted mask.
 
-    The predicted mask enters as the grid cells whose mean probability exceeds one half; an empty one leaves the region
-    list empty and the loss is computed all the same. ``mask_gradient: straight_through`` scales the chosen region tokens
+    The predicted mask enters as the grid cells whose mean probability exceeds one half. If it is empty, the region list
+    is empty and the loss is still computed. ``mask_gradient: straight_through`` scales the chosen region tokens
     by ``1 + p - stop_gradient(p)``, so that the caption loss also reaches the mask path.
     """
 

@@ -23,7 +23,7 @@ class MaskCaptionLosses(SegmentationLosses):
 
 
 class MaskCaptionMask:
-    """The teacher describes region 1; the student reads the masked description, says it softly, and segments view 2 by it.
+    """The teacher describes region 1; the student turns the masked description into soft text, and segments view 2 from it.
 
     The gradient of the mask loss runs through the second forward, the sampler and the first forward, projector included.
     Token ids are never fed to the second forward, and no special token is ever drawn into the text.
@@ -58,7 +58,7 @@ class MaskCaptionMask:
             "answer": answer_term(result, wording, model, self.losses["answer"]),
         }
         if "pseudo" in self.losses:
-            # how many tokens will be masked is not known before the teacher has written: regions are counted, each alike
+            # the number of masked tokens is not known before the teacher has written: regions are counted, all with equal weight
             loss, head = self.losses["pseudo"], model.head()
             rows = zip(states.split(1), pseudo.ids.split(1), hidden.split(1), strict=True)  # [1, T, D], [1, T], [1, T]
             means = [loss(state, Tokens(ids, where), head) / where.sum().clamp_min(1) for state, ids, where in rows]

@@ -1,4 +1,4 @@
-"""The mask decoder's first lesson: words to mask, without the language model. For a freshly initialised model only."""
+"""The first training stage of the mask decoder: words to mask, without the language model. For a freshly initialised model only."""
 
 from __future__ import annotations
 

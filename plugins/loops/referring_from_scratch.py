@@ -22,7 +22,7 @@ class ReferringFromScratch:
     Until update ``warmup_updates`` the mask decoder is fed ``text_hidden_fcs(scale * mean of the phrase's token embeddings)``
     (which ``phrase_to_mask`` has taught it) while the language model's own [SEG] embedding is pulled towards it (weight 1,
     afterwards ``pull``); then the model's own embedding drives the decoder. A freshly initialised [SEG] state hardly depends
-    on the phrase, so that without it the decoder has nothing to go by.
+    on the phrase: without this warm-up the decoder gets no information about the phrase.
     """
 
     needs = frozenset({"caption"})

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 CHUNK_ELEMENTS = 2**23  # logits held at one time: 32 MiB in float32
 CACHED = 2**21  # the same on a CPU, where they are worth keeping in its cache
-ROWS = 512  # states that go past a frozen output layer together
+ROWS = 512  # states that are multiplied with a frozen output layer together
 
 
 class Frozen(torch.autograd.Function):

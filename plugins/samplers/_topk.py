@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 #: device type -> elements of the largest temporary. On a CPU 8 MiB of logits stay in the last-level cache.
 CHUNK_ELEMENTS = {"cpu": 2**21, "cuda": 2**26}
-ROWS = 512  # states that go past the vocabulary together
+ROWS = 512  # states that are multiplied with the vocabulary together
 
 
 class StraightThrough(torch.autograd.Function):

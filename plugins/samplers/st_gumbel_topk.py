@@ -1,9 +1,9 @@
 """Straight-through Gumbel sampling over the top-k logits, without ever holding a [B, T, V] tensor.
 
 Sources: straight-through Gumbel-softmax, Jang et al., arXiv:1611.01144. Only the k kept logits carry gradient and the
-output layer and the embedding are frozen, so the whole way from states to text embeddings is one autograd function:
-the vocabulary goes by in chunks whose logits stay in the processor's cache, each row remembers its k likeliest tokens so
-far, and k indices and k soft weights per row are all that is kept. Backward reads the k chosen rows of the two tables only.
+output layer and the embedding are frozen, so one autograd function goes from states to text embeddings: it
+processes the vocabulary in chunks whose logits stay in the processor's cache, each row keeps its k likeliest tokens so far,
+and only k indices and k soft weights per row are stored for backward. Backward reads the k chosen rows of the two tables only.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``stages``: other loops in other stretches of a run, such as a warm-up before the rest."""
+"""``stages``: different loops in different parts of a run, such as a warm-up before the rest."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Stage:
 
 
 class Stages:
-    """The first stage whose ``until`` lies ahead counts."""
+    """The current stage is the first one whose ``until`` is greater than the update."""
 
     def __init__(self, *, stages: list[Stage]) -> None:
         ends = [stage.until for stage in stages]

@@ -42,7 +42,7 @@ class Ema:
     def weights(self) -> Iterator[None]:
         """Inside it the parameters point at the shadow, without gradient; nothing is copied, and it is undone on errors too.
 
-        Autocast remembers the casts of trained weights by parameter: what it has of the other model is forgotten at both ends.
+        Autocast caches the casts of trained weights by parameter: its cache, of the other model, is cleared on entry and on exit.
         """
         self._require_start()
         torch.clear_autocast_cache()

@@ -25,8 +25,8 @@ class Jsonl:
     """One JSON object for each ``log`` call: ``{"update": 3, "time": 1.7e9, "loss/loop1": 0.2, ...}``.
 
     ``time`` is in seconds since 1970. The file is flushed after every line. On resume the lines past the resumed update
-    and a line cut short by a crash are dropped, so that no update stands there twice. The summary goes beside the file,
-    as ``metrics_summary.json``; pictures are files of the run folder already and leave no trace here.
+    and a line cut short by a crash are dropped, so that no update appears twice. The summary goes next to the file,
+    as ``metrics_summary.json``; pictures are files of the run folder already and are not logged here.
     """
 
     def __init__(self, *, file: str = "metrics.jsonl") -> None:
@@ -76,7 +76,7 @@ class Jsonl:
 
 
 def _write(path: Path, text: str) -> None:
-    """Writes beside and renames: the file is complete or the old one."""
+    """Writes a temporary file and renames it: ``path`` is complete or unchanged."""
     beside = path.with_name(path.name + ".new")
     with beside.open("w", encoding="utf-8") as stream:
         stream.write(text)

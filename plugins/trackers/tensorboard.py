@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Tensorboard:
     """Writes to ``<run folder>/<folder>``; look at it with ``tensorboard --logdir <run folder>``.
 
-    On resume TensorBoard is told to hide the earlier points past the resumed update. The summary is written as points
+    On resume TensorBoard hides the earlier points past the resumed update. The summary is written as points
     at the last update.
     """
 

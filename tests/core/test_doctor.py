@@ -38,7 +38,7 @@ def about(distribution: str, folder: Path) -> list[Finding]:
     [
         ("import no_such_module.part\n", "broken", "No module named 'no_such_module'", "pip install no_such_module"),
         ("from json import nothing\n", "broken", "cannot import name 'nothing'", "pip install -U sick"),
-        ("class Thang: ...\n", "broken", "did you mean 'Thang'?", "mend its pyproject.toml"),
+        ("class Thang: ...\n", "broken", "did you mean 'Thang'?", "correct its pyproject.toml"),
         ("1 / 0\n", "broken", "ZeroDivisionError: division by zero", "pip uninstall sick"),
         ("class Thing: ...\n", "breaks its contract", "it lacks loops", "Schedule in core.contracts"),
         (SOUND + "    def __init__(self, *, k): ...\n", "breaks its contract", "parameter 'k' has no type", "tell its author"),

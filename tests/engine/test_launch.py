@@ -180,7 +180,7 @@ def test_the_death_of_a_loaders_worker_is_one_sentence(tiny: Make, tmp_path: Pat
     os.kill(int(family.read_text().split()[0]), signal.SIGKILL)
     _, errors = process.communicate(timeout=180)
     assert process.returncode == 2
-    assert re.fullmatch(r"error: a process that loads data is gone \(DataLoader worker .*\); the last checkpoint stands, .*\n", errors), (
+    assert re.fullmatch(r"error: a process that loads data is gone \(DataLoader worker .*\); the last checkpoint is kept, .*\n", errors), (
         errors
     )
 
@@ -194,7 +194,7 @@ def test_a_rank_that_only_lost_the_others_is_not_the_first(capsys: pytest.Captur
     assert _first_failure({0: lost, 1: failure(1, words="rank 1 failed:\nValueError: x\n", lost=False, time=99.5)}) == 1
     assert _first_failure({0: lost, 2: failure(-9)}) == 137
     assert capsys.readouterr().err == (
-        "rank 1 failed:\nValueError: x\nerror: rank 2 was killed by SIGKILL; the last checkpoint stands, --resume goes on from it\n"
+        "rank 1 failed:\nValueError: x\nerror: rank 2 was killed by SIGKILL; the last checkpoint is kept, --resume continues from it\n"
     )
 
 

@@ -166,7 +166,7 @@ def test_a_bad_training_file_is_one_sentence(tmp_path: Path, capsys: pytest.Capt
         (legacy(tmp_path / "objects.pth", {"state_dict": {"a": Path("x")}}), "it holds Python objects (pathlib"),
         (legacy(tmp_path / "list.pth", [torch.zeros(1)]), "not a dictionary of tensors"),
         (legacy(tmp_path / "other.pth", {"encoder.weight": torch.zeros(1)}), "none of its 1 keys is a trained Sa2VA tensor"),
-        (whole, "5 missing beside others of their group"),
+        (whole, "5 missing although others of their group are there"),
         (tmp_path / "dora", "use_dora True is not supported"),
         (tmp_path / "half", "adapter_model.safetensors: damaged"),
         (tmp_path / "gone", "not found; PEFT's adapters are"),

@@ -17,12 +17,12 @@ from core.engine.launch import stopping
 from core.engine.launch.stopping import Stopped
 
 LAUNCHER = "DUALLOOP_LAUNCHER"  # in a worker's environment: the process id of the command that started it
-RESUME = "the last checkpoint stands, --resume goes on from it"
-_PATIENCE_S = 3.0  # a rank that only lost the others lets the rank that failed be heard first
+RESUME = "the last checkpoint is kept, --resume continues from it"
+_PATIENCE_S = 3.0  # a rank that only lost the others waits so long, so that the failed rank reports first
 
 
 class LostRank(UserError):
-    """Another rank is gone, and the one that failed first says why; or it is silent, and this error names it: nobody else will."""
+    """Another rank ended or does not answer. A rank that ended reports why itself; a silent one reports nothing, so this error names it."""
 
     def __init__(self, words: str, names_silent_rank: bool = False) -> None:
         super().__init__(words)

@@ -34,7 +34,7 @@ class Stopped(BaseException):
 
 class _State:
     asked: int | None = None  # the first signal taken
-    patient = False  # whether the run looks at ``asked`` by itself
+    patient = False  # whether the run checks ``asked`` itself
     owner = 0  # the process that listens
 
 

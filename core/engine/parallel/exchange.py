@@ -1,4 +1,4 @@
-"""The processes of a run: who am I, what do the others say. A process is ``Alone``, or one of a ``Group``."""
+"""The processes of a run: this process's rank, and the messages between ranks. A process is ``Alone``, or one of a ``Group``."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class Group(Exchange):
 
     @contextmanager
     def exchanging(self, doing: str, numbered: bool = True) -> Iterator[None]:
-        """Around one exchange. All ranks make the same ones in the same order: who has not come to it is the one that hangs."""
+        """Around one exchange. All ranks make the same ones in the same order: a rank that has not come to it is the one that hangs."""
         began = time.monotonic()
         try:
             if numbered:

@@ -128,13 +128,13 @@ class ZeroStep:
 def self_test(exchange: Exchange, stage: int, device: str) -> None:
     """Raises ``UserError`` unless two ZeRO updates of a toy are the plain ones; all ranks call it.
 
-    Some DeepSpeed versions reduce wrongly, without a word, where a module is used more than once in a step.
+    Some DeepSpeed versions reduce wrongly, without an error, if a module is used more than once in a step.
     """
     ends = []
     for zero in (False, True):
         weight, bias, unused = (nn.Parameter(torch.linspace(-1, 1, n, device=device)) for n in (7, 3, 2))
         groups = {"first": [("weight", weight)], "second": [("bias", bias), ("unused", unused)]}
-        # the large eps and clip norm: otherwise neither Adam nor clipping would let a wrong scale be seen
+        # a large eps and clip norm: otherwise Adam and clipping would hide a wrong scale
         optimizer = torch.optim.AdamW([{"params": [p for _, p in members]} for members in groups.values()], lr=0.1, eps=1.0)
         step: Step = ZeroStep(groups, optimizer, stage) if zero else TorchStep(optimizer)
         strategy = Strategy(groups, exchange, Arena(groups, exchange, 2), step, 1e3)

@@ -1,4 +1,4 @@
-"""The little language in which shapes are named: phrases that fit one thing of a picture only, and descriptions."""
+"""The small language that names the shapes: phrases that fit one thing of a picture only, and descriptions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers and masks from a trained model. The model sees to mode, precision and gradient."""
+"""Answers and masks from a trained model. The model decides mode, precision and gradient."""
 
 from __future__ import annotations
 

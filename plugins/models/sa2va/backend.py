@@ -1,8 +1,8 @@
-"""The seam between Sa2VA and the model under it that sees and speaks (InternVL; later Qwen2.5-VL and Qwen3-VL).
+"""The interface between Sa2VA and the vision-language model under it (InternVL; later Qwen2.5-VL and Qwen3-VL).
 
-Sa2VA brings what is its own: prompts, region tokens, the [SEG] path to SAM2, groups, generation. A backend turns a picture
-into tokens and reads a sequence. Nothing here knows of tiles: a picture has as many tokens as its backend gives it, and a
-region grid of its own, gh x gw. A token's position is ``a`` numbers: one, or three with M-RoPE.
+Sa2VA brings its own parts: prompts, region tokens, the [SEG] path to SAM2, groups, generation. A backend turns a picture
+into tokens and reads a sequence. Nothing here knows of tiles: a picture has as many tokens as its backend gives it, and its
+own region grid, gh x gw. A token's position is ``a`` numbers: one, or three with M-RoPE.
 
 Shape letters as in ``core.contracts``; L tokens of a sequence, k layers that a picture's deeper features are added to.
 """
@@ -71,7 +71,7 @@ class Prompt:
 
 
 class Backend(Protocol):
-    """A model that sees and speaks. It is no module itself: ``parts`` are, and they keep their names in the network."""
+    """A vision-language model. It is no module itself: ``parts`` are, and they keep their names in the network."""
 
     marks: Marks  # the texts around a picture
     groups: Prefixes  # of the parameters in ``parts``

@@ -1,4 +1,4 @@
-"""The components of this room: ``sa2va``, ``sa2va.scratch``, ``sa2va.legacy``.
+"""The components of this package: ``sa2va``, ``sa2va.scratch``, ``sa2va.legacy``.
 
 Signatures are read to check a recipe, and that must be quick: everything heavy is imported when a function is called.
 """

@@ -30,7 +30,7 @@ def computing(module: nn.Module, device: str, frozen: torch.dtype, training: boo
 
 
 def _autocast(device: str, frozen: torch.dtype, precision: Precision) -> torch.autocast | nullcontext[None]:
-    """A frozen base in 16 bit meets float32 in the trained groups, which only autocast brings together."""
+    """A frozen base in 16 bit and trained groups in float32 work together only under autocast."""
     if precision == "fp32" and frozen != torch.float32:
         kind = str(frozen).removeprefix("torch.")
         raise UserError(f"train.precision fp32 does not go with model.dtype {kind}: set train.precision to bf16, or model.dtype to float32")

@@ -1,7 +1,7 @@
 """Greedy decoding of a batch of prompts given as embeddings, with the states that a [SEG] needs.
 
-What the prompts begin with alike is read once. Answers that are expected may be given: they are read together with the prompt,
-and as much of them is taken as the model would have written itself. Neither changes the result, but for rounding.
+The common beginning of the prompts is read once. Expected answers may be given: they are read together with the prompt, and the
+part that the model would have written itself is taken. Neither changes the result, except for rounding.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from plugins.models.sa2va.backend import Backend, Prompt
 from plugins.models.sa2va.buffers import buffered
 from plugins.models.sa2va.output_layer import next_tokens, packed_head
 
-WORTHWHILE = 32  # a shorter common beginning saves less than the forward of its own costs, which reads all weights once more
+WORTHWHILE = 32  # a shorter common beginning saves less than its own forward costs, which reads all weights once more
 PACKED = 12  # forwards after which packing the output layer is worth its time, which is about that many more
 
 
@@ -99,15 +99,15 @@ def greedy(
 
 
 def common_beginning(prompts: Sequence[Prompt]) -> int:
-    """How many tokens all prompts begin with alike; at least one of each prompt is left. 0 for a single prompt."""
+    """The number of leading tokens that all prompts share; at least one of each prompt is left. 0 for a single prompt."""
     if len(prompts) < 2:
         return 0
     shortest, first = min(map(len, prompts)) - 1, prompts[0]
-    alike = torch.stack([_alike(prompt, first, shortest) for prompt in prompts[1:]]).all(0)  # [shortest]
-    return int(alike.long().cumprod(0).sum())
+    equal = torch.stack([_equal(prompt, first, shortest) for prompt in prompts[1:]]).all(0)  # [shortest]
+    return int(equal.long().cumprod(0).sum())
 
 
-def _alike(one: Prompt, other: Prompt, length: int) -> Tensor:
+def _equal(one: Prompt, other: Prompt, length: int) -> Tensor:
     """[length] bool: which of the first tokens are equal, with all that belongs to them."""
     equal = (one.embeddings[:length] == other.embeddings[:length]).all(1)
     equal = equal & (one.positions[:, :length] == other.positions[:, :length]).all(0)

@@ -1,4 +1,4 @@
-"""``sa2va`` as a trainable model with four named parameter groups. Of files it knows nothing: a ``Publisher`` does."""
+"""``sa2va`` as a trainable model with four named parameter groups. A ``Publisher`` handles its files."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Origin(Protocol):
     """Where trained weights came from that were laid over a base."""
 
     def base_values(self) -> Mapping[str, Tensor]:
-        """``group/name`` -> the value of each trained parameter before: the base's, float32; of an adapter zero."""
+        """``group/name`` -> the value of each trained parameter before training: the base's, in float32; zero for an adapter."""
         ...
 
 
@@ -132,7 +132,7 @@ class Sa2va(nn.Module):
 
     def vision(self, tiles: Tensor, counts: Sequence[int], grids: Sequence[Grid], pictures: Tensor) -> Vision:
         """Features of N pictures: tiles [sum(counts), ...] uint8, the pictures' grids, and SAM2's pictures [N, 3, R, R] uint8."""
-        # gradient as it is now: the first use may be the teacher's, which has none
+        # the gradient mode of this call: the first use may be the teacher's, which runs without gradient
         grad = torch.is_grad_enabled()
 
         def features() -> list[Any]:
@@ -255,7 +255,7 @@ class Sa2va(nn.Module):
     def base_values(self) -> Mapping[str, Tensor]:
         """``group/name`` -> each trained value before a training file was laid over it. Raises ``UserError`` where none was."""
         if self.origin is None:
-            raise UserError("this model was not read from a training file: it knows no values from before")
+            raise UserError("this model was not read from a training file: it does not know the trained values before training")
         return self.origin.base_values()
 
     def save_legacy(self, file: Path) -> None:

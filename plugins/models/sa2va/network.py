@@ -1,4 +1,4 @@
-"""The network: a backend that sees and speaks, text_hidden_fcs, and SAM2 as upstream drives it. No prompt, no preparation."""
+"""The network: a vision-language backend, text_hidden_fcs, and SAM2 as upstream drives it. No prompt, no preparation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from plugins.models.sa2va.backend import BackendConfig
 from plugins.models.sa2va.groups import Group, Prefixes
 from plugins.models.sa2va.pixels import normalize
 
-#: Of what is Sa2VA's own; a backend names those of its parts.
+#: Of Sa2VA's own parts; a backend names those of its parts.
 _GROUPS: Prefixes = [
     ("text_hidden_fcs.", "text_hidden_fcs"),
     ("sam2.mask_decoder.", "sam2_decoder"),
@@ -47,7 +47,7 @@ class Decoded:
     logits: Tensor  # [B, h, w] float32, low resolution
     iou: Tensor  # [B] float32, predicted
     token: Tensor  # [B, C], the output token of the chosen mask
-    score: Tensor  # [B, 1], positive where the object is thought to be visible
+    score: Tensor  # [B, 1], positive where the object is predicted to be visible
 
 
 class Network(nn.Module):

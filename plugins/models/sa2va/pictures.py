@@ -1,4 +1,4 @@
-"""What a user may hand over as a picture or a video, checked."""
+"""Checks and reads what a user gives as a picture or a video."""
 
 from __future__ import annotations
 

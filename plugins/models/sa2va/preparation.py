@@ -1,4 +1,4 @@
-"""Regions in the model's own sizes: the backend's view of a picture, SAM2's, the region's cells, and its small masks."""
+"""Regions in the sizes that the model uses: the backend's view of a picture, SAM2's, the region's cells, and its small masks."""
 
 from __future__ import annotations
 

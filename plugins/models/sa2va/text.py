@@ -52,7 +52,7 @@ class Text:
         """Whether the last id ends the answer."""
         if ids[-1] == self.tokenizer.eos_token_id or ids[-len(self._end) :] == self._end:
             return True
-        # the end may have merged with the text before it: then only the text tells
+        # the end may have merged with the text before it: then only the decoded text shows it
         return self.turn.end in str(self.tokenizer.decode(ids[-len(self._end) - 2 :])).replace("\n", "")
 
     def without_end(self, ids: list[int]) -> list[int]:

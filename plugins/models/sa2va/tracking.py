@@ -20,7 +20,7 @@ from plugins.models.sa2va.network import Decoded, Network, Sa2vaConfig
 
 FRAMES = 7  # places in time that a memory may have
 PROMPTED = 5  # frames that the language model sees and the [SEG] embedding prompts
-_POINTERS = 15  # tracked frames whose object pointers are looked at
+_POINTERS = 15  # tracked frames whose object pointers are used
 _SCALE, _BIAS = 20.0, -10.0  # of a mask's probabilities before they are remembered
 
 
@@ -106,7 +106,7 @@ def _recall(network: Network, memory: Memory, coarse: Tensor, prompted: list[_Re
     recent = list(enumerate(list(tracked)[:-FRAMES:-1]))[::-1]
     seen = [(FRAMES - 1, frame) for frame in prompted] + recent
     pointers = torch.stack([frame.pointer for frame in [*prompted, *reversed(tracked)]])  # [p, k, C]
-    # a pointer is as many tokens as it takes of the memory's width, and they stand at no place
+    # a pointer is split into tokens of the memory's width, which have no position
     split = pointers.unflatten(-1, (-1, channels)).transpose(1, 2).flatten(0, 1)  # [p * C/M, k, M]
     tokens = torch.cat([*(frame.features.to(coarse.dtype) for _, frame in seen), split])
     where = torch.cat([*((space + places[place]).expand(-1, objects, -1) for place, _ in seen), torch.zeros_like(split)])

@@ -64,7 +64,7 @@ def _read(file: Path, choose: Callable[[Any], Iterable[tuple[str, slice]]]) -> I
             chosen = list(choose(handle))
         place = 0
         while place < len(chosen):
-            # opened anew now and again: what has been read stays mapped, and so resident, until the file is closed
+            # reopened from time to time: what was read stays mapped, and so in memory, until the file is closed
             with safe_open(file, framework="pt") as handle:
                 mapped = 0
                 while place < len(chosen) and mapped < _MAPPED:

@@ -1,4 +1,4 @@
-"""Trained tensors of another place, laid over the published checkpoint that their training started from.
+"""Trained tensors of another training, put into the published checkpoint that it started from.
 
 Token embeddings and output layer are never taken: training overwrites their special rows, and [SEG] is then no longer generated.
 """
@@ -85,7 +85,7 @@ def _fill(model: Sa2va, stored: Stored) -> None:
     missing = [key for name in left for key in published_names(name, len(trained[name])) or [name]]  # adapters have no published key
     problems = {
         "keys that do not belong to this model": foreign,
-        "missing beside others of their group": missing,
+        "missing although others of their group are there": missing,
         "frozen tensors that differ from the base's (is it the one that was trained?)": other_base,
     }
     if not given:

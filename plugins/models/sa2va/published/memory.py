@@ -1,4 +1,4 @@
-"""The tensors of SAM 2.0's video memory: pictures do not use them, but a complete checkpoint has them. ``tracking`` does.
+"""The tensors of SAM 2.0's video memory: a complete checkpoint has them. ``tracking`` uses them; pictures do not.
 
 Names and sizes: bytedance/Sa2VA, which is SAM 2.0, without SAM 2.1's additional tensors.
 """

@@ -71,7 +71,7 @@ def new_network(config: dict[str, Any], init_range: float, seed: int) -> Network
         vision: Any = network.get_submodule("vision.embeddings")
         for parameter in (vision.position_embeddings, vision.cls_token):
             nn.init.normal_(parameter, std=0.1)
-        # words are what the decoder is taught with first: larger than the rest, or its lesson starts late
+        # the decoder is trained on word embeddings first: they are larger than the rest, or it begins to learn late
         nn.init.normal_(network.backend.embedding, std=0.3)
         backbone = network.sam2.vision_encoder.backbone
         for parameter in (backbone.pos_embed, backbone.pos_embed_window):

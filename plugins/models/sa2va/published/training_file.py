@@ -40,7 +40,7 @@ class Stored:
         """Those with ``keys``, in their order; little of the file is in memory at one time."""
         waiting = deque(keys)
         while waiting:
-            tensors, read = open_tensors(self.file)[0], 0  # anew now and again: what has been read stays in memory until then
+            tensors, read = open_tensors(self.file)[0], 0  # reopened from time to time: what was read stays in memory until then
             while waiting and read < _MAPPED:
                 tensor = tensors[waiting.popleft()]
                 read += tensor.nbytes

@@ -1,4 +1,4 @@
-"""Writes a checkpoint folder, or a file: beside the target, and renamed at the end."""
+"""Writes a checkpoint folder, or a file: under a temporary name, and renamed at the end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".pth", ".pt")
 
 @contextmanager
 def complete(target: Path) -> Iterator[Path]:
-    """A place beside ``target`` to write to, renamed at the end; nothing is left of a failed attempt. Raises ``UserError``."""
+    """A temporary path next to ``target`` to write to, renamed at the end; a failed attempt leaves nothing. Raises ``UserError``."""
     if target.exists():
         raise UserError(f"{target}: already exists; remove it or choose another name")
     beside = target.with_name(target.name + ".part")
@@ -57,7 +57,7 @@ def write_folder(target: Path, tensors: Iterable[tuple[str, Tensor]], config: di
 
 
 def save_tensors(tensors: dict[str, Tensor], file: Path) -> None:
-    """A safetensors file that may be read by whom the folder's other files may be; the library leaves it to its owner alone."""
+    """A safetensors file with the permissions of the folder's other files; the library lets only its owner read it."""
     save_file(tensors, file, metadata={"format": "pt"})
     beside = file.with_name(file.name + ".mode")
     beside.touch()
