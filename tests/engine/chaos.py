@@ -17,6 +17,7 @@ import socket
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -89,7 +90,8 @@ def campaign(recipe: Path, runs: Path, kills: int, processes: int, seed: int) ->
                 victims = draw.choice([ranks, *([rank] for rank in ranks)])
                 alive = [rank for rank in victims if rank.is_alive()]
                 for rank in alive:
-                    os.kill(rank.pid or 0, signal.SIGKILL)
+                    with suppress(ProcessLookupError):  # it came to its end since the line above
+                        os.kill(rank.pid or 0, signal.SIGKILL)
             for rank in ranks:
                 rank.join()
             codes = [rank.exitcode for rank in ranks]

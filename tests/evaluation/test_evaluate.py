@@ -226,7 +226,7 @@ def test_an_interrupted_evaluation_goes_on(job: list[str], out: Path, tmp_path: 
 
     monkeypatch.setattr(measure, "measured", interrupted)
     assert main(job) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command continues" in capsys.readouterr().err
     assert calls == [0, 1, 2, 3, 4]
     assert not (out / "referring" / "card.json").exists()
     part = out / "referring" / "full" / "part-000.jsonl"

@@ -6,7 +6,7 @@ from damped_conflict import DampedConflict
 
 
 class TestDampedConflict(GradientOpKit):
-    sum_without_conflict = True  # what the op declares of itself is checked
+    sum_without_conflict = True  # the kit checks what the op declares
     scope = "global"
 
     def make(self) -> DampedConflict:
