@@ -35,7 +35,12 @@ def main(argv: list[str] | None = None) -> int:
         print(f"dualloop {version('dualloop')}")
         return 0
     if name in further:
-        return started(lambda: further[name].load()(rest))
+        try:
+            command = further[name].load()
+        except Exception as error:  # a package of somebody else's: whatever its import raises is its own fault
+            print(f"error: the command {name!r} ({further[name].value}) cannot be loaded: {type(error).__name__}: {error}", file=sys.stderr)
+            return 2
+        return started(lambda: command(rest))
     if name not in COMMANDS:
         print(f"error: no command {name!r}: there are {', '.join([*COMMANDS, *further])}", file=sys.stderr)
         return 2

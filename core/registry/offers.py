@@ -34,8 +34,16 @@ def offers_of(component: Any, kind: str) -> dict[type, bool | None]:
     found: dict[type, bool | None] = {}
     for protocol in OPTIONAL.get(kind, ()):
         holder = component if protocol in BEFORE_BUILDING else cls
-        found[protocol] = None if holder is None else not lacking(holder, protocol)
+        missing = [] if holder is None else lacking(holder, protocol)
+        # what a constructor assigns is there once it has run
+        found[protocol] = None if holder is None or (missing and set(missing) <= _assigned(holder)) else not missing
     return found
+
+
+def _assigned(holder: Any) -> set[str]:
+    """Attribute names in the constructors of a class."""
+    constructors = [vars(base).get("__init__") for base in holder.__mro__] if inspect.isclass(holder) else []
+    return {name for constructor in constructors if inspect.isfunction(constructor) for name in constructor.__code__.co_names}
 
 
 def wanted(protocol: type) -> list[str]:
@@ -62,7 +70,8 @@ def faults(holder: Any, kind: str) -> Iterator[str]:
             yield f"{named} has {has} without {', '.join(missing)}: {protocol.__name__} needs both"
         elif not missing:
             yield from (fault for name in members(protocol)[0] if (fault := _misfit(holder, protocol, name)))
-    for name in _own_names(cls):
+    given = set() if holder is cls or inspect.isfunction(holder) else {name for name in vars(holder) if not name.startswith("_")}
+    for name in sorted({*_own_names(cls), *given}):
         if name not in known and (near := difflib.get_close_matches(name, known - set(dir(holder)), n=1, cutoff=NEAR)):
             yield f"{named} has {name!r}, which nothing calls: did you mean {near[0]!r}? If not, begin its name with an underscore"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from core import contracts
-from core.contracts import KINDS, OPTIONAL, GroupsByPicture, ReadsFiles, ShowsPictures, Stateful, TellsFacts, offers
+from core.contracts import KINDS, OPTIONAL, GroupsByPicture, PerParameter, ReadsFiles, ShowsPictures, Stateful, TellsFacts, offers
 from core.registry import Registry
 from core.registry.explain import explain, find
 from core.registry.offers import built_class, faults, offers_of
@@ -71,6 +71,25 @@ def test_sound_offers_have_no_fault() -> None:
     assert isinstance(Sound(), Stateful)
     assert offers_of(Sound, "gradient_ops")[Stateful] is True
     assert offers_of(Op, "gradient_ops")[Stateful] is False
+
+
+class Late(Op):
+    def __init__(self, loop: str = "loop1") -> None:
+        self.per_parameter = True
+
+
+class LateMisspelt(Op):
+    def __init__(self, loop: str = "loop1") -> None:
+        self.per_paramater = True
+
+
+def test_what_a_constructor_assigns_is_known_once_it_is_built() -> None:
+    assert offers_of(Late, "gradient_ops")[PerParameter] is None
+    assert offers_of(Op, "gradient_ops")[PerParameter] is False
+    assert "may offer, known once it is built\n    running" in explain(find(Registry(), "every_n"))
+    assert "may offer" not in explain(find(Registry(), "alternate"))
+    assert ["did you mean 'per_parameter'" in fault for fault in faults(LateMisspelt(), "gradient_ops")] == [True]
+    assert list(faults(Late(), "gradient_ops")) == []
 
 
 def test_a_function_offers_before_it_has_built_anything() -> None:
