@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 
 import pytest
 
+from core.commands import cli
 from core.commands.cli import main as dualloop
 from core.commands.components import main
 
@@ -117,3 +119,12 @@ def test_dualloop_names_its_commands(capsys) -> None:
     assert dualloop(["--help"]) == 0
     assert "components" in capsys.readouterr().out
     assert dualloop(["componets"]) == 2
+
+
+def test_a_further_command_that_cannot_be_loaded_is_one_sentence(capsys, monkeypatch) -> None:
+    broken = EntryPoint("sick", "no_such_module:main", cli.GROUP)
+    monkeypatch.setattr(cli, "entry_points", lambda group: [broken])
+    assert cli.main(["sick"]) == 2
+    assert "the command 'sick' (no_such_module:main) cannot be loaded: ModuleNotFoundError" in capsys.readouterr().err
+    assert cli.main(["--help"]) == 0
+    assert "sick         cannot be loaded: ModuleNotFoundError" in capsys.readouterr().out
