@@ -10,10 +10,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
-from core.contracts.results import Item, Picture
+from core.contracts.results import Item, Picture, Sample
 
 if TYPE_CHECKING:
+    import numpy as np
+    import torch
     from torch import Tensor
+
+    from core.contracts.kinds import Teacher
+    from core.contracts.model import Model, Noise, Preparation
+    from core.contracts.travel import Region, RegionBatch, Tokens
 
 
 # ---------------------------------------------------------------------------------------------- datasets
@@ -33,6 +39,15 @@ class KnowsCocoPictures(Protocol):
     """Its pictures are COCO's: ``core.check`` looks for pictures that are both trained on and evaluated on."""
 
     def coco_images(self) -> set[int]: ...
+
+
+@runtime_checkable
+class Draws(Protocol):
+    """A data set that draws: an augmentation, a second view. Training then asks ``draw`` instead of ``[index]``."""
+
+    def draw(self, index: int, generator: np.random.Generator) -> Region:
+        """The generator is made of (seed, epoch, source, index) alone: the same for any number of processes, and after a resume."""
+        ...
 
 
 # ---------------------------------------------------------------------------------------------- models, once built
@@ -115,7 +130,49 @@ class NeedsSomething(Protocol):
     needs: frozenset[str]
 
 
+@runtime_checkable
+class TakesEmptyMasks(Protocol):
+    """With ``empty_masks = True`` a region whose mask is empty is a sample of the loop; otherwise it is a bad one."""
+
+    empty_masks: bool
+
+
+@runtime_checkable
+class ShowsSamples(Protocol):
+    def samples(self, model: Model, teacher: Teacher | None, batch: RegionBatch, noise: Noise) -> list[Sample]:
+        """What the loop makes of the regions of a batch, for people to look at. Called inside ``model.computing(training=False)``."""
+        ...
+
+
 # ---------------------------------------------------------------------------------------------- training
+
+
+@runtime_checkable
+class WritesCaptions(Protocol):
+    """A teacher that is more than other values of the student's weights, such as another model."""
+
+    def captions(self, model: Model, vision: Any, batch: RegionBatch, length: int) -> Tokens:
+        """The first views' regions described in the student's tokens, as ``Model.generate`` does; ``vision``: the student's features."""
+        ...
+
+
+@runtime_checkable
+class PreparesItsOwn(Protocol):
+    """A teacher with a preparation of its own: each region is prepared by it too, and comes as ``RegionBatch.for_teacher``."""
+
+    preparation: Preparation
+
+
+@runtime_checkable
+class ElementWise(Protocol):
+    """A gradient op whose update is no weighted sum. ``weights`` then gives the sum that the log compares with."""
+
+    def combine(self, gradients: Tensor, scales: Tensor, generator: torch.Generator) -> Tensor:
+        """[n, m] float32, m numbers of each loop's whole gradient, and [n] float64 -> [m], the update's; each number by itself.
+
+        Called for one part of the parameters after another. ``generator``: on the gradients' device, the same on all ranks.
+        """
+        ...
 
 
 @runtime_checkable
@@ -185,15 +242,23 @@ class ShowsPanels(Protocol):
         ...
 
 
+@runtime_checkable
+class ShowsTrainingSamples(Protocol):
+    def training_samples(self, update: int, name: str, samples: Sequence[Sample]) -> None:
+        """What the loops made of some regions (``train.samples_every``), for a tracker that shows texts and masks as a table."""
+        ...
+
+
 #: kind -> what a component of it may offer. Those of ``BEFORE_BUILDING`` are looked for on the component itself, not on what it builds.
 OPTIONAL: dict[str, tuple[type, ...]] = {
-    "datasets": (GroupsByPicture, KnowsCocoPictures),
+    "datasets": (GroupsByPicture, KnowsCocoPictures, Draws),
     "models": (ReportsChanges, VerifiesExport, ExportsAdapters, ExportsTrainingFile, KnowsBaseValues, TellsFacts, ReadsFiles),
-    "teachers": (ReportsStatistics,),
-    "gradient_ops": (PerParameter, Stateful),
+    "loops": (TakesEmptyMasks, ShowsSamples),
+    "teachers": (ReportsStatistics, WritesCaptions, PreparesItsOwn),
+    "gradient_ops": (PerParameter, Stateful, ElementWise),
     "schedules": (KeepsRunningGradient,),
     "evaluators": (ShowsPictures, WholeMetrics),
-    "trackers": (InBackground, ShowsPanels),
+    "trackers": (InBackground, ShowsPanels, ShowsTrainingSamples),
 }
 BEFORE_BUILDING: tuple[type, ...] = (TellsFacts, ReadsFiles)
 

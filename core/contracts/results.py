@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,14 @@ class Picture:
     predicted: np.ndarray | None = None  # [H, W] bool
     text: str = ""  # generated text
     score: float | None = None  # IoU or share of right tokens, 0..1
+
+
+@dataclass(frozen=True)
+class Sample(Picture):
+    """What a loop made of one region in training. Texts by name: ``teacher``, ``replaced``, ``student``; the rest as in a sheet."""
+
+    id: str = ""
+    texts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

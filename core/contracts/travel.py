@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,13 @@ class Region:
 
     id: str  # stable over runs and machines, unique within the data set
     image: np.ndarray  # [H, W, 3] uint8, RGB
-    mask: np.ndarray  # [H, W] bool
+    mask: np.ndarray  # [H, W] bool; empty where a phrase has no target, for loops that take that (``TakesEmptyMasks``)
     caption: str | None = None  # a description or a referring phrase
     image2: np.ndarray | None = None  # [H2, W2, 3] uint8: a second view of the same object; None: the first again
     mask2: np.ndarray | None = None  # [H2, W2] bool
+    captions: Sequence[str] = ()  # several instead of ``caption``: the engine draws one of them at each visit
+    category: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)  # what else a loop wants; goes as it is to ``RegionBatch.extra``
 
 
 @dataclass
@@ -38,6 +42,9 @@ class RegionBatch:
     cells: list[Tensor]  # B of [gh, gw] bool, grid cells of the first mask, in the grid of its own picture
     mask1: Tensor  # [B, h, w] bool
     mask2: Tensor  # [B, h, w] bool
+    categories: list[str | None] = field(default_factory=list)  # B, as the data sets gave them; the engine fills it in
+    extra: list[Mapping[str, Any]] = field(default_factory=list)  # B, likewise; tensors in it go to the device with the rest
+    for_teacher: RegionBatch | None = None  # the same regions as a teacher with a preparation of its own sees them
 
     def __len__(self) -> int:
         return len(self.ids)

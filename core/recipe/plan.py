@@ -15,7 +15,7 @@ from core.recipe.faults import Fault, KeyPath, Origin, path_text, shown
 from core.recipe.leaves import NotGiveable, Unfit, leaf
 from core.recipe.schema import EngineKeys, Within
 from core.registry import Component, Registry
-from core.registry.signature import Parameter, kind_of, record_fields, type_name
+from core.registry.signature import OMITTED, Parameter, kind_of, record_fields, type_name
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Planner:
         self.faults.append(Fault(self.locate(path), path, message))
         return Node(path)
 
-    def plan(self, annotation: Any, value: Any, path: KeyPath, engine: Mapping[str, Any] = types.MappingProxyType({})) -> Node:
+    def plan(self, annotation: Any, value: Any, path: KeyPath, engine: EngineKeys = EngineKeys()) -> Node:  # noqa: B008
         """The node of ``value``. ``engine``: keys beside a component's own."""
         origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
         if path in self.broken:
@@ -79,7 +79,7 @@ class Planner:
             return self.fault(path, f"a recipe cannot give a value of type {error}: the component's signature asks for it")
 
     def _annotated(self, annotation: Any, notes: tuple[Any, ...], value: Any, path: KeyPath) -> Node:
-        engine = next((note.types for note in notes if isinstance(note, EngineKeys)), {})
+        engine = next((note for note in notes if isinstance(note, EngineKeys)), EngineKeys())
         before = len(self.faults)
         node = self.plan(annotation, value, path, engine)
         for note in notes:
@@ -88,11 +88,13 @@ class Planner:
                 self.fault(path, f"expected {wanted}")
         return node
 
-    def _component(self, kind: str, value: Any, path: KeyPath, engine: Mapping[str, Any]) -> Node:
+    def _component(self, kind: str, value: Any, path: KeyPath, engine: EngineKeys) -> Node:
         if not isinstance(value, dict):
             hint = f": write {{use: {value}}}" if isinstance(value, str) else ""
             return self.fault(path, f"expected a mapping with 'use' and the parameters of a component of {kind}, got {shown(value)}{hint}")
-        node = Node(path, engine_keys=frozenset(engine))
+        engines = [Parameter(name, type_) for name, type_ in engine.types.items()]
+        engines += [Parameter(name, type_, OMITTED) for name, type_ in engine.optional.items()]
+        node = Node(path, engine_keys=frozenset(key.name for key in engines))
         component = self._named(kind, value, path)
         own: tuple[Parameter, ...] = ()
         if component is not None:
@@ -101,8 +103,8 @@ class Planner:
             except UserError as error:
                 self.fault((*path, "use"), str(error))
                 component = None
-        keys = (*own, *(Parameter(name, kind_) for name, kind_ in engine.items()))
-        if component is not None and (clash := {p.name for p in own} & set(engine)):
+        keys = (*own, *engines)
+        if component is not None and (clash := {p.name for p in own} & node.engine_keys):
             self.fault((*path, "use"), f"{component.entry} has a parameter {min(clash)!r}: that key is the engine's")
             component = None
         self._fields(keys, value, node, None if component is None else {"use"})

@@ -27,16 +27,22 @@ class Within:
 
 @dataclass(frozen=True)
 class EngineKeys:
-    """Keys that stand among a component's own but are the engine's: name -> type."""
+    """Keys that stand among a component's own but are the engine's: name -> type; ``optional`` ones may be absent."""
 
-    types: dict[str, Any]
+    types: dict[str, Any] = field(default_factory=dict)
+    optional: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return f"with {', '.join(self.types)}"
+        return f"with {', '.join([*self.types, *self.optional])}"
 
 
-Sources = Annotated[dict[str, Dataset], Within(1)]
+#: ``weight``: the source's share of its loop's samples, relative to the other sources'; without it, its number of samples.
+Source = Annotated[Dataset, EngineKeys(optional={"weight": Annotated[float, Within(0)]})]
+Sources = Annotated[dict[str, Source], Within(1)]
 Task = Annotated[Loop, EngineKeys({"data": Sources})]
+#: ``by``: whose gradients the op sees, each loop's (the default) or each task's, called LOOP/TASK. ``own_weights``: whether weights that
+#: components bring are ``apart`` from it (the default: their gradients are summed) or in ``surgery`` like the model's groups.
+Surgery = Annotated[GradientOp, EngineKeys(optional={"by": Literal["loop", "task"], "own_weights": Literal["apart", "surgery"]})]
 
 
 @dataclass(frozen=True)
@@ -59,12 +65,18 @@ class Train:
     max_bad_fraction: Annotated[float, Within(0, 1)] = 0.01  # of a source's samples, before the run stops
     max_bad_updates: Annotated[int, Within(0)] = 0  # with a loss or gradient of NaN or Inf, skipped before the run stops
     evaluate: Literal["none", "before_and_after"] = "none"  # within the run; `core.evaluate` measures it later
+    evaluate_every: Annotated[int, Within(1)] | None = None  # updates; the evaluators of `evaluate`, by all processes together
+    patience: Annotated[int, Within(1)] | None = None  # evaluations without a better `checkpoint.best`, after which training ends
+    samples_every: Annotated[int, Within(1)] | None = None  # updates; what the loops make of a few samples, as texts and masks
+    samples: Annotated[int, Within(1)] = 4  # how many of each task are shown then
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     every: Annotated[int, Within(1)]  # updates
     keep: Annotated[int, Within(1)] = 3  # the newest ones
+    best: str | None = None  # a metric, EVALUATOR/METRIC: the checkpoint of its best evaluation is kept beside the newest ones
+    best_is: Literal["highest", "lowest"] = "highest"  # which value of it is good
     export: bool = False  # at the end, write the trained model in its published layout to RUN_FOLDER/export
 
 
@@ -90,8 +102,9 @@ class RecipeSchema:
     train: Train
     checkpoint: Checkpoint
     output: str = "runs"  # folder in which run folders are made
+    start_from: str | None = None  # a run or one of its checkpoints, whose trained weights this run begins with
     teacher: Teacher | None = None  # its weights write the captions of mask_caption_mask
-    gradient: GradientOp = field(default_factory=lambda: typing.cast(GradientOp, {"use": "sum"}))  # makes one update of all gradients
+    gradient: Surgery = field(default_factory=lambda: typing.cast(GradientOp, {"use": "sum"}))  # makes one update of all gradients
     schedule: Schedule = field(default_factory=lambda: typing.cast(Schedule, {"use": "alternate"}))  # which loops, when
     evaluate: dict[str, Evaluator] = field(default_factory=dict)  # by name; `train.evaluate` and `core.evaluate` use them
     track: dict[str, Tracker] = field(default_factory=dict)  # by name; `metrics.jsonl` is written without being asked
