@@ -9,19 +9,24 @@ from typing import Any
 
 import torch
 
-from core.contracts import Evaluator, KeepsRunningGradient, Loop, Model, Stateful, Teacher, UserError
+from core.contracts import ElementWise, Evaluator, KeepsRunningGradient, Loop, Model, Schedule, Stateful, Teacher, UserError
 from core.engine import checkpoint
 from core.engine.feed import Feed
+from core.engine.moving import MovingValue
 from core.engine.noise import derived_seed
+from core.engine.own_weights import Named, move_to, own_weights, refuse_untrained
 from core.engine.parallel.exchange import Alone, Exchange
+from core.engine.parallel.gradients import Groups
 from core.engine.parallel.strategy import make_strategy
 from core.engine.parallel.table import STRATEGIES
 from core.engine.parallel.transforms import transform
 from core.engine.plan import Plan, Source
 from core.engine.running_gradient import RunningGradient
+from core.engine.surgery import Surgery
 from core.engine.tracking import Trackers
 from core.engine.update import LoopSetup, Trainer, advance
-from core.recipe import Recipe, build
+from core.recipe import Recipe, build, moving_numbers, path_text
+from core.recipe.faults import KeyPath
 from core.registry import Registry
 
 
@@ -38,6 +43,8 @@ class Run:
     trackers: Trackers
     optimizer: torch.optim.Optimizer
     start: int  # updates already done
+    groups: Groups  # the model's trained weights
+    own: Groups  # weights that loops brought themselves, by the key path of their task
 
 
 def sharded_trains_only(values: Mapping[str, Any]) -> None:
@@ -67,29 +74,35 @@ def build_run(recipe: Recipe, registry: Registry, folder: Path, last: Path | Non
     if isinstance(model, torch.nn.Module):
         transform(model, values, exchange)
     groups = model.trainable()
-    optimizer, rate = build(recipe, ("optimizer",), registry).build(groups, train["updates"])
-    strategy = make_strategy(launch, groups, optimizer, train["clip_norm"], exchange, len(values["loops"]))
-    teacher: Teacher | None = build(recipe, ("teacher",), registry) if values.get("teacher") else None
+    refuse_untrained(model, "model", groups)
+    parts: dict[KeyPath, Any] = {}
+    tasks, own = _tasks(recipe, registry, parts)
+    factory = build(recipe, ("optimizer",), registry)
+    optimizer, rate = factory.build(groups | own, train["updates"])
+    surgery, schedule, by_task = _surgery(recipe, registry, groups, own, parts)
+    most = sum(map(len, tasks.values())) if by_task else len(tasks)
+    strategy = make_strategy(launch, groups | own, optimizer, train["clip_norm"], exchange, most)
+    teacher: Teacher | None = build(recipe, ("teacher",), registry, parts) if values.get("teacher") else None
     if teacher is not None:
+        move_to(teacher, launch["device"])
         teacher.start(groups)
-    op = build(recipe, ("gradient",), registry)
+    for where, component in {"teacher": teacher, "gradient": surgery.op, "schedule": schedule, "optimizer": factory}.items():
+        refuse_untrained(component, where, groups | own)
     start, skipped = 0, 0
     if last is not None:
         optimizer_state = strategy.stepper.gathered_state()
-        state = checkpoint.load(last, groups, optimizer_state, teacher)
+        state = checkpoint.load(last, groups, optimizer_state, teacher, own)
         strategy.stepper.take_state(optimizer_state)
         start, skipped = state["update"], state.get("skipped", 0)
         advance(rate, start)
-        if isinstance(op, Stateful):
-            op.load_state_dict(state["gradient_op"])
-    schedule, loops = build(recipe, ("schedule",), registry), {}
-    running = RunningGradient(groups, *schedule.running) if isinstance(schedule, KeepsRunningGradient) else None
-    if running and last is not None:
-        running.load_state_dict(checkpoint.load_running(last))
+        if isinstance(surgery.op, Stateful):
+            surgery.op.load_state_dict(state["gradient_op"])
+        if surgery.running:
+            surgery.running.load_state_dict(checkpoint.load_running(last))
+    loops: dict[str, LoopSetup] = {}
     for name, loop in values["loops"].items():
-        tasks: dict[str, Loop] = {task: build(recipe, ("loops", name, "tasks", task), registry) for task in loop["tasks"]}
         sources = [
-            Source(name, task, source, build(recipe, ("loops", name, "tasks", task, "data", source), registry), tasks[task].needs)
+            Source(name, task, source, build(recipe, ("loops", name, "tasks", task, "data", source), registry), tasks[name][task].needs)
             for task, setting in loop["tasks"].items()
             for source in setting["data"]
         ]
@@ -105,14 +118,52 @@ def build_run(recipe: Recipe, registry: Registry, folder: Path, last: Path | Non
             train["max_bad_fraction"],
             folder / f"bad_samples{f'.rank{strategy.rank}' if strategy.rank else ''}.jsonl",
         )
-        loops[name] = LoopSetup(name, loop["weight"], tasks, feed)
+        loops[name] = LoopSetup(name, loop["weight"], tasks[name], feed)
     trackers = {name: build(recipe, ("track", name), registry) for name in values["track"] if exchange.main}
     if exchange.main and not any(tracker["use"] == "jsonl" for tracker in values["track"].values()):
         trackers["metrics.jsonl"] = registry.get("trackers", "jsonl").object()  # always on, whatever the recipe's trackers are called
     evaluators = {name: build(recipe, ("evaluate", name), registry) for name in values["evaluate"]}
-    trainer = Trainer(model, loops, teacher, op, schedule, strategy, rate, seed, launch["device"], train["precision"], folder)
-    trainer.max_bad_updates, trainer.skipped, trainer.running = train["max_bad_updates"], skipped, running
-    return Run(recipe, folder, model, teacher, trainer, evaluators, Trackers(trackers), optimizer, start)
+    for name, evaluator in evaluators.items():
+        refuse_untrained(evaluator, f"evaluate.{name}", groups | own)
+    trainer = Trainer(model, loops, teacher, surgery, schedule, strategy, rate, seed, launch["device"], train["precision"], folder)
+    trainer.max_bad_updates, trainer.skipped, trainer.by_task = train["max_bad_updates"], skipped, by_task
+    owners = parts | {("loops", name): loop for name, loop in loops.items()}
+    trainer.moving = [MovingValue(path, owners[path[:-1]], moving) for path, moving in moving_numbers(recipe, registry).items()]
+    return Run(recipe, folder, model, teacher, trainer, evaluators, Trackers(trackers), optimizer, start, groups, own)
+
+
+def _tasks(recipe: Recipe, registry: Registry, parts: dict[KeyPath, Any]) -> tuple[dict[str, dict[str, Loop]], dict[str, Named]]:
+    """(loop -> task -> component, the weights of their own: a group for each task that has some, named by its key path)."""
+    tasks: dict[str, dict[str, Loop]] = {}
+    own: dict[str, Named] = {}
+    for name, loop in recipe.values["loops"].items():
+        tasks[name] = {}
+        for task in loop["tasks"]:
+            path: KeyPath = ("loops", name, "tasks", task)
+            torch.manual_seed(derived_seed(recipe.values["seed"], "weights", *path))  # the same on all ranks
+            component = tasks[name][task] = build(recipe, path, registry, parts)
+            move_to(component, recipe.values["launch"]["device"])
+            try:
+                weights = own_weights(component)
+            except UserError as error:
+                raise UserError(f"{recipe.origin(path)}: {path_text(path)}: {error}") from None
+            if weights:
+                own[path_text(path)] = weights
+    return tasks, own
+
+
+def _surgery(recipe: Recipe, registry: Registry, groups: Groups, own: Groups, parts: dict[KeyPath, Any]) -> tuple[Surgery, Schedule, bool]:
+    """The gradient op with what it sees, the schedule, and whether each task has a gradient of its own."""
+    setting = recipe.values["gradient"]
+    op, schedule = build(recipe, ("gradient",), registry, parts), build(recipe, ("schedule",), registry)
+    apart = frozenset() if setting.get("own_weights") == "surgery" else frozenset(own)
+    surgery, by_task = Surgery(op, recipe.values["seed"], apart), setting.get("by") == "task"
+    if isinstance(schedule, KeepsRunningGradient):
+        if by_task or isinstance(op, ElementWise):
+            what = "gradient.by=task" if by_task else f"gradient.use={setting['use']}, number by number"
+            raise UserError(f"{recipe.origin(('schedule',))}: schedule: keeping a loop's running gradient does not go with {what}")
+        surgery.running = RunningGradient({**groups, **own}, *schedule.running)
+    return surgery, schedule, by_task
 
 
 def _sums_in_one_order() -> None:
@@ -124,10 +175,12 @@ def _sums_in_one_order() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it would cost time
 
 
-def trained_shares(model: Model) -> Iterator[str]:
-    """What is trained: each group's parameters and their share of the model's."""
+def trained_shares(model: Model, own: Groups) -> Iterator[str]:
+    """What is trained: each group's parameters and their share of the model's; and the weights that loops brought."""
     numbers = {group: sum(p.numel() for _, p in members) for group, members in model.trainable().items()}
     whole = sum(p.numel() for p in model.parameters()) if isinstance(model, torch.nn.Module) else 0
     for group, number in {**numbers, "in all": sum(numbers.values())}.items():
         share = f", {number / whole:.2%} of {whole:,}" if whole else ""
         yield f"trained: {group}, {number:,} parameters{share}"
+    for group, members in own.items():
+        yield f"trained: {group}, {sum(p.numel() for _, p in members):,} parameters of its own, outside the model"

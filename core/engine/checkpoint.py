@@ -1,8 +1,9 @@
 """Checkpoints of a run: complete or absent, trained groups only, everything a bit-exact resume needs.
 
 ``checkpoints/update-000250/`` holds ``trained.safetensors`` (``group/name``), ``optimizer.safetensors``
-(``group/name/exp_avg``...), ``teacher.safetensors`` and ``running.safetensors`` (a schedule's running gradient) if there
-are any, and ``state.json``. It is written under a temporary name, synced and renamed.
+(``group/name/exp_avg``...), ``state.json`` and, if there are any, ``own.safetensors`` (weights that loops brought themselves),
+``teacher.safetensors`` and ``running.safetensors`` (a schedule's running gradient). It is written under a temporary name,
+synced and renamed.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -25,6 +27,7 @@ from core.contracts import Teacher, UserError
 from core.engine.parallel.gradients import Groups
 from core.engine.parallel.step import State
 
+NONE: Groups = MappingProxyType({})
 MARGIN = 2**20  # bytes that a checkpoint may take besides its tensors
 _NAME = re.compile(r"update-(\d+)")
 
@@ -44,6 +47,7 @@ def save(
     state: Mapping[str, Any],
     keep: int,
     running: Mapping[str, Tensor] | None = None,
+    own: Groups = NONE,
 ) -> Path:
     """Writes the checkpoint after ``update`` updates and removes all but the newest ``keep``; returns its folder.
 
@@ -51,8 +55,9 @@ def save(
     """
     target = folder / f"update-{update:06d}"
     beside = folder / f".{target.name}.part"
-    trained = {f"{group}/{name}": p.detach().cpu().contiguous() for group, members in groups.items() for name, p in members}
-    files = {"trained": trained, "optimizer": optimizer_tensors(groups, optimizer)}
+    files = {"trained": _values(groups), "optimizer": optimizer_tensors({**groups, **own}, optimizer)}
+    if own:
+        files["own"] = _values(own)
     if teacher is not None:
         files["teacher"] = {name: tensor.cpu().contiguous() for name, tensor in teacher.state_dict().items()}
     if running is not None:
@@ -112,7 +117,11 @@ def _remove(path: Path) -> None:
     shutil.rmtree(hidden)
 
 
-def load(path: Path, groups: Groups, optimizer: State, teacher: Teacher | None) -> dict[str, Any]:
+def _values(groups: Groups) -> dict[str, Tensor]:
+    return {f"{group}/{name}": p.detach().cpu().contiguous() for group, members in groups.items() for name, p in members}
+
+
+def load(path: Path, groups: Groups, optimizer: State, teacher: Teacher | None, own: Groups = NONE) -> dict[str, Any]:
     """Restores parameters and teacher in place, puts the optimizer's values into ``optimizer``; returns ``state.json``.
 
     Raises ``UserError`` on any mismatch.
@@ -121,9 +130,11 @@ def load(path: Path, groups: Groups, optimizer: State, teacher: Teacher | None) 
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
         trained = load_file(path / "trained.safetensors")
         stored = load_file(path / "optimizer.safetensors")
+        brought = load_file(path / "own.safetensors") if (path / "own.safetensors").exists() else {}
         shadow = load_file(path / "teacher.safetensors") if teacher is not None else {}
     load_trained(trained, groups, path)
-    for group, members in groups.items():
+    load_trained(brought, own, path, "loops, with their own weights")
+    for group, members in {**groups, **own}.items():
         for name, parameter in members:
             prefix = f"{group}/{name}/"
             values = {key.removeprefix(prefix): tensor for key, tensor in stored.items() if key.startswith(prefix)}
@@ -149,12 +160,12 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 @torch.no_grad()
-def load_trained(trained: Mapping[str, Tensor], groups: Groups, where: Path) -> None:
-    """Copies stored parameters into ``groups``; names and shapes must agree."""
+def load_trained(trained: Mapping[str, Tensor], groups: Groups, where: Path, what: str = "model") -> None:
+    """Copies stored parameters into ``groups``; names and shapes must agree. ``what`` of the recipe they belong to."""
     targets = {f"{group}/{name}": parameter for group, members in groups.items() for name, parameter in members}
     wrong = sorted(set(targets) ^ set(trained)) + [k for k in targets if k in trained and targets[k].shape != trained[k].shape]
     if wrong:
-        raise UserError(f"{where}: does not fit this recipe's model; {len(wrong)} tensors differ, such as {', '.join(wrong[:4])}")
+        raise UserError(f"{where}: does not fit this recipe's {what}; {len(wrong)} tensors differ, such as {', '.join(wrong[:4])}")
     for name, parameter in targets.items():
         parameter.copy_(trained[name])
 

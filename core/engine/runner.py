@@ -48,7 +48,7 @@ def _run(recipe: Recipe, registry: Registry, resume: Path | bool | None, quiet: 
             built = build_run(recipe, registry, folder, last, exchange)
             _room(built)
             built.trainer.strategy.check_agreement("at the start")
-        for line in trained_shares(built.model):
+        for line in trained_shares(built.model, built.own):
             progress.note(line)
         built.trackers.start(RunInfo(folder, recipe.values["name"], recipe.values, built.start))
         evaluate = exchange.main and recipe.values["train"]["evaluate"] == "before_and_after" and bool(built.evaluators)
@@ -109,7 +109,7 @@ def _updates(built: Run, progress: Progress) -> list[dict[str, float]]:
 
 
 def _save(built: Run, update: int) -> None:
-    op, strategy = built.trainer.op, built.trainer.strategy
+    op, strategy = built.trainer.surgery.op, built.trainer.strategy
     optimizer = strategy.stepper.gathered_state()
     if not strategy.exchange.main:
         return
@@ -117,16 +117,18 @@ def _save(built: Run, update: int) -> None:
         "gradient_op": op.state_dict() if isinstance(op, Stateful) else None,
         "skipped": built.trainer.skipped,
     }
-    keep, running = built.recipe.values["checkpoint"]["keep"], built.trainer.running
+    keep, running = built.recipe.values["checkpoint"]["keep"], built.trainer.surgery.running
     mean = running.state_dict() if running else None
-    checkpoint.save(built.folder / "checkpoints", update, strategy.groups, optimizer, built.teacher, state, keep, mean)
+    checkpoint.save(built.folder / "checkpoints", update, built.groups, optimizer, built.teacher, state, keep, mean, built.own)
 
 
 def _room(built: Run) -> None:
     """Raises ``UserError`` if the first checkpoint would not fit on the disk: at the start, not after hours."""
     if built.trainer.strategy.exchange.main:
         trained = sum(p.nbytes for members in built.trainer.strategy.groups.values() for _, p in members)
-        checkpoint.check_space(built.folder, trained * (3 + bool(built.teacher) + bool(built.trainer.running)))  # with Adam's two moments
+        checkpoint.check_space(
+            built.folder, trained * (3 + bool(built.teacher) + bool(built.trainer.surgery.running))
+        )  # with Adam's two moments
 
 
 @contextmanager

@@ -10,8 +10,10 @@ from torch import Tensor
 from core.contracts import Gram
 
 
-def diagnostics(gram: Gram, weights: Tensor) -> dict[str, float]:
-    """Over all parameters and, under ``.../GROUP``, in each parameter group; ``weights`` [P, n] are the gradient op's.
+def diagnostics(gram: Gram, weights: Tensor | None) -> dict[str, float]:
+    """Over all parameters and, under ``.../GROUP``, in each parameter group.
+
+    ``weights`` [P, n] are the gradient op's; None: the update is no weighted sum, and nothing is said of weights and of what is kept.
 
     ``surgery/norm/LOOP``: length of its gradient; ``surgery/weight/LOOP``: its coefficient in the update, the mean over blocks.
     ``surgery/cosine/A_B``, and ``surgery/conflict/A_B``: the share of groups in which the two conflict, 0 or 1 in a group.
@@ -22,21 +24,23 @@ def diagnostics(gram: Gram, weights: Tensor) -> dict[str, float]:
     names = list(dict.fromkeys(groups))
     member = torch.tensor([[group == name for group in groups] for name in names], dtype=torch.float64)  # [groups, P]
     inner = torch.einsum("gp,pij->gij", member, gram.values)  # [groups, n, n]
-    update = torch.einsum("gp,pi,pij,j->g", member, weights, gram.values, gram.scales)  # [groups], <u, s>
+    given = gram.scales.expand(len(gram.groups), -1) if weights is None else weights
+    update = torch.einsum("gp,pi,pij,j->g", member, given, gram.values, gram.scales)  # [groups], <u, s>
     plain = torch.einsum("gij,i,j->g", inner, gram.scales, gram.scales)  # [groups], <s, s>
-    mean = member @ weights / member.sum(1, keepdim=True)  # [groups, n]
-    parts = [("", inner.sum(0), weights.mean(0), update.sum(), plain.sum())]
+    mean = member @ given / member.sum(1, keepdim=True)  # [groups, n]
+    parts = [("", inner.sum(0), given.mean(0), update.sum(), plain.sum())]
     parts += [("/" + name, inner[g], mean[g], update[g], plain[g]) for g, name in enumerate(names)]
     for where, G, w, u, s in parts:
         for i, loop in enumerate(gram.loops):
             values[f"surgery/norm/{loop}{where}"] = math.sqrt(max(float(G[i, i]), 0.0))
-            values[f"surgery/weight/{loop}{where}"] = float(w[i])
+            if weights is not None:
+                values[f"surgery/weight/{loop}{where}"] = float(w[i])
             for j in range(i):
                 pair = f"{gram.loops[j]}_{loop}"
                 values[f"surgery/cosine/{pair}{where}"] = cosine(G, i, j)
                 conflict = float(G[i, j] < 0) if where else float((inner[:, i, j] < 0).double().mean())
                 values[f"surgery/conflict/{pair}{where}"] = conflict
-        if float(s) > 0:
+        if float(s) > 0 and weights is not None:
             values[f"surgery/kept{where}"] = float(u) / float(s)
     return values
 

@@ -1,4 +1,4 @@
-"""The update: each loop's gradient, surgery on their Gram matrix, one step. The whole method in one screen."""
+"""The update: the gradients of all loops, surgery on them, one step. The whole method in one screen."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import math
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from core.contracts import GradientOp, Gram, Loop, LossTerms, Model, PerParameter, Precision, Schedule, Teacher, UserError
+from core.contracts import Loop, LossTerms, Model, Precision, Schedule, Teacher, UserError
 from core.engine.feed import Feed
+from core.engine.moving import MovingValue, move
 from core.engine.noise import RunNoise, derived_seed
 from core.engine.parallel.gradients import Gradients
 from core.engine.parallel.strategy import Strategy
-from core.engine.running_gradient import RunningGradient
-from core.engine.surgery_log import diagnostics
+from core.engine.surgery import Surgery, loss_key
 
 
 @dataclass
@@ -30,6 +30,10 @@ class LoopSetup:
     weight: float
     tasks: Mapping[str, Loop]
     feed: Feed
+
+    def gradients(self, by_task: bool) -> dict[str, set[str]]:
+        """The names of its gradients, each with the tasks whose losses it is of."""
+        return {f"{self.name}/{task}": {task} for task in self.tasks} if by_task else {self.name: set(self.tasks)}
 
 
 @dataclass(frozen=True)
@@ -43,12 +47,12 @@ class Seen:
 
 @dataclass
 class Trainer:
-    """Everything an update needs. Its state is in the strategy's parameters and optimizer, the teacher and the op."""
+    """Everything an update needs. Its state is in the strategy's parameters and optimizer, the teacher and the surgery."""
 
     model: Model
     loops: Mapping[str, LoopSetup]
     teacher: Teacher | None
-    op: GradientOp
+    surgery: Surgery
     schedule: Schedule
     strategy: Strategy
     rate: torch.optim.lr_scheduler.LRScheduler
@@ -58,7 +62,8 @@ class Trainer:
     folder: Path
     max_bad_updates: int = 0
     skipped: int = 0  # updates so far whose loss or gradient was not finite
-    running: RunningGradient | None = None
+    by_task: bool = False  # whether each task of a loop has a gradient of its own
+    moving: Sequence[MovingValue] = ()
     _seen: list[Seen] = field(default_factory=list)
 
     def update(self, number: int) -> dict[str, float]:
@@ -69,10 +74,15 @@ class Trainer:
         """
         started = time.perf_counter()
         self._seen.clear()
-        values: dict[str, float] = {}
-        gradients = {name: self._gradient(self.loops[name], number, values) for name in self.schedule.loops(number)}
-        wrong = next((f"the loss of {name}" for name in gradients if not math.isfinite(values[f"{name}/loss"])), None)
-        if wrong is None and not self._step(gradients, values):
+        values = move(self.moving, number)
+        gradients: dict[str, Gradients] = {}
+        scales: dict[str, float] = {}
+        for loop in (self.loops[name] for name in self.schedule.loops(number)):
+            found = self._gradients(loop, number, values)
+            gradients |= found
+            scales |= dict.fromkeys(found, loop.weight)
+        wrong = next((f"the loss of {name}" for name in gradients if not math.isfinite(values[loss_key(name)])), None)
+        if wrong is None and not self.surgery.step(self.strategy, gradients, scales, number, values):
             wrong = "the gradient"
         if wrong:
             self.strategy.drop(list(gradients.values()))
@@ -87,41 +97,8 @@ class Trainer:
         values["time/update_s"] = time.perf_counter() - started
         return values
 
-    def _step(self, gradients: Mapping[str, Gradients], values: dict[str, float]) -> bool:
-        """Surgery and the optimizer's step; False, with nothing changed, where the gradient is not finite."""
-        order = list(gradients.values())
-        self.strategy.reduce(order)
-        scales = {name: self.loops[name].weight for name in gradients}
-        gram = self._gram(gradients, scales, values)
-        if not bool(gram.values.isfinite().all()):  # before the op, whose state would keep it
-            return False
-        seen = self.running.follow(gradients) if self.running else gradients
-        if self.running and (mean := self.running.mean) in seen.values():
-            main = self.running.loop
-            gram = self._gram(seen, scales | {main: 0.0}, values)
-            weights = self.op.weights(gram)  # [P, n], of the mean and the others
-            own = dict(zip(seen, weights.unbind(1), strict=True))
-            columns = [torch.full_like(own[main], scales[name]) if name == main else own[name] for name in gradients]
-            norm = self.strategy.step(order, torch.stack([*columns, own[main]], 1), kept=[mean])
-        else:
-            weights = self.op.weights(gram)  # [P, n]
-            norm = self.strategy.step(order, weights)
-        values |= diagnostics(gram, weights)
-        values["optimizer/grad_norm"] = norm
-        return math.isfinite(norm)
-
-    def _gram(self, gradients: Mapping[str, Gradients], scales: Mapping[str, float], values: Mapping[str, float]) -> Gram:
-        order, per_parameter = list(gradients.values()), isinstance(self.op, PerParameter) and self.op.per_parameter
-        return Gram(
-            loops=tuple(gradients),
-            groups=tuple(order[0].blocks(per_parameter)),
-            values=self.strategy.gram(order, per_parameter),
-            scales=torch.tensor([scales[name] for name in gradients], dtype=torch.float64),
-            losses=torch.tensor([values.get(f"{name}/loss", 0.0) for name in gradients], dtype=torch.float64),
-        )
-
-    def _gradient(self, loop: LoopSetup, number: int, values: dict[str, float]) -> Gradients:
-        """This rank's part of the accumulated gradient of one loop; losses and metrics are added to ``values``."""
+    def _gradients(self, loop: LoopSetup, number: int, values: dict[str, float]) -> dict[str, Gradients]:
+        """This rank's part of the accumulated gradient of one loop, or of each of its tasks; losses and metrics go to ``values``."""
         micro_batches, noise = loop.feed.update(), RunNoise(self.seed, number)
         totals: dict[str, float] = defaultdict(float)  # loss term -> items over the whole update, all tasks and ranks
         sums: dict[str, float] = defaultdict(float)
@@ -132,20 +109,26 @@ class Trainer:
                 for term, count in loop.tasks[task].counts(self.model, batch, noise).items():
                     totals[term] += count
         totals = self.strategy.total(totals)
-        with self.strategy.gradient() as gradients:
-            for i, micro in enumerate(micro_batches):
-                # dropout is the only draw that is not derived from a sample: seed it for this micro-batch
-                torch.manual_seed(derived_seed(self.seed, number, loop.name, self.strategy.rank, i))
-                for task, batch in micro.parts:
-                    with self.model.computing(True, self.precision):
-                        terms = loop.tasks[task](self.model, self.teacher, batch.to(self.device), noise)
-                    loss = torch.stack([term.weight * term.total / max(totals[name], 1) for name, term in terms.terms.items()]).sum()
-                    self.strategy.backward(loss)  # also of NaN: the ranks' backward passes may wait for each other
-                    value = float(loss.detach())
-                    self._seen.append(Seen(f"{loop.name}/{task}", batch.ids, math.isfinite(value)))
-                    add_sums(sums, f"{loop.name}/{task}", terms)
-                    sums[f"{loop.name}/loss"] += value
+        gradients: dict[str, Gradients] = {}
+        for name, tasks in loop.gradients(self.by_task).items():
+            with self.strategy.gradient() as gradients[name]:
+                for i, micro in enumerate(micro_batches):
+                    # dropout is the only draw that is not derived from a sample: seed it for this micro-batch
+                    torch.manual_seed(derived_seed(self.seed, number, name, self.strategy.rank, i))
+                    for task, batch in (part for part in micro.parts if part[0] in tasks):
+                        with self.model.computing(True, self.precision):
+                            terms = loop.tasks[task](self.model, self.teacher, batch.to(self.device), noise)
+                        parts = [term.weight * term.total / max(totals[key], 1) for key, term in terms.terms.items()]
+                        loss = torch.stack(parts).sum()
+                        self.strategy.backward(loss)  # also of NaN: the ranks' backward passes may wait for each other
+                        value = float(loss.detach())
+                        self._seen.append(Seen(f"{loop.name}/{task}", batch.ids, math.isfinite(value)))
+                        add_sums(sums, f"{loop.name}/{task}", terms)
+                        for key in {loss_key(loop.name), loss_key(name)}:
+                            sums[key] += value
         values |= means(self.strategy.total(sums))
+        for name in gradients:  # where no rank had a sample of it
+            values.setdefault(loss_key(name), 0.0)
         return gradients
 
     def _skip(self, what: str, number: int) -> None:

@@ -2,7 +2,7 @@
 
 from core.recipe.faults import Fault, KeyPath, path_text
 from core.recipe.json_schema import json_schema
-from core.recipe.recipe import Recipe, build, check, components_used, load, local_files, path_report
+from core.recipe.recipe import Recipe, build, check, components_used, load, local_files, moving_numbers, path_report
 from core.recipe.resolved import resolved_values, resolved_yaml
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "json_schema",
     "load",
     "local_files",
+    "moving_numbers",
     "path_report",
     "path_text",
     "resolved_values",

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from core.contracts import UserError
 from core.recipe.faults import Fault, KeyPath, Origin, path_text, shown
 from core.recipe.leaves import NotGiveable, Unfit, leaf
+from core.recipe.moving import Moving, Way, is_moving, moving_keys
 from core.recipe.schema import EngineKeys, Within
 from core.registry import Component, Registry
 from core.registry.signature import OMITTED, Parameter, kind_of, record_fields, type_name
@@ -28,6 +29,7 @@ class Node:
     make: Callable[[dict[Any, Any]], Any] | None = None
     component: Component | None = None
     engine_keys: frozenset[str] = frozenset()  # children that are not given to the component
+    moving: Moving | None = None  # of a leaf whose value moves with the updates; ``value`` is its first
 
 
 class Planner:
@@ -66,6 +68,8 @@ class Planner:
             return self._record(record_fields(annotation), lambda given: annotation(**given), value, path)
         if origin in (typing.Union, types.UnionType):
             return self._union(annotation, arguments, value, path)
+        if is_moving(annotation, value):
+            return self._moving(annotation, value, path)
         container = origin or annotation
         if container in (list, Sequence, tuple):
             return self._list(container, arguments, value, path)
@@ -82,11 +86,27 @@ class Planner:
         engine = next((note for note in notes if isinstance(note, EngineKeys)), EngineKeys())
         before = len(self.faults)
         node = self.plan(annotation, value, path, engine)
+        ends = [value] if node.moving is None else [node.moving.first, node.moving.last]
         for note in notes:
-            if isinstance(note, Within) and len(self.faults) == before and not note.holds(value):
-                wanted = "at least one entry" if isinstance(value, dict) else f"a value {note}, got {shown(value)}"
+            if isinstance(note, Within) and len(self.faults) == before and (wrong := [end for end in ends if not note.holds(end)]):
+                wanted = "at least one entry" if isinstance(wrong[0], dict) else f"a value {note}, got {shown(wrong[0])}"
                 self.fault(path, f"expected {wanted}")
         return node
+
+    def _moving(self, annotation: Any, value: dict[str, Any], path: KeyPath) -> Node:
+        """A number that moves with the updates; as a leaf it is its first value."""
+        node = Node(path, make=dict)
+        before = len(self.faults)
+        self._fields(moving_keys(annotation), value, node, set())
+        if len(self.faults) > before or any(place[: len(path)] == path for place in self.unknown):
+            return Node(path)
+        given = {str(key): child.value for key, child in node.children.items()}
+        first, last = given.pop("from"), given.pop("to")
+        if given.get("shape") == "exponential" and not first * last > 0:
+            return self.fault(
+                path, f"exponential goes by a constant factor: from and to must have one sign and not be 0, got {first} and {last}"
+            )
+        return Node(path, first, moving=Moving(first, last, Way(**given), annotation is int))
 
     def _component(self, kind: str, value: Any, path: KeyPath, engine: EngineKeys) -> Node:
         if not isinstance(value, dict):

@@ -12,6 +12,7 @@ from core.contracts import NeedsSomething, UserError
 from core.installed.shipped import find_recipe
 from core.recipe.faults import COMMAND_LINE, Fault, KeyPath, Origin, path_text
 from core.recipe.interpolate import resolve
+from core.recipe.moving import MOVABLE, Moving, require_plain
 from core.recipe.plan import Node, Planner
 from core.recipe.schema import RecipeSchema, drop_removed, fill_defaults
 from core.recipe.source import read
@@ -125,6 +126,7 @@ def plan_of(recipe: Recipe, registry: Registry) -> Plan:
 def _cross_check(recipe: Recipe, root: Node, planner: Planner) -> None:
     """What one part of a recipe says of another."""
     _cross_check_precision(recipe, root, planner)
+    _cross_check_moving(root, planner)
     loops = recipe.values.get("loops")
     if not isinstance(loops, dict):
         return
@@ -147,6 +149,16 @@ def _cross_check_precision(recipe: Recipe, root: Node, planner: Planner) -> None
         planner.fault(("train", "precision"), f"fp32 does not go with model.dtype={dtype}: write auto or bf16, or model.dtype=float32")
 
 
+def _cross_check_moving(root: Node, planner: Planner) -> None:
+    """A number may only move where the engine can set it: as a parameter of a component that is asked anew in every update."""
+    for node in nodes(root):
+        owner = node.component.entry.kind if node.component else "weight" if node.path[:1] == ("loops",) and len(node.path) == 2 else None
+        for key, child in node.children.items():
+            if child.moving is not None and not (owner in MOVABLE or (owner == "weight" and key == "weight")):
+                movable = f"the weight of a loop and numbers of {', '.join(MOVABLE)} can"
+                planner.fault(child.path, f"this number cannot move with the updates: {movable}; write a plain number")
+
+
 def _given(node: Node | None, key: str) -> Any:
     """The value of a component's parameter as the recipe or else its default gives it."""
     if node is None or node.component is None:
@@ -165,8 +177,15 @@ def nodes(node: Node) -> list[Node]:
     return [node, *(inner for child in node.children.values() for inner in nodes(child))]
 
 
-def build(recipe: Recipe, path: KeyPath, registry: Registry) -> Any:
+def moving_numbers(recipe: Recipe, registry: Registry) -> dict[KeyPath, Moving]:
+    """The numbers of the recipe that move with the updates."""
+    return {node.path: node.moving for node in nodes(plan_of(recipe, registry).root) if node.moving is not None}
+
+
+def build(recipe: Recipe, path: KeyPath, registry: Registry, parts: dict[KeyPath, Any] | None = None) -> Any:
     """Builds what stands at a key path, nested components first; the engine's keys (a task's ``data``) are left out.
+
+    ``parts``, if it is given, gets each component that is built, by its key path.
 
     Raises ``UserError`` with the place in the recipe, also for a constructor's ``ValueError``.
     """
@@ -177,17 +196,21 @@ def build(recipe: Recipe, path: KeyPath, registry: Registry) -> Any:
         if key not in node.children:
             raise KeyError(f"{path_text(path)} is not in the recipe {recipe.file}")
         node = node.children[key]
-    return _build(recipe, node)
+    return _build(recipe, node, {} if parts is None else parts)
 
 
-def _build(recipe: Recipe, node: Node) -> Any:
+def _build(recipe: Recipe, node: Node, parts: dict[KeyPath, Any]) -> Any:
     if node.make is None:
         return node.value
-    given = {key: _build(recipe, child) for key, child in node.children.items() if key not in node.engine_keys}
+    given = {key: _build(recipe, child, parts) for key, child in node.children.items() if key not in node.engine_keys}
     if node.component is None:
         return node.make(given)
     try:
-        return node.make(given)
+        for key, child in node.children.items():
+            if child.moving is not None:
+                require_plain(node.make, given, str(key), child.moving.last, node.component.entry.name)
+        parts[node.path] = node.make(given)
+        return parts[node.path]
     except (ValueError, UserError, FileNotFoundError) as error:
         raise UserError(str(Fault(recipe.locate(node.path), node.path, str(error)))) from error
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 Groups = Mapping[str, Sequence[tuple[str, nn.Parameter]]]
 CHUNK = 2**22  # numbers of a gradient that are looked at together: 32 MiB in float64
+Mix = Callable[[Tensor], Tensor]  # [n, m] -> [m]
 
 
 class Gradients:
@@ -78,11 +79,18 @@ def inner(first: Tensor, second: Tensor) -> Tensor:
     return torch.stack([torch.dot(a.double(), b.double()) for a, b in parts]).sum()
 
 
-def combine(gradients: Sequence[Gradients], weights: Tensor) -> None:
-    """Writes ``sum_i weights[p, i] * g_i`` into the first gradient's buffers; ``weights`` is [P, n] float64."""
+def combine(gradients: Sequence[Gradients], weights: Tensor, mixed: Mapping[str, Mix] = {}) -> None:
+    """Writes ``sum_i weights[p, i] * g_i`` into the first gradient's buffers; ``weights`` is [P, n] float64.
+
+    Blocks in ``mixed`` get instead what its function makes of them, chunk by chunk: [n, m] -> [m].
+    """
     per_parameter = len(weights) != len(gradients[0].flat)
     first, *others = (gradient.blocks(per_parameter) for gradient in gradients)
     for row, (name, target) in zip(weights.tolist(), first.items(), strict=True):
+        if mix := mixed.get(name):
+            for parts in zip(target.split(CHUNK), *(other[name].split(CHUNK) for other in others), strict=True):
+                parts[0].copy_(mix(torch.stack(parts)))
+            continue
         target.mul_(row[0])
         for weight, other in zip(row[1:], others, strict=True):
             target.add_(other[name], alpha=weight)

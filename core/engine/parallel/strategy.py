@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from core.contracts import UserError
 from core.engine.parallel.arena import Arena
 from core.engine.parallel.exchange import Exchange
-from core.engine.parallel.gradients import Gradients, Groups, combine, gram
+from core.engine.parallel.gradients import Gradients, Groups, Mix, combine, gram
 from core.engine.parallel.step import Step
 from core.engine.parallel.table import STRATEGIES, part
 
@@ -54,13 +54,16 @@ class Strategy:
         return gram(gradients, per_parameter)
 
     @torch.no_grad()
-    def step(self, gradients: Sequence[Gradients], weights: Tensor, kept: Sequence[Gradients] = ()) -> float:
+    def step(
+        self, gradients: Sequence[Gradients], weights: Tensor, kept: Sequence[Gradients] = (), mixed: Mapping[str, Mix] | None = None
+    ) -> float:
         """Steps on ``sum_i weights[p, i] g_i`` clipped to the norm; returns the norm before clipping.
 
-        ``kept`` are further gradients of the sum, with the last columns of ``weights``, which outlive the update.
+        ``kept`` are further gradients of the sum, with the last columns of ``weights``, which outlive the update. ``mixed``: blocks
+        that are no weighted sum (``combine``).
         Where the norm is not finite nothing is changed; the gradients are then still to be dropped.
         """
-        norm = self._clipped([*gradients, *kept], weights)
+        norm = self._clipped([*gradients, *kept], weights, mixed or {})
         if math.isfinite(norm):
             self.stepper.step()
             self.drop(gradients)
@@ -71,9 +74,9 @@ class Strategy:
         self.stepper.end()
         self.arena.give_back(gradients)
 
-    def _clipped(self, gradients: Sequence[Gradients], weights: Tensor) -> float:
+    def _clipped(self, gradients: Sequence[Gradients], weights: Tensor, mixed: Mapping[str, Mix]) -> float:
         """Puts the combined, clipped gradient into ``.grad``; returns its norm before clipping."""
-        combine(gradients, weights)
+        combine(gradients, weights, mixed)
         touched = set().union(*(gradient.touched for gradient in gradients))
         for parameter, view in gradients[0].views():
             # one that no loss reached is left alone, as in plain training: a zero gradient would still decay its weight
@@ -100,6 +103,6 @@ class Strategy:
 def make_strategy(
     launch: Mapping[str, Any], groups: Groups, optimizer: torch.optim.Optimizer, clip_norm: float, exchange: Exchange, loops: int
 ) -> Strategy:
-    """The strategy that the recipe's ``launch`` names; ``loops``: how many can take part in one update."""
+    """The strategy that the recipe's ``launch`` names; ``loops``: the most gradients that an update has."""
     stepper = part(STRATEGIES[launch["strategy"]].step)(groups, optimizer, exchange, launch)
     return Strategy(groups, exchange, Arena(groups, exchange, loops), stepper, clip_norm)
