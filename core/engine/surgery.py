@@ -109,9 +109,8 @@ class Combined:
         """[n, m] float32 -> [m]. Raises ``UserError`` for another shape."""
         update = self.op.combine(parts, self.scales, self.generator)
         if update.shape != parts.shape[1:]:
-            raise UserError(
-                f"{type(self.op).__name__}.combine gave {list(update.shape)} for gradients {list(parts.shape)}: give one number each"
-            )
+            name, got = type(self.op).__name__, list(update.shape)
+            raise UserError(f"{name}.combine gave {got} for gradients {list(parts.shape)}: it must give [{parts.shape[1]}]")
         plain = self.scales.to(parts.device) @ parts.double()  # [m]
         self.products.append(torch.stack([update.double() @ plain, plain @ plain]))
         return update

@@ -103,9 +103,7 @@ class Planner:
         given = {str(key): child.value for key, child in node.children.items()}
         first, last = given.pop("from"), given.pop("to")
         if given.get("shape") == "exponential" and not first * last > 0:
-            return self.fault(
-                path, f"exponential goes by a constant factor: from and to must have one sign and not be 0, got {first} and {last}"
-            )
+            return self.fault(path, f"the shape exponential needs from and to of one sign, neither of them 0, got {first} and {last}")
         return Node(path, first, moving=Moving(first, last, Way(**given), annotation is int))
 
     def _component(self, kind: str, value: Any, path: KeyPath, engine: EngineKeys) -> Node:

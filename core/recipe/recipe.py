@@ -132,14 +132,27 @@ def _cross_check(recipe: Recipe, root: Node, planner: Planner) -> None:
         return
     for section, key in (("gradient", "anchor"), ("schedule", "order"), ("schedule", "main"), ("schedule", "other")):
         named = _given(root.children.get(section), key)
+        known = _task_names(loops) if section == "gradient" and _by_task(recipe) else list(loops)
         for name in [named] if isinstance(named, str) else named if isinstance(named, list | tuple) else []:
-            if isinstance(name, str) and name not in loops:
-                near = difflib.get_close_matches(name, loops, n=1) or list(loops)
-                planner.fault((section, key), f"there is no loop {name!r}: did you mean {' or '.join(map(repr, near))}?")
+            if isinstance(name, str) and name not in known:
+                near = difflib.get_close_matches(name, known, n=1) or known
+                what = "task" if known != list(loops) else "loop"
+                planner.fault((section, key), f"there is no {what} {name!r}: did you mean {' or '.join(map(repr, near))}?")
     for node in nodes(root):
         loop = node.component.object if node.component and node.component.entry.kind == "loops" else None
         if isinstance(loop, NeedsSomething) and "teacher" in loop.needs and recipe.values.get("teacher") is None:
             planner.fault(node.path, "this loop needs a teacher: give the recipe one, e.g. teacher: {use: ema}")
+
+
+def _by_task(recipe: Recipe) -> bool:
+    gradient = recipe.values.get("gradient")
+    return isinstance(gradient, dict) and gradient.get("by") == "task"
+
+
+def _task_names(loops: dict[str, Any]) -> list[str]:
+    """``LOOP/TASK`` of every task, which is what their gradients are called."""
+    tasks = {name: entry.get("tasks") for name, entry in loops.items() if isinstance(entry, dict)}
+    return [f"{name}/{task}" for name, inside in tasks.items() if isinstance(inside, dict) for task in inside]
 
 
 def _cross_check_precision(recipe: Recipe, root: Node, planner: Planner) -> None:
