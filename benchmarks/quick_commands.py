@@ -20,7 +20,7 @@ EXPLAINED = ("models/sa2va", "loops/mask_caption_mask", "samplers/st_gumbel_topk
 
 def commands() -> list[list[str]]:
     recipes = sorted(path.relative_to(ROOT) for path in (ROOT / "recipes").glob("*.yaml"))
-    checks = [["core.run", str(recipe), "--check"] for recipe in recipes]
+    checks = [["core.run", str(recipe), "--check", "launch={strategy: single, processes: 1, device: cpu}"] for recipe in recipes]
     explained = [["core.components", "explain", name] for name in EXPLAINED]
     return [*checks, *explained, ["core.components", "doctor"], ["core.components", "list"]]
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from core.contracts import UserError
 from core.engine.launch import print_notes
+from core.engine.rehearsal import rehearse
 from core.installed.starting import spoken
 from core.preflight.finding import Finding
 from core.recipe import Recipe, check, load
@@ -39,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--samples must be at least 1")
     try:
         registry, recipe = Registry(), load(arguments.recipe, arguments.overrides)
-        if faults := check(recipe, registry):
+        if faults := check(recipe, registry) or rehearse(recipe, registry, here=False):
             print("\n".join(map(str, faults)), file=sys.stderr)
             return 2
         print_notes(recipe.notes)

@@ -11,6 +11,7 @@ from core.commands.printing import table
 from core.contracts import UserError
 from core.engine.launch import become_worker, print_notes, report_error, report_stop, start_workers, to_start
 from core.engine.launch.stopping import Stopped, listening
+from core.engine.rehearsal import cannot_start_here, rehearse
 from core.installed.shipped import recipe_names
 from core.installed.starting import spoken
 from core.recipe import Recipe, check, components_used, json_schema, load, path_report, path_text, resolved_yaml
@@ -62,7 +63,9 @@ def _parser() -> argparse.ArgumentParser:
         "recipe", nargs="?", metavar="RECIPE", help="a YAML file, or the name of a shipped recipe; may be left out with --resume RUN_FOLDER"
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="set one key, e.g. train.updates=10 or gradient.use=sum")
-    parser.add_argument("--check", action="store_true", help="check everything without building anything, and stop")
+    parser.add_argument("--check", action="store_true", help="check everything that needs neither model nor data, and stop")
+    elsewhere = "with --check: of a recipe for another machine, whose GPUs are not looked for here"
+    parser.add_argument("--elsewhere", action="store_true", help=elsewhere)
     parser.add_argument("--resolved", action="store_true", help="print the merged recipe with the origin of each value, and stop")
     parser.add_argument("--schema", action="store_true", help="print the JSON Schema of recipes for editors, and stop")
     folder = "continue from the last checkpoint: of this run folder, or of the newest run of the recipe"
@@ -75,6 +78,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(recipe: Recipe, registry: Registry, arguments: argparse.Namespace, resume: Path | bool | None, argv: list[str]) -> int:
     faults = check(recipe, registry)
+    if not faults and not arguments.resolved:
+        faults = rehearse(recipe, registry, here=not arguments.check)
     if faults:
         for fault in faults:
             print(fault, file=sys.stderr)
@@ -85,8 +90,7 @@ def _run(recipe: Recipe, registry: Registry, arguments: argparse.Namespace, resu
         print(resolved_yaml(recipe, registry), end="")
         return 0
     if arguments.check:
-        report(recipe, registry)
-        return 0
+        return report(recipe, registry, here=not arguments.elsewhere)
     if to_start(recipe.values["launch"]):
         return start_workers(recipe.values["launch"], argv)
     try:
@@ -98,8 +102,11 @@ def _run(recipe: Recipe, registry: Registry, arguments: argparse.Namespace, resu
         return report_stop(stopped, recipe.values["launch"]["requeue"])
 
 
-def report(recipe: Recipe, registry: Registry) -> None:
-    """Prints what a sound recipe would use, and warns of paths that do not exist."""
+def report(recipe: Recipe, registry: Registry, here: bool = True) -> int:
+    """Prints what a sound recipe would use, and warns of paths that do not exist.
+
+    Returns the exit code: 2 where the run is to start ``here`` and this machine cannot start it.
+    """
     used = [(path_text(path), c.entry) for path, c in components_used(recipe, registry)]
     table(("key", "component", "distribution"), [(key, f"{e.kind}/{e.name}", f"{e.distribution} {e.version}".rstrip()) for key, e in used])
     paths = path_report(recipe, registry)
@@ -113,4 +120,9 @@ def report(recipe: Recipe, registry: Registry) -> None:
     missing = [entry for entry in paths if not entry[2]]
     for key, path, _, origin in missing:
         print(f"warning: {origin}: {key}: {path} does not exist", file=sys.stderr)
-    print("recipe OK" + (f" ({len(missing)} of {len(paths)} paths are placeholders that do not exist here)" if missing else ""))
+    unable = list(cannot_start_here(recipe)) if here else []
+    for fault in unable:
+        print(f"{fault}; for another machine check it with --check --elsewhere", file=sys.stderr)
+    placeholders = f" ({len(missing)} of {len(paths)} paths are placeholders that do not exist here)" if missing else ""
+    print("recipe OK" + (", but it cannot start here" if unable else "") + placeholders)
+    return 2 if unable else 0

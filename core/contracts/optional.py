@@ -120,6 +120,18 @@ class ReadsFiles(Protocol):
         ...
 
 
+@runtime_checkable
+class ChecksKeys(Protocol):
+    """Of the component itself (see ``offers``): what can be said of its keys before it is built, for ``core.run --check``."""
+
+    def check_keys(self, **given: Any) -> None:
+        """Takes the component's keys of the recipe; quick, and called only where the paths among them exist.
+
+        Raises ``UserError`` for keys that do not go together and for a folder that is not what it should be.
+        """
+        ...
+
+
 # ---------------------------------------------------------------------------------------------- loops
 
 
@@ -211,6 +223,15 @@ class KeepsRunningGradient(Protocol):
     running: tuple[str, float]  # (loop, decay)
 
 
+@runtime_checkable
+class NamesGroups(Protocol):
+    """An optimizer whose keys may name parameter groups."""
+
+    def check_groups(self, groups: Sequence[str]) -> None:
+        """Raises ``UserError`` where it names a group that is not among ``groups``; needs no weights."""
+        ...
+
+
 # ---------------------------------------------------------------------------------------------- evaluators and trackers
 
 
@@ -251,16 +272,17 @@ class ShowsTrainingSamples(Protocol):
 
 #: kind -> what a component of it may offer. Those of ``BEFORE_BUILDING`` are looked for on the component itself, not on what it builds.
 OPTIONAL: dict[str, tuple[type, ...]] = {
-    "datasets": (GroupsByPicture, KnowsCocoPictures, Draws),
-    "models": (ReportsChanges, VerifiesExport, ExportsAdapters, ExportsTrainingFile, KnowsBaseValues, TellsFacts, ReadsFiles),
+    "datasets": (GroupsByPicture, KnowsCocoPictures, Draws, ChecksKeys),
+    "models": (ReportsChanges, VerifiesExport, ExportsAdapters, ExportsTrainingFile, KnowsBaseValues, TellsFacts, ReadsFiles, ChecksKeys),
     "loops": (TakesEmptyMasks, ShowsSamples),
     "teachers": (ReportsStatistics, WritesCaptions, PreparesItsOwn),
+    "optimizers": (NamesGroups,),
     "gradient_ops": (PerParameter, Stateful, ElementWise),
     "schedules": (KeepsRunningGradient,),
     "evaluators": (ShowsPictures, WholeMetrics),
     "trackers": (InBackground, ShowsPanels, ShowsTrainingSamples),
 }
-BEFORE_BUILDING: tuple[type, ...] = (TellsFacts, ReadsFiles)
+BEFORE_BUILDING: tuple[type, ...] = (TellsFacts, ReadsFiles, ChecksKeys)
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from core.engine.parallel.strategy import make_strategy
 from core.engine.parallel.table import STRATEGIES
 from core.engine.parallel.transforms import transform
 from core.engine.plan import Plan, Source
+from core.engine.rehearsal import needs_whole_model
 from core.engine.running_gradient import RunningGradient
 from core.engine.surgery import Surgery
 from core.engine.tracking import Trackers
@@ -47,14 +48,10 @@ class Run:
     own: Groups  # weights that loops brought themselves, by the key path of their task
 
 
-def sharded_trains_only(values: Mapping[str, Any]) -> None:
+def sharded_trains_only(values: dict[str, Any]) -> None:
     """Raises ``UserError`` where a strategy that shards the model is asked for something that needs the whole model in one process."""
     strategy = values["launch"]["strategy"]
-    if not STRATEGIES[strategy].shards_model:
-        return
-    asked = ["train.evaluate=none"] if values["train"]["evaluate"] != "none" else []
-    asked += ["checkpoint.export=false"] if values["checkpoint"]["export"] else []
-    if asked:
+    if STRATEGIES[strategy].shards_model and (asked := needs_whole_model(values)):
         raise UserError(
             f"with launch.strategy={strategy} no process holds the whole model: set {' and '.join(asked)}, then evaluate or export the run "
             "afterwards, python -m core.evaluate or python -m core.convert"

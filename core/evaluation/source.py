@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from core.checkpoints.model_files import holds_trained_tensors_only, model_entry
-from core.contracts import Evaluator, Model, UserError
+from core.contracts import Evaluator, Model, UserError, Within
 from core.installed.shipped import find_recipe, recipe_names
 from core.recipe import Recipe, check, load
 from core.recipe.faults import COMMAND_LINE
 from core.recipe.interpolate import resolve
 from core.recipe.plan import Planner
 from core.recipe.recipe import Plan
-from core.recipe.schema import Within
 from core.recipe.source import Source, override
 from core.registry import Component, Registry
 

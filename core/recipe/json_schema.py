@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from core.contracts import KINDS, UserError
-from core.recipe.schema import EngineKeys, RecipeSchema, Within
+from core.contracts import KINDS, UserError, Within
+from core.recipe.schema import EngineKeys, RecipeSchema
 from core.registry import Component, Registry
 from core.registry.signature import Parameter, kind_of, record_fields
 

@@ -9,8 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from core.contracts import UserError
-from core.recipe.schema import Within
+from core.contracts import UserError, Within
 from core.registry.attributes import attributes
 from core.registry.signature import Parameter, record_fields
 

@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from core.contracts import UserError
+from core.contracts import UserError, Within
 from core.recipe.faults import Fault, KeyPath, Origin, path_text, shown
 from core.recipe.leaves import NotGiveable, Unfit, leaf
 from core.recipe.moving import Moving, Way, is_moving, moving_keys
-from core.recipe.schema import EngineKeys, Within
+from core.recipe.schema import EngineKeys
 from core.registry import Component, Registry
+from core.registry.call_shape import misfit
 from core.registry.signature import OMITTED, Parameter, kind_of, record_fields, type_name
 
 
@@ -61,7 +62,10 @@ class Planner:
         if origin is Annotated:
             return self._annotated(arguments[0], arguments[1:], value, path)
         if kind := kind_of(annotation):
-            return self._component(kind, value, path, engine)
+            node = self._component(kind, value, path, engine)
+            if node.component is not None and (wrong := misfit(node.component.object, kind, annotation)):
+                self.fault((*path, "use"), f"{value['use']} does not fit: {wrong}")
+            return node
         if typing.is_typeddict(annotation):
             return self._record(record_fields(annotation), dict, value, path)
         if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):

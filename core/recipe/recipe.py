@@ -103,10 +103,12 @@ def check(recipe: Recipe, registry: Registry) -> list[Fault]:
     Keys that an exchanged component does not take are left out of the recipe; ``notes`` says which.
     """
     planned = plan_of(recipe, registry).faults  # first: leaving out a key also removes the key's faults
-    return sorted(
-        dict.fromkeys([*recipe.faults, *planned]),
-        key=lambda fault: (fault.origin == COMMAND_LINE, fault.origin.place, fault.origin.line),
-    )
+    return in_order([*recipe.faults, *planned])
+
+
+def in_order(faults: Iterable[Fault]) -> list[Fault]:
+    """Each fault once, by file and line; the command line comes last."""
+    return sorted(dict.fromkeys(faults), key=lambda fault: (fault.origin == COMMAND_LINE, fault.origin.place, fault.origin.line))
 
 
 def plan_of(recipe: Recipe, registry: Registry) -> Plan:
@@ -219,13 +221,20 @@ def _build(recipe: Recipe, node: Node, parts: dict[KeyPath, Any]) -> Any:
     if node.component is None:
         return node.make(given)
     try:
-        for key, child in node.children.items():
-            if child.moving is not None:
-                require_plain(node.make, given, str(key), child.moving.last, node.component.entry.name)
-        parts[node.path] = node.make(given)
+        parts[node.path] = construct(node, given)
         return parts[node.path]
     except (ValueError, UserError, FileNotFoundError) as error:
         raise UserError(str(Fault(recipe.locate(node.path), node.path, str(error)))) from error
+
+
+def construct(node: Node, given: dict[Any, Any]) -> Any:
+    """The component of a node, of its built children. Raises what the constructor raises, or that a number cannot move."""
+    assert node.make is not None
+    assert node.component is not None
+    for key, child in node.children.items():
+        if child.moving is not None:
+            require_plain(node.make, given, str(key), child.moving.last, node.component.entry.name)
+    return node.make(given)
 
 
 def components_used(recipe: Recipe, registry: Registry) -> list[tuple[KeyPath, Component]]:

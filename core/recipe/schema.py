@@ -7,22 +7,8 @@ import typing
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from core.contracts import Dataset, Evaluator, GradientOp, Loop, Model, OptimizerFactory, Precision, Schedule, Teacher, Tracker
+from core.contracts import Dataset, Evaluator, GradientOp, Loop, Model, OptimizerFactory, Precision, Schedule, Teacher, Tracker, Within
 from core.recipe.faults import DEFAULT, KeyPath, Origin
-
-
-@dataclass(frozen=True)
-class Within:
-    """The range of a number, ends included; of a mapping, the range of its length."""
-
-    low: float
-    high: float = float("inf")
-
-    def __str__(self) -> str:
-        return f">= {self.low:g}" if self.high == float("inf") else f"in {self.low:g}..{self.high:g}"
-
-    def holds(self, value: Any) -> bool:
-        return self.low <= (len(value) if isinstance(value, dict) else value) <= self.high
 
 
 @dataclass(frozen=True)

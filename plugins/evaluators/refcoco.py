@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from pycocotools import mask as rle
 
-from core.contracts import Dataset, Item, Model, Picture
+from core.contracts import Count, Dataset, Item, Model, Picture
 from plugins.evaluators import mask_metrics
 from plugins.evaluators.items import at_least_one, described, pictures
 
@@ -24,9 +24,9 @@ class RefcocoEvaluator:
         self,
         *,
         data: Dataset,
-        max_samples: int | None = None,
-        max_texts_per_image: int | None = None,
-        max_new_tokens: int = 512,
+        max_samples: Count | None = None,
+        max_texts_per_image: Count | None = None,
+        max_new_tokens: Count = 512,
     ) -> None:
         at_least_one(max_samples=max_samples, max_texts_per_image=max_texts_per_image, max_new_tokens=max_new_tokens)
         self.data, self.max_new_tokens = data, max_new_tokens

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from core.contracts import BadSample, Dataset, Item, Model, Picture, Region
+from core.contracts import BadSample, Count, Dataset, Item, Model, Picture, Region
 from core.late import F, torch
 from plugins.evaluators import caption_metrics
 from plugins.evaluators.items import at_least_one, described, pictures
@@ -37,11 +37,11 @@ class RegionCaption:
         self,
         *,
         data: Dataset,
-        max_samples: int | None = None,
-        max_texts_per_image: int | None = None,
-        max_new_tokens: int | None = None,
-        caption_length: int = 64,
-        batch_size: int = 8,
+        max_samples: Count | None = None,
+        max_texts_per_image: Count | None = None,
+        max_new_tokens: Count | None = None,
+        caption_length: Count = 64,
+        batch_size: Count = 8,
         text_metrics: list[caption_metrics.Metric] | None = None,
     ) -> None:
         at_least_one(max_samples=max_samples, max_texts_per_image=max_texts_per_image, max_new_tokens=max_new_tokens)

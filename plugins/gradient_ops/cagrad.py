@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from core.contracts import Gram
+from core.contracts import Gram, NotNegative
 from core.late import torch
 from plugins.gradient_ops._blocks import Scope, Scoped
 from plugins.gradient_ops._simplex import minimize
@@ -24,7 +24,7 @@ class Cagrad(Scoped):
     The dual problem is solved exactly. Where a convex combination of the h_i is zero and c >= 1, g = 0.
     """
 
-    def __init__(self, *, c: float = 0.4, scope: Scope = "global") -> None:
+    def __init__(self, *, c: NotNegative = 0.4, scope: Scope = "global") -> None:
         super().__init__(scope)
         if not c >= 0:
             raise ValueError(f"c must not be negative, but is {c}.")

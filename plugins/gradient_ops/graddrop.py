@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from core.contracts import Gram
+from core.contracts import Gram, Share
 from core.late import torch
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ class GradDrop:
     Source: Chen et al., arXiv:2010.06808, with the same draw for all loops of an update.
     """
 
-    def __init__(self, *, leak: float = 0.0) -> None:
+    def __init__(self, *, leak: Share = 0.0) -> None:
         if not 0 <= leak <= 1:
             raise ValueError(f"leak must lie in 0..1, not {leak}.")
         self.leak = leak

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from core.contracts import Gram
+from core.contracts import Gram, Share
 from core.late import torch
 from plugins.gradient_ops._blocks import Scope, Scoped
 
@@ -24,7 +24,7 @@ class Gradvac(Scoped):
     The paper draws the order of the j at random; here after i come i + 1, i + 2, ..., so that an update can be repeated.
     """
 
-    def __init__(self, *, decay: float = 0.01, scope: Scope = "global") -> None:
+    def __init__(self, *, decay: Share = 0.01, scope: Scope = "global") -> None:
         super().__init__(scope)
         if not 0 <= decay <= 1:
             raise ValueError(f"decay must lie in 0..1, not {decay}.")

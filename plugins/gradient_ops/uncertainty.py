@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from core.contracts import Gram
+from core.contracts import Gram, Positive
 from core.late import torch
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class Uncertainty:
     v starts at 0, the plain sum, and settles where ``exp(-v_i) L_i = 1``. Needs the loops' losses, not their Gram matrix.
     """
 
-    def __init__(self, *, lr: float = 0.01) -> None:
+    def __init__(self, *, lr: Positive = 0.01) -> None:
         if not lr > 0:
             raise ValueError(f"lr must be greater than 0, not {lr}.")
         self.lr = lr

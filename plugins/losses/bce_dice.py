@@ -7,8 +7,9 @@ training in Mask2Former, arXiv:2112.01527.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from core.contracts import Count, NotNegative, Share, Within
 from core.late import F, torch
 
 if TYPE_CHECKING:
@@ -25,12 +26,12 @@ class BceDice:
     def __init__(
         self,
         *,
-        weight: float = 1.0,
-        bce_weight: float = 2.0,
-        dice_weight: float = 0.5,
-        points: int = 12544,
-        oversample: float = 3.0,
-        importance: float = 0.75,
+        weight: NotNegative = 1.0,
+        bce_weight: NotNegative = 2.0,
+        dice_weight: NotNegative = 0.5,
+        points: Count = 12544,
+        oversample: Annotated[float, Within(1)] = 3.0,
+        importance: Share = 0.75,
     ) -> None:
         for name, value in (("weight", weight), ("bce_weight", bce_weight), ("dice_weight", dice_weight)):
             if not value >= 0:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from core.contracts import Tokens
+from core.contracts import NotNegative, ShareBelow1, Tokens
 from core.late import F, torch
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class CaptionCe:
     ``weight`` is the term's weight in its loop; ``label_smoothing`` spreads that share of each target over the vocabulary.
     """
 
-    def __init__(self, *, weight: float = 1.0, label_smoothing: float = 0.0) -> None:
+    def __init__(self, *, weight: NotNegative = 1.0, label_smoothing: ShareBelow1 = 0.0) -> None:
         if not weight >= 0:
             raise ValueError(f"weight must not be negative, but is {weight}.")
         if not 0 <= label_smoothing < 1:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from core.contracts import UserError
+from core.contracts import NotNegative, Positive, ShareBelow1, UserError, Within
 from core.late import torch
 
 if TYPE_CHECKING:
@@ -29,14 +29,14 @@ class AdamW:
     def __init__(
         self,
         *,
-        lr: float,
-        betas: list[float] | None = None,
-        weight_decay: float = 0.05,
-        eps: float = 1e-8,
+        lr: Positive,
+        betas: list[ShareBelow1] | None = None,
+        weight_decay: NotNegative = 0.05,
+        eps: Positive = 1e-8,
         schedule: Literal["constant", "cosine", "one_cycle"] = "constant",
-        warmup: float | None = None,
-        decay: float | None = None,
-        group_lr: dict[str, float] | None = None,
+        warmup: ShareBelow1 | None = None,
+        decay: Annotated[float, Within(above=0, high=1)] | None = None,
+        group_lr: dict[str, NotNegative] | None = None,
     ) -> None:
         betas = [0.9, 0.999] if betas is None else betas
         if not lr > 0:
@@ -64,9 +64,7 @@ class AdamW:
 
     def build(self, groups: Mapping[str, Sequence[tuple[str, Parameter]]], updates: int) -> tuple[torch.optim.AdamW, LambdaLR]:
         """Optimizer and schedule for ``updates`` steps. Raises UserError when group_lr names no parameter group."""
-        unknown = sorted(self.group_lr.keys() - groups.keys())
-        if unknown:
-            raise UserError(f"optimizer.group_lr names {', '.join(unknown)}, but the parameter groups are {', '.join(groups)}.")
+        self.check_groups(list(groups))
         optimizer = torch.optim.AdamW(
             [
                 {"name": group, "params": [parameter for _, parameter in named], "lr": self.lr * self.group_lr.get(group, 1.0)}
@@ -83,6 +81,11 @@ class AdamW:
             return self.factor(update, updates)
 
         return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+    def check_groups(self, groups: Sequence[str]) -> None:
+        """Raises UserError when group_lr names no parameter group."""
+        if unknown := sorted(self.group_lr.keys() - set(groups)):
+            raise UserError(f"group_lr names {', '.join(unknown)}, but the parameter groups are {', '.join(groups)}.")
 
     def factor(self, update: int, updates: int) -> float:
         """What lr is multiplied by in update 0 .. updates - 1."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from core.contracts import Positive
 from core.late import torch
 from plugins.samplers._dense import all_logits, positive_temperature, seen, straight_through
 
@@ -21,7 +22,7 @@ class GreedySt:
     Holds [B, T, V] tensors.
     """
 
-    def __init__(self, *, temperature: float = 0.7) -> None:
+    def __init__(self, *, temperature: Positive = 0.7) -> None:
         self.temperature = positive_temperature(temperature)
 
     def __call__(

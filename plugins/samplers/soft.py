@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from core.contracts import Positive
 from core.late import torch
 from plugins.samplers._dense import all_logits, mixture, positive_temperature, seen
 
@@ -18,7 +19,7 @@ class Soft:
     Holds [B, T, V] tensors. temperature: towards 0 the mixture becomes the likeliest token.
     """
 
-    def __init__(self, *, temperature: float = 1.0) -> None:
+    def __init__(self, *, temperature: Positive = 1.0) -> None:
         self.temperature = positive_temperature(temperature)
 
     def __call__(

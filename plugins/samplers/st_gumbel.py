@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from core.contracts import Positive
 from core.late import torch
 from plugins.samplers._dense import all_logits, positive_temperature, seen, straight_through
 from plugins.samplers.st_gumbel_topk import gumbel
@@ -23,7 +24,7 @@ class StGumbel:
     Holds several [B, T, V] tensors: 300 MB each at B 4, T 128, V 151,674. temperature: of the soft weights.
     """
 
-    def __init__(self, *, temperature: float = 0.7) -> None:
+    def __init__(self, *, temperature: Positive = 0.7) -> None:
         self.temperature = positive_temperature(temperature)
 
     def __call__(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from core.contracts import UserError
+from core.contracts import Count, Positive, UserError
 from core.late import torch
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class StGumbelTopk:
     k: tokens kept in each row; clamped to the vocabulary. temperature: of the soft weights; the gradient shrinks as it grows.
     """
 
-    def __init__(self, *, k: int = 512, temperature: float = 0.7) -> None:
+    def __init__(self, *, k: Count = 512, temperature: Positive = 0.7) -> None:
         if k < 1:
             raise ValueError(f"k must be at least 1, not {k}.")
         if not temperature > 0:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from core.contracts import Count, ShareBelow1
+
 
 class EveryN:
     """``main`` takes part in every update and ``other`` joins it in updates n - 1, 2n - 1, ... (counted from 0).
@@ -14,7 +16,7 @@ class EveryN:
     ``together: false`` leaves ``main`` out of the updates of ``other``, which then cost one loop instead of two.
     """
 
-    def __init__(self, *, main: str, other: str, n: int, decay: float = 0.9, together: bool = True) -> None:
+    def __init__(self, *, main: str, other: str, n: Count, decay: ShareBelow1 = 0.9, together: bool = True) -> None:
         if main == other:
             raise ValueError(f"main and other must be two loops, but both are {main!r}.")
         if n < 1:

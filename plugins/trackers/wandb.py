@@ -8,10 +8,10 @@ import uuid
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from core.contracts import Picture, RunInfo
+from core.contracts import Picture, RunInfo, Within
 
 
 def has_key() -> bool:
@@ -52,7 +52,7 @@ class Wandb:
         mode: Literal["auto", "online", "offline"] = "auto",
         group: str | None = None,
         tags: list[str] | None = None,
-        panels: int = 8,
+        panels: Annotated[int, Within(0)] = 8,
         checkpoints: bool = False,
     ) -> None:
         if not project or set(project) & set("/\\#?%:"):

@@ -78,6 +78,9 @@ class Order(Any):
     def __init__(self, *, order: list[str] | None = None) -> None:
         self.order = order
 
+    def loops(self, update):
+        return self.order or ["one"]
+
 class Optimizer(Any):
     def __init__(self, *, lr: float, name: str | int = 3, shape: bool | Lora | Sampler = True) -> None:
         self.lr, self.name = lr, name

@@ -23,7 +23,7 @@ def test_faults_go_to_stderr_with_exit_2(folder, capsys) -> None:
 
 
 def test_check_reports_components_paths_and_samples(folder, capsys) -> None:
-    assert main([str(folder.write()), "--check", "train.accumulate=2", "launch.processes=4"]) == 0
+    assert main([str(folder.write()), "--check", "train.accumulate=2", "launch={strategy: ddp, processes: 4}"]) == 0
     shown = capsys.readouterr()
     assert "samples per update and loop: 24 = 3 x 2 accumulated x 4 processes" in shown.out
     assert "recipe OK (2 of 2 paths are placeholders that do not exist here)" in shown.out

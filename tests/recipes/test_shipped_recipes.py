@@ -22,12 +22,14 @@ def test_shipped_recipe_passes_its_check(path: Path, capsys: pytest.CaptureFixtu
     recipe = load(path)
     assert [str(fault) for fault in check(recipe, Registry())] == []
     assert len(components_used(recipe, Registry())) > 10
-    assert main([str(path), "--check"]) == 0
+    assert main([str(path), "--check", "--elsewhere"]) == 0
     assert "recipe OK" in capsys.readouterr().out
 
 
 def test_the_big_recipe_reports_its_placeholders(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(next(path for path in RECIPES if path.name == "dual_loop_8gpu.yaml")), "--check"]) == 0
+    assert main([str(next(path for path in RECIPES if path.name == "dual_loop_8gpu.yaml")), "--check"]) == 2
     printed = capsys.readouterr()
+    assert "launch.device: launch asks for 8 GPUs, 0 found" in printed.err
+    assert "for another machine check it with --check --elsewhere" in printed.err
     assert "model.checkpoint: /path/to/Sa2VA-4B does not exist" in printed.err
     assert "256 = 16 x 2 accumulated x 8 processes" in printed.out

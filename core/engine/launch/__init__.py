@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from core.engine.launch.reporting import LAUNCHER, RESUME, LostRank, print_notes, report_error, report_stop
-from core.engine.launch.start import become_worker, check_launch, die_with_parent, start_workers, to_start
+from core.engine.launch.start import become_worker, cannot_start, check_launch, die_with_parent, start_workers, to_start
 from core.engine.launch.stopping import Stopped, listening
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "LostRank",
     "Stopped",
     "become_worker",
+    "cannot_start",
     "check_launch",
     "die_with_parent",
     "listening",

@@ -27,18 +27,26 @@ from core.installed.starting import module_options
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
+def cannot_start(launch: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Why this machine cannot carry ``launch`` out: (the key that it is about, a sentence); None if it can."""
+    if launch["strategy"] == "single" and launch["processes"] > 1:
+        message = f"launch.processes={launch['processes']} needs launch.strategy=ddp, deepspeed or fsdp2; single is one process"
+        return "processes", message
+    if launch["device"] != "cuda":
+        return None
+    asked, found = int(os.environ.get("LOCAL_WORLD_SIZE", launch["processes"])), 0
+    if any(Path("/dev").glob("nvidia[0-9]*")) or not Path("/dev").is_dir() or Path("/dev/kfd").exists() or Path("/dev/dxg").exists():
+        import torch  # late: where there is no GPU at all, it need not be loaded to say so
+
+        found = torch.cuda.device_count()
+    here = "launch.strategy=single launch.processes=1 launch.device=cpu runs it here"
+    return ("device", f"launch asks for {asked} GPUs, {found} found; {here}") if found < asked else None
+
+
 def check_launch(launch: Mapping[str, Any]) -> None:
     """Raises ``UserError`` for what this machine cannot carry out."""
-    if launch["strategy"] == "single" and launch["processes"] > 1:
-        raise UserError(f"launch.processes={launch['processes']} needs launch.strategy=ddp, deepspeed or fsdp2; single is one process")
-    if launch["device"] != "cuda":
-        return
-    import torch  # late: a launcher on the CPU needs none of it
-
-    found, asked = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", launch["processes"]))
-    if found < asked:
-        here = "launch.strategy=single launch.processes=1 launch.device=cpu runs it here"
-        raise UserError(f"launch asks for {asked} GPUs, {found} found; {here}")
+    if reason := cannot_start(launch):
+        raise UserError(reason[1])
 
 
 def to_start(launch: Mapping[str, Any]) -> bool:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from core.contracts import offers
+from core.contracts import Count, ShareBelow1, UserError, Within, offers
 from plugins.models.sa2va.groups import Group, Lora
 from plugins.models.sa2va.sizes import Sizes
 
@@ -37,14 +37,23 @@ def _reads_trained(path: Path, base: Path | None) -> Mapping[str, Path] | None:
     return {"file": path, "checkpoint": base} if trained and base is not None else None
 
 
-@offers(facts=_facts, reads=_reads_folder)
+def _is_checkpoint(**given: Any) -> None:
+    """Raises ``UserError`` for a folder that holds no checkpoint; see ``ChecksKeys``."""
+    checkpoint = given["checkpoint"]
+    lacking = [what for what in ("config.json", "*.safetensors") if not any(checkpoint.glob(what))]
+    if lacking:
+        has = "a checkpoint folder in the published layout has config.json and *.safetensors"
+        raise UserError(f"checkpoint {checkpoint} has no {' and no '.join(lacking)}: {has}")
+
+
+@offers(facts=_facts, reads=_reads_folder, check_keys=_is_checkpoint)
 def load(
     *,
     checkpoint: Path,
     lora: Lora | None = None,
     train: list[Group] | None = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
-    max_tiles: int = 12,
+    max_tiles: Count = 12,
     sam_constants: Literal["exact", "bfloat16"] = "exact",
     resize: Literal["exact", "fast"] = "exact",
 ) -> Sa2va:
@@ -69,8 +78,8 @@ def scratch(
     train: list[Group],
     sizes: Sizes | None = None,
     template: str = "qwen_chat",
-    seed: int = 0,
-    vocabulary: int = 448,
+    seed: Annotated[int, Within(0)] = 0,
+    vocabulary: Count = 448,
 ) -> Sa2va:
     """Writes a new model to ``folder`` (or takes the one that an equal call wrote there) and loads it for training.
 
@@ -81,15 +90,15 @@ def scratch(
     return make(folder, corpus, train, sizes, template, seed, vocabulary)
 
 
-@offers(facts=_facts, reads=_reads_trained)
+@offers(facts=_facts, reads=_reads_trained, check_keys=_is_checkpoint)
 def load_legacy(
     *,
     file: Path,
     checkpoint: Path,
-    lora_alpha: int | None = None,
-    lora_dropout: float = 0.05,
+    lora_alpha: Count | None = None,
+    lora_dropout: ShareBelow1 = 0.05,
     dtype: Literal["float32", "bfloat16"] = "float32",
-    max_tiles: int = 12,
+    max_tiles: Count = 12,
 ) -> Sa2va:
     """The published folder ``checkpoint`` with the trained tensors of ``file``, a ``.pth`` or a folder of PEFT's adapters.
 

@@ -1,10 +1,12 @@
-"""The names of what may be trained, and the settings of adapters. Standard library only: a recipe is checked with it."""
+"""The names of what may be trained, and the settings of adapters. Nothing heavy is imported: a recipe is checked with it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from core.contracts import Count, ShareBelow1
 
 Group = Literal["projector", "text_hidden_fcs", "lora", "sam2_decoder", "vision_model", "language_model", "embeddings", "sam2_encoder"]
 PUBLISHED_GROUPS: tuple[Group, ...] = ("projector", "text_hidden_fcs", "lora", "sam2_decoder")
@@ -16,9 +18,9 @@ Prefixes = Sequence[tuple[str, Group]]
 class Lora:
     """Low-rank adapters on all linear layers of the language model but its head (Hu et al. 2021)."""
 
-    r: int = 128
-    alpha: int = 256
-    dropout: float = 0.05
+    r: Count = 128
+    alpha: Count = 256
+    dropout: ShareBelow1 = 0.05
 
 
 def trained_groups(train: Sequence[Group] | None, lora: Lora | None) -> list[Group]:

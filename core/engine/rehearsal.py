@@ -1,0 +1,236 @@
+"""A run rehearsed without its model and data: every cheap component is built, so that all that a constructor refuses is told at once.
+
+Nothing heavy is loaded unless a component loads it. What is wrong is a ``Fault`` with the origin of the value that it is about.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from core.contracts import ChecksKeys, ElementWise, KeepsRunningGradient, NamesGroups, UserError
+from core.engine.launch import cannot_start
+from core.engine.parallel.table import STRATEGIES
+from core.recipe import Fault, KeyPath, Recipe, path_text
+from core.recipe.faults import COMMAND_LINE
+from core.recipe.plan import Node
+from core.recipe.recipe import construct, in_order, nodes, plan_of
+from core.registry import Registry
+
+HEAVY = ("models", "datasets")  # kinds whose components read files when they are built
+UPDATES = 100_000  # of a schedule that are looked at
+_ABSENT: Any = object()  # what could not be built, or is not built here
+
+
+class NoData:
+    """Stands for a data set: empty, whatever is asked."""
+
+    def __len__(self) -> int:
+        return 0
+
+    def __getitem__(self, index: int) -> Any:
+        raise IndexError(index)
+
+    def images(self) -> list[list[int]]:
+        return []
+
+
+def rehearse(recipe: Recipe, registry: Registry, here: bool = True) -> list[Fault]:
+    """Faults of a recipe that has passed ``check``; ``here``: also of what this machine cannot start."""
+    cast = _Rehearsal(recipe, plan_of(recipe, registry).root)
+    cast.build_all()
+    cast.faults += [*_schedule(cast), *_optimizer(cast), *_training(recipe)]
+    if here:
+        cast.faults += cannot_start_here(recipe)
+    return in_order(cast.faults)
+
+
+class _Rehearsal:
+    def __init__(self, recipe: Recipe, root: Node) -> None:
+        self.recipe, self.root = recipe, root
+        self.faults: list[Fault] = []
+        self.built: dict[KeyPath, Any] = {}
+
+    def fault(self, path: KeyPath, message: str) -> None:
+        self.faults.append(Fault(self.recipe.locate(path), path, message))
+
+    def build_all(self) -> None:
+        for section in ("teacher", "gradient", "schedule", "optimizer"):
+            if section in self.root.children and self.root.children[section].component:
+                self._build(self.root.children[section])
+        for section in ("loops", "track", "evaluate"):
+            for node in nodes(self.root.children[section]) if section in self.root.children else ():
+                if node.component is not None and node.path not in self.built and node.component.entry.kind not in HEAVY:
+                    self._build(node)
+        for node in nodes(self.root):
+            self._keys(node)
+        for path, component in self.built.items():
+            if path[0] not in ("loops", "model") and (names := _weights(component)):
+                self.fault(path, f"its weights {', '.join(names[:3])} ask for a gradient, but only loops and the model are trained")
+
+    def _build(self, node: Node) -> Any:
+        """What the node builds, ``NoData`` for a data set, or ``_ABSENT``; its faults are kept."""
+        if node.path in self.built:
+            return self.built[node.path]
+        if node.make is None:
+            return node.value
+        given = {key: self._build(child) for key, child in node.children.items() if key not in node.engine_keys}
+        if node.component is None:
+            return _ABSENT if any(value is _ABSENT for value in given.values()) else node.make(given)
+        kind = node.component.entry.kind
+        if kind in HEAVY:
+            return NoData() if kind == "datasets" else _ABSENT
+        if any(value is _ABSENT for value in given.values()):
+            return self.built.setdefault(node.path, _ABSENT)
+        try:
+            self.built[node.path] = construct(node, given)
+        except Exception as error:  # a third party's constructor may raise anything: it is told, and the others are still tried
+            self.built[node.path] = _ABSENT
+            about = self._about(node, str(error))
+            if about == node.path and any(isinstance(value, NoData) for value in given.values()):
+                return _ABSENT  # it may be the missing data that it does not take
+            known = isinstance(error, ValueError | UserError | FileNotFoundError)
+            self.fault(about, str(error) if known else f"cannot be built: {type(error).__name__}: {error}")
+        return self.built[node.path]
+
+    def _about(self, node: Node, message: str) -> KeyPath:
+        """The path of the parameter that a constructor's message names first, or of the component."""
+        assert node.component is not None
+        found = [(at.start(), p.name) for p in node.component.parameters if (at := re.search(rf"\b{re.escape(p.name)}\b", message))]
+        return (*node.path, min(found)[1]) if found else node.path
+
+    def _keys(self, node: Node) -> None:
+        """What a component says of its keys without being built, where all paths among them are there."""
+        component = node.component.object if node.component else None
+        if not isinstance(component, ChecksKeys):
+            return
+        leaves = [leaf for leaf in nodes(node) if leaf.make is None]
+        if any(isinstance(leaf.value, Path) and not leaf.value.exists() for leaf in leaves):
+            return  # told as a missing path
+        given = {str(key): self._build(child) for key, child in node.children.items() if key not in node.engine_keys}
+        try:
+            component.check_keys(**given)
+        except (UserError, ValueError) as error:
+            self.fault(self._about(node, str(error)), str(error))
+
+
+def _schedule(cast: _Rehearsal) -> Iterator[Fault]:
+    """A schedule that names loops which are not there, leaves an update empty, or never lets a loop train."""
+    schedule, loops = cast.built.get(("schedule",), _ABSENT), list(cast.recipe.values["loops"])
+    if schedule is _ABSENT:
+        return
+
+    given = [path for path, origin in cast.recipe.origins.items() if path[:1] == ("schedule",) and origin == COMMAND_LINE]
+    path = max(given, key=len, default=("schedule",))  # what the command line has changed of it is to blame
+
+    def fault(message: str) -> Fault:
+        return Fault(cast.recipe.locate(path), path, message)
+
+    updates, seen = cast.recipe.values["train"]["updates"], set()
+    for update in range(min(updates, UPDATES)):
+        try:
+            named = list(schedule.loops(update))
+        except Exception as error:  # a third party's schedule
+            yield fault(f"loops({update}) raises {type(error).__name__}: {error}")
+            return
+        if wrong := [name for name in named if name not in loops]:
+            yield fault(f"it names the loop {wrong[0]!r} in update {update}; there are {', '.join(loops)}")
+            return
+        if not named or len(set(named)) < len(named):
+            what = "no loop" if not named else f"a loop twice ({', '.join(named)})"
+            yield fault(f"it gives {what} for update {update}: each update needs at least one loop, and each loop once")
+            return
+        seen.update(named)
+    for name in loops:
+        if name not in seen and updates <= UPDATES:
+            out = f"let it take part, or take the loop out with loops.{name}=null"
+            yield fault(f"the loop {name!r} takes part in none of the {updates} updates of this run: {out}")
+    if isinstance(schedule, KeepsRunningGradient):
+        if schedule.running[0] not in loops:
+            yield fault(f"it keeps the running gradient of {schedule.running[0]!r}; there are {', '.join(loops)}")
+        op, gradient = cast.built.get(("gradient",)), cast.recipe.values["gradient"]
+        if gradient.get("by") == "task" or isinstance(op, ElementWise):
+            what = "by: task" if gradient.get("by") == "task" else f"use: {gradient['use']}, which combines number by number"
+            yield fault(f"it keeps a loop's running gradient, which does not go with gradient {what}")
+
+
+def _optimizer(cast: _Rehearsal) -> Iterator[Fault]:
+    """An optimizer that names parameter groups which are not there, where they are known without the model."""
+    factory, groups = cast.built.get(("optimizer",), _ABSENT), _groups(cast)
+    if factory is _ABSENT or not groups:
+        return
+    try:
+        if isinstance(factory, NamesGroups):
+            factory.check_groups(groups)
+        else:
+            import torch  # late: most optimizers can say it without
+
+            weights = {name: [("weight", torch.nn.Parameter(torch.zeros(2)))] for name in groups}
+            factory.build(weights, cast.recipe.values["train"]["updates"])
+    except Exception as error:  # a third party's optimizer
+        path = cast._about(cast.root.children["optimizer"], str(error))
+        known = isinstance(error, UserError | ValueError)
+        yield Fault(cast.recipe.locate(path), path, str(error) if known else f"cannot be built: {type(error).__name__}: {error}")
+
+
+def _groups(cast: _Rehearsal) -> Sequence[str]:
+    """The model's trained groups as the recipe lists them under ``model.train``, and the tasks that bring weights; none if not known."""
+    train = cast.root.children["model"].children.get("train")
+    names = [child.value for child in train.children.values()] if train else []
+    if not names or not all(isinstance(name, str) for name in names):
+        return []
+    tasks = [path for path in cast.built if len(path) == 4 and path[0] == "loops"]
+    return [*names, *(path_text(path) for path in tasks if _weights(cast.built[path]))]
+
+
+def _weights(component: Any) -> list[str]:
+    """The names of the weights that a component brings; none where torch is not loaded, without which there are no weights."""
+    if "torch" not in sys.modules:
+        return []
+    from core.engine.own_weights import own_weights
+
+    return [name for name, _ in own_weights(component)]
+
+
+def _training(recipe: Recipe) -> Iterator[Fault]:
+    """What the engine's own keys say of each other."""
+    values = recipe.values
+    train, keep, evaluators = values["train"], values["checkpoint"], list(values["evaluate"])
+
+    def fault(path: KeyPath, message: str) -> Fault:
+        return Fault(recipe.locate(path), path, message)
+
+    for key in ("evaluate", "evaluate_every"):
+        if train[key] not in ("none", None) and not evaluators:
+            yield fault(("train", key), "there is nothing to evaluate with: give an evaluator, evaluate: {NAME: {use: ...}}")
+    if keep["best"] is not None:
+        name, _, metric = keep["best"].partition("/")
+        if not metric or name not in evaluators:
+            known = f"; the evaluators are {', '.join(evaluators)}" if evaluators else "; the recipe has no evaluator"
+            yield fault(("checkpoint", "best"), f"expected EVALUATOR/METRIC, such as referring/cIoU, got {keep['best']!r}{known}")
+        if train["evaluate_every"] is None:
+            yield fault(("checkpoint", "best"), "it needs evaluations while training: set train.evaluate_every")
+    if train["patience"] is not None and keep["best"] is None:
+        yield fault(("train", "patience"), "it waits for a better metric: name it, checkpoint.best=EVALUATOR/METRIC")
+    strategy = values["launch"]["strategy"]
+    if STRATEGIES[strategy].shards_model and (asked := needs_whole_model(values)):
+        message = f"with {strategy} no process holds the whole model: set {' and '.join(asked)}"
+        yield fault(("launch", "strategy"), f"{message}; evaluate and export the run afterwards, with core.evaluate and core.convert")
+
+
+def needs_whole_model(values: dict[str, Any]) -> list[str]:
+    """What to set so that a run does nothing that needs the whole model in one process."""
+    train = values["train"]
+    asked = ["train.evaluate=none"] if train["evaluate"] != "none" else []
+    asked += [f"train.{key}=null" for key in ("evaluate_every", "samples_every") if train[key] is not None]
+    return asked + (["checkpoint.export=false"] if values["checkpoint"]["export"] else [])
+
+
+def cannot_start_here(recipe: Recipe) -> Iterator[Fault]:
+    """Why the run cannot start on this machine."""
+    if reason := cannot_start(recipe.values["launch"]):
+        key, message = reason
+        yield Fault(recipe.locate(("launch", key)), ("launch", key), message)
