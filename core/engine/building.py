@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from core.contracts import Evaluator, KeepsRunningGradient, Loop, Model, Stateful, Teacher, UserError
+from core.contracts import Evaluator, KeepsRunningGradient, Loop, Model, PreparesItsOwn, Stateful, Teacher, UserError
 from core.engine import checkpoint
 from core.engine.feed import Feed
 from core.engine.noise import derived_seed
@@ -17,7 +17,7 @@ from core.engine.parallel.exchange import Alone, Exchange
 from core.engine.parallel.strategy import make_strategy
 from core.engine.parallel.table import STRATEGIES
 from core.engine.parallel.transforms import transform
-from core.engine.plan import Plan, Source
+from core.engine.plan import Plan, Source, needs_of
 from core.engine.running_gradient import RunningGradient
 from core.engine.tracking import Trackers
 from core.engine.update import LoopSetup, Trainer, advance
@@ -89,9 +89,16 @@ def build_run(recipe: Recipe, registry: Registry, folder: Path, last: Path | Non
     for name, loop in values["loops"].items():
         tasks: dict[str, Loop] = {task: build(recipe, ("loops", name, "tasks", task), registry) for task in loop["tasks"]}
         sources = [
-            Source(name, task, source, build(recipe, ("loops", name, "tasks", task, "data", source), registry), tasks[task].needs)
+            Source(
+                name,
+                task,
+                source,
+                build(recipe, ("loops", name, "tasks", task, "data", source), registry),
+                needs_of(tasks[task]),
+                entry.get("weight"),
+            )
             for task, setting in loop["tasks"].items()
-            for source in setting["data"]
+            for source, entry in setting["data"].items()
         ]
         plan = Plan(sources, seed, train["batch_size"] * train["accumulate"] * strategy.world, train["group_pictures"])
         feed = Feed(
@@ -104,6 +111,7 @@ def build_run(recipe: Recipe, registry: Registry, folder: Path, last: Path | Non
             train["workers"],
             train["max_bad_fraction"],
             folder / f"bad_samples{f'.rank{strategy.rank}' if strategy.rank else ''}.jsonl",
+            teacher.preparation if isinstance(teacher, PreparesItsOwn) else None,
         )
         loops[name] = LoopSetup(name, loop["weight"], tasks, feed)
     trackers = {name: build(recipe, ("track", name), registry) for name in values["track"] if exchange.main}

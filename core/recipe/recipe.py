@@ -134,6 +134,7 @@ def _cross_check(recipe: Recipe, root: Node, planner: Planner) -> None:
             if isinstance(name, str) and name not in loops:
                 near = difflib.get_close_matches(name, loops, n=1) or list(loops)
                 planner.fault((section, key), f"there is no loop {name!r}: did you mean {' or '.join(map(repr, near))}?")
+    _cross_check_weights(loops, planner)
     for node in nodes(root):
         loop = node.component.object if node.component and node.component.entry.kind == "loops" else None
         if isinstance(loop, NeedsSomething) and "teacher" in loop.needs and recipe.values.get("teacher") is None:
@@ -145,6 +146,28 @@ def _cross_check_precision(recipe: Recipe, root: Node, planner: Planner) -> None
     train, dtype = recipe.values.get("train"), _given(root.children.get("model"), "dtype")
     if isinstance(train, dict) and train.get("precision") == "fp32" and dtype in ("bfloat16", "float16"):
         planner.fault(("train", "precision"), f"fp32 does not go with model.dtype={dtype}: write auto or bf16, or model.dtype=float32")
+
+
+def _cross_check_weights(loops: dict[str, Any], planner: Planner) -> None:
+    """All sources of a loop have a weight, above zero, or none has."""
+    for name, loop in loops.items():
+        tasks = loop.get("tasks") if isinstance(loop, dict) else None
+        weights = {
+            ("loops", name, "tasks", task, "data", source): entry.get("weight")
+            for task, setting in (tasks.items() if isinstance(tasks, dict) else ())
+            if isinstance(setting, dict) and isinstance(setting.get("data"), dict)
+            for source, entry in setting["data"].items()
+            if isinstance(entry, dict)
+        }
+        weighted = next((path for path, weight in weights.items() if weight is not None), None)
+        for path, weight in weights.items():
+            if weight is None and weighted is not None:
+                message = f"this source has no weight, but {path_text(weighted)} has: give every source of {name} one, or none"
+                planner.fault(path, message)
+            if weight in (0, float("inf")):
+                planner.fault(
+                    (*path, "weight"), f"expected a number above 0, got {weight}: to leave a source out, remove it or set it to null"
+                )
 
 
 def _given(node: Node | None, key: str) -> Any:
