@@ -60,6 +60,7 @@ from core.contracts.optional import (
     VerifiesExport,
     WholeMetrics,
     WritesCaptions,
+    draw_from,
     offers,
 )
 from core.contracts.results import Evaluation, Item, Picture, RunInfo, Sample
@@ -141,5 +142,6 @@ __all__ = [
     "Wording",
     "WritesCaptions",
     "Writing",
+    "draw_from",
     "offers",
 ]

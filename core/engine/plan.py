@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from core.contracts import Dataset, Draws, GroupsByPicture, Loop, Region, TakesEmptyMasks, UserError
+from core.contracts import Dataset, GroupsByPicture, Loop, Region, TakesEmptyMasks, UserError, draw_from
 from core.engine.mixture import BySize, ByWeight, Mixture
 from core.engine.noise import derived_seed
 
@@ -89,10 +89,7 @@ class Plan:
         """
         source = self.sources[slot.source]
         names = (self.seed, source.path, slot.epoch, index)
-        if isinstance(source.dataset, Draws):
-            region = source.dataset.draw(index, np.random.default_rng(derived_seed(*names, "draw")))
-        else:
-            region = source.dataset[index]
+        region = draw_from(source.dataset, index, np.random.default_rng(derived_seed(*names, "draw")))
         if not region.captions:
             return region
         chosen = int(np.random.default_rng(derived_seed(*names, "caption")).integers(len(region.captions)))
