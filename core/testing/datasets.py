@@ -80,7 +80,7 @@ class DatasetKit:
         if not isinstance(data, Draws):
             pytest.skip("no draw(): the data set draws nothing")
         for index in range(len(data)):
-            np.random.seed(index)  # noqa: NPY002, a draw of the global state would show
+            np.random.seed(index)
             region = data.draw(index, np.random.default_rng(index))
             check_region(region, self.empty_masks)
             assert region.id == data[index].id, "a drawn sample keeps the id of its index"

@@ -73,10 +73,10 @@ class Augment:
             image, mask, image2, mask2 = (array[:, ::-1] for array in (image, mask, image2, mask2))
         if self.colours == "both":
             image = self._coloured(image, generator)
-        if second:
-            views = {"image2": self._coloured(image2, generator), "mask2": np.ascontiguousarray(mask2)}
-            return replace(region, image=np.ascontiguousarray(image), mask=np.ascontiguousarray(mask), **views)
-        return replace(region, image=np.ascontiguousarray(image), mask=np.ascontiguousarray(mask))
+        region = replace(region, image=np.ascontiguousarray(image), mask=np.ascontiguousarray(mask))
+        if not second:
+            return region
+        return replace(region, image2=self._coloured(image2, generator), mask2=np.ascontiguousarray(mask2))
 
     def _coloured(self, image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """[H, W, 3] uint8 in other colours."""
