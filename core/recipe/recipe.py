@@ -162,12 +162,13 @@ def _cross_check_weights(loops: dict[str, Any], planner: Planner) -> None:
         weighted = next((path for path, weight in weights.items() if weight is not None), None)
         for path, weight in weights.items():
             if weight is None and weighted is not None:
-                message = f"this source has no weight, but {path_text(weighted)} has: give every source of {name} one, or none"
+                message = f"this source has no weight, but {path_text(weighted)} has one: give every source of {name} a weight, or none"
                 planner.fault(path, message)
             if weight in (0, float("inf")):
-                planner.fault(
-                    (*path, "weight"), f"expected a number above 0, got {weight}: to leave a source out, remove it or set it to null"
+                message = (
+                    f"expected a finite number above 0, got {weight}; to leave the source out, remove it or write {path_text(path)}=null"
                 )
+                planner.fault((*path, "weight"), message)
 
 
 def _given(node: Node | None, key: str) -> Any:
