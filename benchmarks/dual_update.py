@@ -31,7 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import core.engine.parallel.strategy as strategy_module
 from core.contracts import RegionBatch
-from core.engine.feed import MicroBatch
+from core.engine.drawing import MicroBatch
 from core.engine.parallel.exchange import Alone
 from core.engine.parallel.strategy import make_strategy
 from core.engine.update import LoopSetup, Trainer

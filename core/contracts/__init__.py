@@ -62,6 +62,7 @@ from core.contracts.optional import (
     VerifiesExport,
     WholeMetrics,
     WritesCaptions,
+    draw_from,
     offers,
 )
 from core.contracts.ranges import Count, NotNegative, Positive, Share, ShareBelow1, Within
@@ -152,5 +153,6 @@ __all__ = [
     "Wording",
     "WritesCaptions",
     "Writing",
+    "draw_from",
     "offers",
 ]

@@ -29,10 +29,16 @@ class Preparation(Protocol):
     """The model's preparation; picklable and free of weights, it runs in the loader's workers."""
 
     def __call__(self, region: Region, needs: frozenset[str] = frozenset()) -> Any:
-        """One prepared sample. Raises ``BadSample``, also where something that ``needs`` names (see ``Loop``) is not there."""
+        """One prepared sample.
+
+        ``needs``: of {"caption"} (one must be there) and {"empty_mask"} (a region whose mask is empty is a sample, otherwise it is a
+        bad one). Raises ``BadSample``, also for a mask of which nothing is left at the model's size.
+        """
         ...
 
-    def collate(self, samples: Sequence[Any]) -> RegionBatch: ...
+    def collate(self, samples: Sequence[Any]) -> RegionBatch:
+        """The samples in their order. ``categories``, ``extra`` and ``for_teacher`` are the engine's to fill in."""
+        ...
 
 
 #: Of a model's arithmetic. ``auto``: bf16 where the frozen weights are stored in 16 bit, else fp32.

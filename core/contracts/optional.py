@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from core.contracts.kinds import Teacher
+    from core.contracts.kinds import Dataset, Teacher
     from core.contracts.model import Model, Noise, Preparation
     from core.contracts.travel import Region, RegionBatch, Tokens
 
@@ -48,6 +48,11 @@ class Draws(Protocol):
     def draw(self, index: int, generator: np.random.Generator) -> Region:
         """The generator is made of (seed, epoch, source, index) alone: the same for any number of processes, and after a resume."""
         ...
+
+
+def draw_from(dataset: Dataset, index: int, generator: np.random.Generator) -> Region:
+    """The sample that training sees; for wrappers too, so that what is inside them draws. Raises what the data set raises."""
+    return dataset.draw(index, generator) if isinstance(dataset, Draws) else dataset[index]
 
 
 # ---------------------------------------------------------------------------------------------- models, once built

@@ -24,7 +24,7 @@ class Region:
     mask2: np.ndarray | None = None  # [H2, W2] bool
     captions: Sequence[str] = ()  # several instead of ``caption``: the engine draws one of them at each visit
     category: str | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)  # what else a loop wants; goes as it is to ``RegionBatch.extra``
+    extra: Mapping[str, Any] = field(default_factory=dict)  # what else a loop wants: goes as it is to ``RegionBatch.extra``; picklable
 
 
 @dataclass
@@ -43,14 +43,15 @@ class RegionBatch:
     mask1: Tensor  # [B, h, w] bool
     mask2: Tensor  # [B, h, w] bool
     categories: list[str | None] = field(default_factory=list)  # B, as the data sets gave them; the engine fills it in
-    extra: list[Mapping[str, Any]] = field(default_factory=list)  # B, likewise; tensors in it go to the device with the rest
+    extra: list[Mapping[str, Any]] = field(default_factory=list)  # B, likewise; values that are tensors go to the device
     for_teacher: RegionBatch | None = None  # the same regions as a teacher with a preparation of its own sees them
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def to(self, device: torch.device | str) -> RegionBatch:
-        """The same batch with its tensors on ``device``."""
+        """The same batch with its tensors on ``device``, those among the values of ``extra`` too."""
+        import torch
 
         def moved(tensor: Tensor) -> Tensor:
             return tensor.to(device, non_blocking=True)
@@ -64,6 +65,8 @@ class RegionBatch:
             cells=[moved(cells) for cells in self.cells],
             mask1=moved(self.mask1),
             mask2=moved(self.mask2),
+            extra=[{key: moved(v) if isinstance(v, torch.Tensor) else v for key, v in one.items()} for one in self.extra],
+            for_teacher=None if self.for_teacher is None else self.for_teacher.to(device),
         )
 
     def __getstate__(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from core.contracts import ElementWise, Evaluator, KeepsRunningGradient, Loop, Model, Schedule, Stateful, Teacher, UserError
+from core.contracts import ElementWise, Evaluator, KeepsRunningGradient, Loop, Model, PreparesItsOwn, Schedule, Stateful, Teacher, UserError
 from core.engine import checkpoint
 from core.engine.feed import Feed
 from core.engine.moving import MovingValue
@@ -20,7 +20,7 @@ from core.engine.parallel.gradients import Groups
 from core.engine.parallel.strategy import make_strategy
 from core.engine.parallel.table import STRATEGIES
 from core.engine.parallel.transforms import transform
-from core.engine.plan import Plan, Source
+from core.engine.plan import Plan, Source, needs_of
 from core.engine.rehearsal import needs_whole_model
 from core.engine.running_gradient import RunningGradient
 from core.engine.surgery import Surgery
@@ -99,9 +99,16 @@ def build_run(recipe: Recipe, registry: Registry, folder: Path, last: Path | Non
     loops: dict[str, LoopSetup] = {}
     for name, loop in values["loops"].items():
         sources = [
-            Source(name, task, source, build(recipe, ("loops", name, "tasks", task, "data", source), registry), tasks[name][task].needs)
+            Source(
+                name,
+                task,
+                source,
+                build(recipe, ("loops", name, "tasks", task, "data", source), registry),
+                needs_of(tasks[name][task]),
+                entry.get("weight"),
+            )
             for task, setting in loop["tasks"].items()
-            for source in setting["data"]
+            for source, entry in setting["data"].items()
         ]
         plan = Plan(sources, seed, train["batch_size"] * train["accumulate"] * strategy.world, train["group_pictures"])
         feed = Feed(
@@ -114,6 +121,7 @@ def build_run(recipe: Recipe, registry: Registry, folder: Path, last: Path | Non
             train["workers"],
             train["max_bad_fraction"],
             folder / f"bad_samples{f'.rank{strategy.rank}' if strategy.rank else ''}.jsonl",
+            teacher.preparation if isinstance(teacher, PreparesItsOwn) else None,
         )
         loops[name] = LoopSetup(name, loop["weight"], tasks[name], feed)
     trackers = {name: build(recipe, ("track", name), registry) for name in values["track"] if exchange.main}

@@ -1,4 +1,4 @@
-"""Draws, prepares and batches the samples of each update, in the loader's workers, and counts the bad ones."""
+"""The micro-batches of each update, made ahead by the loader's workers, and the count of bad samples."""
 
 from __future__ import annotations
 
@@ -7,90 +7,18 @@ import json
 import signal
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
-from core.contracts import BadSample, Preparation, RegionBatch, UserError
+from core.contracts import Preparation, UserError
+from core.engine.drawing import BadDraw, Drawing, MicroBatch, Request
 from core.engine.launch import die_with_parent
-from core.engine.plan import Plan, Slot
+from core.engine.plan import Plan
 
-MAX_ATTEMPTS = 20  # draws for one slot before its source is called unusable
 MIN_DRAWS = 100  # draws from a source before its share of bad samples is judged
-
-
-@dataclass(frozen=True)
-class BadDraw:
-    """A sample that was drawn and could not be used."""
-
-    update: int
-    source: str  # its path
-    reason: str
-    sample: str
-    detail: str
-
-
-@dataclass
-class MicroBatch:
-    """What one backward pass sees: the samples of each task together, and what was wrong with others."""
-
-    parts: list[tuple[str, RegionBatch]]  # (task, batch)
-    drawn: Counter[str]  # source path -> draws
-    bad: list[BadDraw]
-
-    @property
-    def ids(self) -> dict[str, list[str]]:
-        """Sample ids of each task."""
-        return {task: batch.ids for task, batch in self.parts}
-
-
-@dataclass(frozen=True)
-class _Request:
-    """The slots of one micro-batch."""
-
-    slots: tuple[Slot, ...]
-
-
-class _Drawing(Dataset[MicroBatch | UserError]):
-    """Maps a request to its micro-batch; runs in a worker.
-
-    A ``UserError`` is returned, not raised: the loader would wrap its sentence into the worker's traceback.
-    """
-
-    def __init__(self, plan: Plan, preparation: Preparation) -> None:
-        self.plan, self.preparation = plan, preparation
-
-    def __getitem__(self, request: _Request) -> MicroBatch | UserError:  # type: ignore[override]
-        try:
-            return self._micro_batch(request)
-        except UserError as error:
-            return error
-
-    def _micro_batch(self, request: _Request) -> MicroBatch:
-        micro = MicroBatch([], Counter(), [])
-        by_task: dict[str, list[Any]] = {}
-        for slot in request.slots:
-            by_task.setdefault(self.plan.sources[slot.source].task, []).append(self._draw(slot, micro))
-        micro.parts = [(task, self.preparation.collate(samples)) for task, samples in sorted(by_task.items())]
-        return micro
-
-    def _draw(self, slot: Slot, micro: MicroBatch) -> Any:
-        source, index = self.plan.sources[slot.source], slot.index
-        last: BadSample | None = None
-        for attempt in range(1, MAX_ATTEMPTS + 1):
-            micro.drawn[source.path] += 1
-            try:
-                region = source.dataset[index]
-                # one id space over all sources: noise is derived from it
-                return self.preparation(replace(region, id=f"{source.name}/{region.id}"), source.needs)
-            except BadSample as bad:
-                micro.bad.append(BadDraw(slot.update, source.path, bad.reason, bad.sample, bad.detail))
-                last, index = bad, self.plan.replacement(slot, attempt)
-        raise UserError(
-            f"{source.path}: {MAX_ATTEMPTS} draws in a row were bad, the last one {last}; check the data set's folder and options"
-        )
 
 
 def _be_worker(number: int) -> None:
@@ -100,18 +28,18 @@ def _be_worker(number: int) -> None:
     die_with_parent()
 
 
-class _Requests(Sampler[_Request]):
+class _Requests(Sampler[Request]):
     def __init__(self, plan: Plan, updates: Sequence[int], micro: int, rank: int, world: int) -> None:
         self.plan, self.updates, self.micro, self.rank, self.world = plan, updates, micro, rank, world
 
     def __len__(self) -> int:
         return len(self.updates) * (self.plan.batch // (self.micro * self.world))
 
-    def __iter__(self) -> Iterator[_Request]:
+    def __iter__(self) -> Iterator[Request]:
         for update in self.updates:
             mine = self.plan.slots(update)[self.rank :: self.world]
             for start in range(0, len(mine), self.micro):
-                yield _Request(tuple(mine[start : start + self.micro]))
+                yield Request(tuple(mine[start : start + self.micro]))
 
 
 class Feed:
@@ -128,15 +56,16 @@ class Feed:
         workers: int,
         max_bad: float,
         record: Path | None = None,
+        teacher_preparation: Preparation | None = None,
     ) -> None:
-        """``record``: a file to which each bad sample is added as a line of JSON."""
+        """``record``: a file to which each bad sample is added as a line of JSON. ``teacher_preparation``: see ``Drawing``."""
         requests = _Requests(plan, updates, micro, rank, world)
         self.per_update = plan.batch // (micro * world)
         self.max_bad, self.record = max_bad, record
         self.drawn: Counter[str] = Counter()
         self.bad: Counter[tuple[str, str]] = Counter()
         loader = DataLoader(
-            _Drawing(plan, preparation),
+            Drawing(plan, preparation, teacher_preparation),
             sampler=requests,
             batch_size=None,
             num_workers=workers,

@@ -8,17 +8,18 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from core.contracts import BadSample, Dataset, KnowsCocoPictures, NeedsSomething, Picture, UserError
+from core.contracts import BadSample, Dataset, Draws, KnowsCocoPictures, Picture, Region, UserError, draw_from
+from core.engine.plan import needs_of
 from core.engine.sheet import picture_sheet
 from core.preflight.finding import Facts, Finding
 from core.recipe import Recipe, build, components_used, path_text
-from core.registry import Component, Registry
+from core.registry import Registry
 
 SHOWN = 8  # pictures of a sheet
 OFTEN_CUT = 0.05  # share of captions longer than caption_length that is worth a warning
@@ -32,6 +33,7 @@ class Drawn:
     dataset: Dataset
     needs: frozenset[str] = frozenset()
     caption_length: int | None = None
+    nested: bool = False  # inside another one, which decides what the loop or the evaluator gets
 
     @property
     def trains(self) -> bool:
@@ -47,6 +49,7 @@ class _Tally:
     detail: str = ""
     shares: list[float] = field(default_factory=list)  # of the picture that the mask covers
     areas: list[int] = field(default_factory=list)  # pixels of the masks
+    empty: int = 0  # masks, where they are allowed
     lengths: list[int] = field(default_factory=list)  # tokens of the captions
     pictures: list[Picture] = field(default_factory=list)
 
@@ -58,20 +61,22 @@ def sources(recipe: Recipe, registry: Registry, failed: Sequence[str] = ()) -> t
     for path, component in used.items():
         if component.entry.kind != "datasets" or any(key.startswith(f"{path_text(path)}.") for key in failed):
             continue
+        around = [path[:n] for n in range(len(path) - 1, 0, -1) if path[:n] in used]  # components, the nearest first
+        nested = any(used[place].entry.kind == "datasets" for place in around)
+        owner = next((place for place in around if used[place].entry.kind in ("loops", "evaluators")), None)
         begun = time.perf_counter()
         try:
             dataset: Dataset = build(recipe, path, registry)
             count = len(dataset)
+            needs = needs_of(build(recipe, owner, registry)) if owner and path[0] == "loops" else frozenset({"caption"})
         except UserError as fault:
             findings.append(Finding("fail", path_text(path), str(fault)))
             continue
-        parent = used.get(path[: -2 if path[0] == "loops" else -1])
-        needs = _needs(parent) if parent is not None and path[0] == "loops" else frozenset({"caption"})
         length = None
-        if parent is not None:
-            defaults = {parameter.name: parameter.default for parameter in parent.parameters}
-            length = _at(recipe.values, path[: -2 if path[0] == "loops" else -1]).get("caption_length", defaults.get("caption_length"))
-        opened.append(Drawn(path, dataset, needs, length if isinstance(length, int) else None))
+        if owner is not None:
+            defaults = {parameter.name: parameter.default for parameter in used[owner].parameters}
+            length = value_at(recipe.values, owner).get("caption_length", defaults.get("caption_length"))
+        opened.append(Drawn(path, dataset, frozenset() if nested else needs, length if isinstance(length, int) else None, nested))
         seconds = time.perf_counter() - begun
         findings.append(Finding("pass" if count else "fail", path_text(path), f"{count:,} regions, opened in {seconds:.1f} s"))
     return opened, findings
@@ -88,6 +93,8 @@ def draw(
         seconds = max(1.0, seconds - (time.monotonic() - begun))
         name = path_text(source.path)
         yield _bad(name, tally, limit)
+        if tally.empty:
+            yield Finding("pass", name, f"{tally.empty} of {tally.drawn} samples drawn have no target: an empty mask")
         if tally.areas:
             low, middle, high = np.quantile(tally.shares, [0.05, 0.5, 0.95])
             text = f"masks cover {middle:.1%} of the picture (5 % under {low:.2%}, 5 % over {high:.0%}), the smallest {min(tally.areas)} px"
@@ -115,8 +122,13 @@ def _bad(name: str, tally: _Tally, limit: float) -> Finding:
 def _seconds_of_one(source: Drawn) -> float:
     begun = time.monotonic()
     with suppress(BadSample, IndexError):  # counted where the source is drawn from; none where it is empty
-        source.dataset[len(source.dataset) // 2]
+        _region(source, len(source.dataset) // 2)
     return time.monotonic() - begun
+
+
+def _region(source: Drawn, index: int) -> Region:
+    """As the run would ask for it: drawn in training, by index elsewhere."""
+    return draw_from(source.dataset, index, np.random.default_rng(index)) if source.trains else source.dataset[index]
 
 
 def _sample(source: Drawn, facts: Facts, samples: int, deadline: float) -> _Tally:
@@ -127,21 +139,24 @@ def _sample(source: Drawn, facts: Facts, samples: int, deadline: float) -> _Tall
     shown = set(chosen[:: max(1, len(chosen) // SHOWN)][:SHOWN])
     tally = _Tally()
 
-    def one(index: int) -> tuple[str, str] | tuple[int, float, int | None, Picture | None] | None:
+    def one(index: int) -> tuple[str, str] | tuple[int, int, list[int], list[Picture]] | None:
         if time.monotonic() > deadline:
             return None
         try:
-            region = source.dataset[index]
-            if source.trains and "preparation" in facts:
-                facts["preparation"](region, source.needs)
+            region = _region(source, index)
+            captions = region.captions or ([region.caption] if region.caption else [])
+            if source.nested:
+                pass  # it is read; whether the loop can use it shows in the data set around it
+            elif source.trains and "preparation" in facts:
+                caption = min(captions, key=lambda text: len(text.strip()), default=None)  # a blank one, if there is one
+                facts["preparation"](replace(region, caption=caption, captions=()), source.needs)
             elif "caption" in source.needs and not (region.caption or "").strip():
                 raise BadSample("blank caption", region.id)
         except BadSample as bad:
             return bad.reason, str(bad)
-        pixels = int(region.mask.sum())
-        length = facts["tokens"](region.caption) if region.caption and "tokens" in facts else None
-        picture = Picture(region.id, region.image, region.mask, text=region.caption or "") if index in shown else None
-        return pixels, pixels / region.mask.size, length, picture
+        lengths = [facts["tokens"](caption) for caption in captions] if "tokens" in facts else []
+        pictures = _pictures(source, region) if index in shown else []
+        return int(region.mask.sum()), region.mask.size, lengths, pictures
 
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:  # decoding and resizing hold no lock
         results = list(pool.map(one, np.random.default_rng(1).permutation(chosen).tolist()))
@@ -153,25 +168,32 @@ def _sample(source: Drawn, facts: Facts, samples: int, deadline: float) -> _Tall
             tally.reasons[result[0]] += 1
             tally.detail = tally.detail or result[1]
             continue
-        pixels, share, length, picture = result
-        tally.areas.append(pixels)
-        tally.shares.append(share)
-        if length is not None:
-            tally.lengths.append(length)
-        if picture is not None:
-            tally.pictures.append(picture)
+        area, size, lengths, pictures = result
+        if area:
+            tally.areas.append(area)
+            tally.shares.append(area / size)
+        else:
+            tally.empty += 1
+        tally.lengths += lengths
+        tally.pictures += pictures
     return tally
 
 
-def _needs(loop: Component) -> frozenset[str]:
-    return loop.object.needs if isinstance(loop.object, NeedsSomething) else frozenset()
+def _pictures(source: Drawn, region: Region) -> list[Picture]:
+    """The sheet's rows: the sample, and a second view that was drawn."""
+    text = " | ".join(region.captions) or region.caption or ""
+    rows = [Picture(region.id, region.image, region.mask, text=text)]
+    if isinstance(source.dataset, Draws) and source.trains and region.image2 is not None:
+        rows.append(Picture(f"{region.id}, second view", region.image2, region.mask2, text=text))
+    return rows
 
 
 def leaks(drawn: list[Drawn]) -> Iterator[Finding]:
     """COCO pictures that are both trained on and evaluated on, from the data sets' ``coco_images() -> set of ids``."""
     known: list[tuple[Drawn, set[int]]] = []
     for source in drawn:
-        if isinstance(source.dataset, KnowsCocoPictures) and (ids := source.dataset.coco_images()):
+        told = any(source.path[: len(other.path)] == other.path for other, _ in known)  # by the data set around it
+        if not told and isinstance(source.dataset, KnowsCocoPictures) and (ids := source.dataset.coco_images()):
             known.append((source, ids))
     for test, wanted in known:
         if test.trains:
@@ -186,7 +208,7 @@ def leaks(drawn: list[Drawn]) -> Iterator[Finding]:
             yield Finding("pass", name, f"none of its {len(wanted):,} COCO pictures is trained on")
 
 
-def _at(values: Any, path: tuple[str | int, ...]) -> dict[str, Any]:
+def value_at(values: Any, path: tuple[str | int, ...]) -> dict[str, Any]:
     for key in path:
         values = values[key]
     return values

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from core.contracts import TellsFacts, UserError
-from core.preflight.data import Drawn
+from core.preflight.data import Drawn, value_at
 from core.preflight.finding import Facts, Finding, size
-from core.recipe import Recipe, build, components_used, path_report
+from core.recipe import Recipe, build, components_used, path_report, path_text
 from core.registry import Registry
 
 
@@ -57,10 +57,21 @@ def epochs(recipe: Recipe, drawn: list[Drawn]) -> Iterator[Finding]:
     train, launch = recipe.values["train"], recipe.values["launch"]
     batch = train["batch_size"] * train["accumulate"] * launch["processes"]
     for loop in recipe.values["loops"]:
-        regions = sum(len(one.dataset) for one in drawn if one.path[:2] == ("loops", loop))
-        if regions:
+        sources = [one for one in drawn if one.path[:2] == ("loops", loop) and not one.nested]
+        regions = sum(len(one.dataset) for one in sources)
+        if not regions:
+            continue
+        data = [source for task in recipe.values["loops"][loop]["tasks"].values() for source in task["data"].values()]
+        whole = sum(source.get("weight") or 0.0 for source in data)
+        if not whole:
             text = f"{regions:,} regions / {batch} = {regions / batch:,.1f} updates an epoch; the run makes {train['updates']:,}"
             yield Finding("pass", f"loops.{loop}", f"{text}: {train['updates'] * batch / regions:.2f} epochs if it takes part in each")
+            continue
+        for one in sources:
+            share, count = value_at(recipe.values, one.path)["weight"] / whole, len(one.dataset)
+            text = f"{share:.1%} of {loop}'s samples by weight ({count / regions:.1%} by size); {count:,} regions"
+            epochs = train["updates"] * batch * share / max(count, 1)
+            yield Finding("pass", path_text(one.path), f"{text}: {epochs:.2f} epochs if it takes part in each update")
 
 
 def devices(recipe: Recipe) -> Iterator[Finding]:

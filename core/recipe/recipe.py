@@ -140,6 +140,7 @@ def _cross_check(recipe: Recipe, root: Node, planner: Planner) -> None:
                 near = difflib.get_close_matches(name, known, n=1) or known
                 what = "task" if known != list(loops) else "loop"
                 planner.fault((section, key), f"there is no {what} {name!r}: did you mean {' or '.join(map(repr, near))}?")
+    _cross_check_weights(loops, planner)
     for node in nodes(root):
         loop = node.component.object if node.component and node.component.entry.kind == "loops" else None
         if isinstance(loop, NeedsSomething) and "teacher" in loop.needs and recipe.values.get("teacher") is None:
@@ -172,6 +173,29 @@ def _cross_check_moving(root: Node, planner: Planner) -> None:
             if child.moving is not None and not (owner in MOVABLE or (owner == "weight" and key == "weight")):
                 movable = f"the weight of a loop and numbers of {', '.join(MOVABLE)} can"
                 planner.fault(child.path, f"this number cannot move with the updates: {movable}; write a plain number")
+
+
+def _cross_check_weights(loops: dict[str, Any], planner: Planner) -> None:
+    """All sources of a loop have a weight, above zero, or none has."""
+    for name, loop in loops.items():
+        tasks = loop.get("tasks") if isinstance(loop, dict) else None
+        weights = {
+            ("loops", name, "tasks", task, "data", source): entry.get("weight")
+            for task, setting in (tasks.items() if isinstance(tasks, dict) else ())
+            if isinstance(setting, dict) and isinstance(setting.get("data"), dict)
+            for source, entry in setting["data"].items()
+            if isinstance(entry, dict)
+        }
+        weighted = next((path for path, weight in weights.items() if weight is not None), None)
+        for path, weight in weights.items():
+            if weight is None and weighted is not None:
+                message = f"this source has no weight, but {path_text(weighted)} has one: give every source of {name} a weight, or none"
+                planner.fault(path, message)
+            if weight in (0, float("inf")):
+                message = (
+                    f"expected a finite number above 0, got {weight}; to leave the source out, remove it or write {path_text(path)}=null"
+                )
+                planner.fault((*path, "weight"), message)
 
 
 def _given(node: Node | None, key: str) -> Any:

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import pickle
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from core.contracts import BadSample, Dataset, GroupsByPicture, Region, UserError
+from core.contracts import BadSample, Dataset, Draws, GroupsByPicture, Region, UserError
 from core.testing._offers import check_offers
+
+_SOUND: dict[type, Path] = {}  # kit -> its source; a fixture of the class's scope could not be an instance's method
 
 
 class DatasetKit:
     """Give ``write`` (a small sound source, at least two regions) and ``make`` (the data set on it).
 
-    ``empty`` makes a source without a region; by default it is an empty folder.
+    ``empty`` makes a source without a region; by default it is an empty folder. ``empty_masks``: whether a region may have an
+    empty mask, as phrases without a target have.
     """
+
+    empty_masks = False
 
     def write(self, root: Path) -> None:
         """Writes a small sound source into the folder ``root``, which exists."""
@@ -31,12 +37,15 @@ class DatasetKit:
     def empty(self, root: Path) -> None:
         """Writes a source without any region into the folder ``root``, which exists."""
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def sound(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """A sound source; tests that change it copy it first."""
-        root = tmp_path_factory.mktemp("sound")
-        self.write(root)
-        return root
+        """A sound source, written once for the class; tests that change it copy it first."""
+        kit = type(self)
+        if kit not in _SOUND:
+            root = tmp_path_factory.mktemp("sound")
+            self.write(root)
+            _SOUND[kit] = root
+        return _SOUND[kit]
 
     def test_offers_are_declared_whole(self, sound: Path) -> None:
         check_offers(self.make(sound), "datasets")
@@ -49,7 +58,7 @@ class DatasetKit:
     def test_regions_have_the_shapes_and_types_of_the_contract(self, sound: Path) -> None:
         data = self.make(sound)
         for index in range(len(data)):
-            check_region(data[index])
+            check_region(data[index], self.empty_masks)
 
     def test_ids_are_unique(self, sound: Path) -> None:
         data = self.make(sound)
@@ -64,6 +73,20 @@ class DatasetKit:
         for source in (second, pickle.loads(pickle.dumps(second))):
             for index in reversed(range(len(expected))):
                 same_region(source[index], expected[index])
+
+    def test_draws_depend_on_the_generator_alone(self, sound: Path) -> None:
+        """Training asks ``draw`` with a generator made of (seed, epoch, source, index): any process must see the same sample."""
+        data = self.make(sound)
+        if not isinstance(data, Draws):
+            pytest.skip("no draw(): the data set draws nothing")
+        for index in range(len(data)):
+            np.random.seed(index)
+            region = data.draw(index, np.random.default_rng(index))
+            check_region(region, self.empty_masks)
+            assert region.id == data[index].id, "a drawn sample keeps the id of its index"
+        for index in reversed(range(len(data))):
+            copy = pickle.loads(pickle.dumps(data))
+            same_region(copy.draw(index, np.random.default_rng(index)), data.draw(index, np.random.default_rng(index)))
 
     def test_images_groups_every_index_once(self, sound: Path) -> None:
         data = self.make(sound)
@@ -92,7 +115,7 @@ class DatasetKit:
             shutil.copytree(sound, copy)
             FAULTS[fault](copy / path.relative_to(sound))
             for region in self._readable(copy):
-                check_region(region)
+                check_region(region, self.empty_masks)
 
     def test_a_pictures_damage_is_met_when_it_is_read_not_before(self, sound: Path, tmp_path: Path) -> None:
         """Building an index must not open a million pictures, and one bad picture must not lose the others."""
@@ -125,7 +148,7 @@ FAULTS: dict[str, Callable[[Path], object]] = {
 }
 
 
-def check_region(region: Region) -> None:
+def check_region(region: Region, empty_masks: bool = False) -> None:
     """Types, shapes and pairing of one region."""
     assert isinstance(region, Region)
     assert isinstance(region.id, str)
@@ -140,12 +163,26 @@ def check_region(region: Region) -> None:
         assert image.shape[2] == 3, "RGB"
         assert mask.dtype == np.bool_
         assert mask.shape == image.shape[:2]
-        assert mask.any(), "an empty mask is a BadSample"
+        assert mask.any() or empty_masks, "an empty mask is a BadSample"
     assert region.caption is None or region.caption.strip(), "a blank caption is None or a BadSample"
+    assert not isinstance(region.captions, str), "captions is a list of texts"
+    assert all(isinstance(text, str) and text.strip() for text in region.captions), "a blank caption is left out or a BadSample"
+    assert not (region.captions and region.caption), "caption for one text, captions for several"
+    assert region.category is None or region.category.strip(), "a region without a category has None"
+    assert all(isinstance(name, str) for name in region.extra), "extra is a mapping of names"
+    pickle.dumps(region.extra)  # it comes from a loader's worker
 
 
 def same_region(a: Region, b: Region) -> None:
     """Equal in every field, pixel by pixel."""
-    assert (a.id, a.caption) == (b.id, b.caption)
+    assert (a.id, a.caption, list(a.captions), a.category) == (b.id, b.caption, list(b.captions), b.category)
     for name in ("image", "mask", "image2", "mask2"):
         assert np.array_equal(getattr(a, name), getattr(b, name)), f"{name} of {a.id} differs"
+    np.testing.assert_equal(_plain(a.extra), _plain(b.extra), err_msg=f"extra of {a.id} differs")
+
+
+def _plain(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """With tensors as arrays, which can be compared as one."""
+    import torch
+
+    return {name: value.numpy() if isinstance(value, torch.Tensor) else value for name, value in extra.items()}

@@ -70,7 +70,7 @@ class TinyPreparation:
     def __call__(self, region: Region, needs: frozenset[str] = frozenset()) -> Region:
         if "caption" in needs and not region.caption:
             raise BadSample("no caption", region.id)
-        if not region.mask.any():
+        if not region.mask.any() and "empty_mask" not in needs:
             raise BadSample("empty mask", region.id)
         return region
 
@@ -102,6 +102,8 @@ class TinyPreparation:
             cells=cells,
             mask1=torch.from_numpy(np.stack(masks1)),
             mask2=torch.from_numpy(np.stack(masks2)),
+            categories=[region.category for region in samples],
+            extra=[region.extra for region in samples],
         )
 
 

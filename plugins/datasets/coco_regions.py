@@ -40,7 +40,7 @@ class CocoRegions:
             raise ValueError(f"text must be annotation, category or none, not {text}.")
         self._file = existing_file(Path(annotations).expanduser(), "coco_regions")
         self._folder, self.text = existing_folder(images, "coco_regions", "the pictures of the COCO file"), text
-        options = {"file": self._file.resolve(), "text": text, "crowds": crowds}
+        options = {"file": self._file.resolve(), "text": text, "crowds": crowds, "index": 2}
         self._index = cached("coco_regions", options, stamp_of([self._file]), lambda _: _build(self._file, text, crowds))
         if not len(self._index["begin"]):
             raise UserError(f"coco_regions: {self._file} has no annotation to use; check it, or set crowds.")
@@ -66,7 +66,18 @@ class CocoRegions:
         if name.is_absolute() or ".." in name.parts:
             raise BadSample("damaged annotation", sample, "a picture outside the folder")
         image, factor = read_view(self._folder / name, sample, mask.shape, self.draft)  # [H, W, 3]
-        return Region(id=sample, image=image, mask=_rle.reduced(mask, factor, sample), caption=caption.strip() if caption else None)
+        return Region(
+            id=sample,
+            image=image,
+            mask=_rle.reduced(mask, factor, sample),
+            caption=caption.strip() if caption else None,
+            category=self._category(row),
+        )
+
+    def _category(self, row: int) -> str | None:
+        """The name that ``categories`` gives, if it gives one."""
+        place = int(self._index["class"][row])
+        return (self._index.text("category", place).strip() or None) if place >= 0 else None
 
     def _caption(self, annotation: dict[str, Any], number: int, row: int) -> str | None:
         if self.text == "category":
@@ -104,7 +115,7 @@ def _build(path: Path, text: str, crowds: bool) -> dict[str, np.ndarray]:
             if one.get("iscrowd") and not crowds:
                 continue
             count = len(_texts(one)) if text == "annotation" else 0
-            kind = class_rows[one["category_id"]] if text == "category" else 0
+            kind = class_rows[one["category_id"]] if text == "category" else class_rows.get(one.get("category_id"), -1)
             one["id"]  # every region is named by it
             rows += [(begin, end - begin, picture_rows.get(one["image_id"], -1), n, kind) for n in (range(count) if count else [-1])]
         table = np.array(rows, np.int64).reshape(-1, 5)

@@ -92,7 +92,7 @@ class OpenImages:
             return Region(id=sample, image=image, mask=mask)
         if label not in self._names:
             raise BadSample("class without a name", sample, label)
-        return Region(id=sample, image=image, mask=mask, caption=self._names[label])
+        return Region(id=sample, image=image, mask=mask, caption=self._names[label], category=self._names[label])
 
 
 def _fields(line: bytes) -> list[str]:

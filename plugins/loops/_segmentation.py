@@ -56,6 +56,14 @@ def iou_metric(logits: Tensor, target: Tensor) -> tuple[float, float]:
     return float(torch.where(union > 0, intersection / union.clamp_min(1), 1.0).sum()), float(len(logits))
 
 
+@no_grad
+def empty_metric(logits: Tensor, target: Tensor) -> tuple[float, float]:
+    """(sum, count) over the regions whose true mask is empty: for how many the predicted one is."""
+    empty = ~target.flatten(1).any(1)  # [B]
+    found = empty & ~(logits > 0).flatten(1).any(1)
+    return float(found.sum()), float(empty.sum())
+
+
 def text_of(batch: RegionBatch) -> list[str]:
     """The captions of a batch whose samples all have one."""
     return [caption or "" for caption in batch.captions]

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from core.contracts import LossTerms, Model, Noise, RegionBatch, Teacher
-from plugins.loops._segmentation import SegmentationLosses, answer_term, iou_metric, mask_term, positive, segmentation_counts, text_of
+from plugins.loops._segmentation import (
+    SegmentationLosses,
+    answer_term,
+    empty_metric,
+    iou_metric,
+    mask_term,
+    positive,
+    segmentation_counts,
+    text_of,
+)
 
 
 class ReferringSegmentation:
@@ -11,9 +20,10 @@ class ReferringSegmentation:
 
     needs = frozenset({"caption"})
 
-    def __init__(self, *, losses: SegmentationLosses, caption_length: int = 256) -> None:
+    def __init__(self, *, losses: SegmentationLosses, caption_length: int = 256, empty_masks: bool = False) -> None:
+        """``empty_masks``: takes phrases without a target too, as gRefCOCO has them; the answer stays, its mask is to be empty."""
         positive(caption_length=caption_length)
-        self.losses, self.caption_length = losses, caption_length
+        self.losses, self.caption_length, self.empty_masks = losses, caption_length, empty_masks
 
     def counts(self, model: Model, batch: RegionBatch, noise: Noise) -> dict[str, int]:
         return segmentation_counts(model, batch, noise)
@@ -28,5 +38,6 @@ class ReferringSegmentation:
                 "mask": mask_term(result, batch.mask1, batch, noise, self.losses["mask"]),
                 "answer": answer_term(result, wording, model, self.losses["answer"]),
             },
-            {"iou": iou_metric(result.mask_logits, batch.mask1)},
+            {"iou": iou_metric(result.mask_logits, batch.mask1)}
+            | ({"empty_found": empty_metric(result.mask_logits, batch.mask1)} if self.empty_masks else {}),
         )

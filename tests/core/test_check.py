@@ -122,3 +122,29 @@ def test_a_wrong_recipe_and_the_command_s_name(capsys: pytest.CaptureFixture[str
     assert "updaets" in capsys.readouterr().err
     assert cli(["--help"]) == 0
     assert "check " in capsys.readouterr().out
+
+
+def test_wrapped_and_weighted_sources(checked: Any, tmp_path: Path) -> None:
+    """A wrapper is drawn as training draws it; what is inside is read, but is neither counted twice nor judged by the loop's needs."""
+    lines: list[dict[str, Any]] = [{"image": f"{i}.png", "mask": f"{i}.m.png" if i else None, "id": f"n{i}"} for i in range(3)]
+    for i in range(3):
+        Image.new("RGB", (40, 40), (50 * i, 9, 9)).save(tmp_path / f"{i}.png")
+        Image.new("L", (40, 40), 255).save(tmp_path / f"{i}.m.png")
+    (tmp_path / "regions.jsonl").write_text("\n".join(json.dumps(line | {"captions": ["one", "one two three"]}) for line in lines))
+    inner = f"{{use: folder_regions, root: {tmp_path}, empty_masks: true}}"
+    mine = f"{{use: repeat, times: 2, data: {{use: augment, crop: [0.5, 0.9], data: {inner}}}, weight: 3}}"
+    place, task = "loops.loop1.tasks.referring.data", "loops.loop1.tasks.referring"
+    weights = ("loops.loop1.tasks.pseudo.data={sav: {weight: 1}, sa1b: null, openimages: null}", f"{place}.refcoco.weight=1")
+    code, found = checked(*FEW, *weights, f"{task}.empty_masks=true", f"{place}.mine={mine}")
+    assert code == 0, [line for lines in found.values() for line in lines if line.startswith("fail")]
+    own = "\n".join(found[f"{place}.mine"])
+    assert "6 regions, opened" in own
+    assert "6 samples drawn, none bad" in own
+    assert "2 of 6 samples drawn have no target" in own
+    assert "60.0% of loop1's samples by weight" in own
+    assert "6 regions: 192.00 epochs" in own  # 120 updates of 16 samples, of which 3 / 5
+    assert any("3 samples drawn, none bad" in line for line in found[f"{place}.mine.data.data"])
+    assert "loops.loop1" not in found  # its sources have epochs of their own
+    code, found = checked(*FEW, *weights, f"{place}.mine={mine}")
+    assert code == 1
+    assert any("mask is empty at the model's size" in line for line in found[f"{place}.mine"])

@@ -17,6 +17,7 @@ from core.contracts import BadSample, Region, UserError
 from core.engine.feed import Feed, _Requests
 from core.engine.noise import RunNoise
 from core.engine.plan import Plan, Source
+from core.testing.tiny_model import TinyPreparation
 
 
 @dataclass
@@ -37,16 +38,6 @@ class Numbers:
 
     def images(self) -> list[list[int]] | None:
         return self.groups
-
-
-class Ids:
-    """A preparation that keeps ids only."""
-
-    def __call__(self, region: Region, needs: frozenset[str]) -> str:
-        return region.id
-
-    def collate(self, samples: list[str]) -> list[str]:
-        return samples
 
 
 def source(name: str, dataset: Numbers, task: str = "t") -> Source:
@@ -94,15 +85,15 @@ def test_another_seed_draws_other_samples() -> None:
 
 
 def feed(dataset: Numbers, updates: int = 40, max_bad: float = 0.01, start: int = 0, workers: int = 0, record: Path | None = None) -> Feed:
-    return Feed(Plan([source("s", dataset)], 5, 8), Ids(), range(start, updates), 4, 0, 1, workers, max_bad, record)
+    return Feed(Plan([source("s", dataset)], 5, 8), TinyPreparation(), range(start, updates), 4, 0, 1, workers, max_bad, record)
 
 
 def test_bad_samples_are_replaced_deterministically_and_counted() -> None:
     dataset = Numbers(40, frozenset(range(0, 40, 4)))
     first, second = feed(dataset, max_bad=1.0), feed(dataset, max_bad=1.0)
     for _ in range(10):
-        ours = [ids for micro in first.update() for _, ids in micro.parts]
-        assert ours == [ids for micro in second.update() for _, ids in micro.parts]
+        ours = [micro.ids["t"] for micro in first.update()]
+        assert ours == [micro.ids["t"] for micro in second.update()]
         assert all(int(sample.split("/")[1]) % 4 for ids in ours for sample in ids)
     path = "loops.loop.tasks.t.data.s"
     assert first.bad[(path, "unreadable")] > 0
@@ -112,15 +103,15 @@ def test_bad_samples_are_replaced_deterministically_and_counted() -> None:
 def test_a_feed_that_starts_later_goes_on_where_the_other_was() -> None:
     dataset = Numbers(40, frozenset({1, 2, 3}))
     whole, late = feed(dataset, max_bad=1.0), feed(dataset, max_bad=1.0, start=3)
-    updates = [[ids for micro in whole.update() for _, ids in micro.parts] for _ in range(5)]
-    assert [[ids for micro in late.update() for _, ids in micro.parts] for _ in range(2)] == updates[3:]
+    updates = [[micro.ids for micro in whole.update()] for _ in range(5)]
+    assert [[micro.ids for micro in late.update()] for _ in range(2)] == updates[3:]
 
 
 def test_workers_change_nothing() -> None:
     dataset = Numbers(40, frozenset({1, 2, 3}))
     alone, helped = feed(dataset, 4, 1.0), feed(dataset, 4, 1.0, workers=2)
     for _ in range(4):
-        assert [m.parts for m in alone.update()] == [m.parts for m in helped.update()]
+        assert [m.ids for m in alone.update()] == [m.ids for m in helped.update()]
     assert alone.bad == helped.bad
 
 

@@ -14,10 +14,14 @@ from PIL import Image
 
 from core.testing import DatasetKit
 from plugins.datasets import dam
+from plugins.datasets.augment import Augment
 from plugins.datasets.coco_regions import CocoRegions
+from plugins.datasets.concat import Concat
+from plugins.datasets.filter import Filter
 from plugins.datasets.folder_regions import FolderRegions
 from plugins.datasets.openimages import OpenImages
 from plugins.datasets.refcoco import Refcoco
+from plugins.datasets.repeat import Repeat
 from plugins.datasets.sa1b import Sa1b
 from plugins.datasets.sav import Sav
 from plugins.datasets.sav_pairs import SavPairs
@@ -36,9 +40,12 @@ class WorldKit(DatasetKit):
 
     part = ""
 
-    @pytest.fixture(scope="class")
-    def sound(self, little_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        return Path(shutil.copytree(little_world / self.part, tmp_path_factory.mktemp("sound") / "root"))
+    @pytest.fixture(autouse=True)
+    def _world(self, little_world: Path) -> None:
+        self.world = little_world
+
+    def write(self, root: Path) -> None:
+        shutil.copytree(self.world / self.part, root, dirs_exist_ok=True)
 
 
 class TestSavPairs(WorldKit):
@@ -103,13 +110,10 @@ class TestDamPaco(DamKit):
         return dam.paco(root=root)
 
 
-class TestDamSam(DatasetKit):
-    @pytest.fixture(scope="class")
-    def sound(self, little_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+class TestDamSam(WorldKit):
+    def write(self, root: Path) -> None:
         """The synthetic world has no SAM split: another one stands in."""
-        root = tmp_path_factory.mktemp("sound")
-        shutil.copytree(little_world / "dam" / "PACO", root / "SAM")
-        return root
+        shutil.copytree(self.world / "dam" / "PACO", root / "SAM")
 
     def make(self, root):
         return dam.sam(root=root)
@@ -170,3 +174,65 @@ class TestFolderRegions(DatasetKit):
 
     def make(self, root):
         return FolderRegions(root=root)
+
+
+class FolderKit(TestFolderRegions):
+    """Each line has what a line may have."""
+
+    __test__ = False
+
+    def write(self, root: Path) -> None:
+        super().write(root)
+        row = {"mask": "mask.png", "captions": ["a cup", "it"], "category": "cup", "extra": {"question": "what?", "box": [2, 2, 9, 9]}}
+        rows = [{"image": "a.png", **row, "id": f"all-{i}"} for i in range(2)]
+        with (root / "regions.jsonl").open("a") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+class TestFolderRegionsWithEverything(FolderKit):
+    __test__ = True
+    empty_masks = True
+
+    def write(self, root: Path) -> None:
+        super().write(root)
+        with (root / "regions.jsonl").open("a") as file:
+            file.write(json.dumps({"image": "a.png", "mask": None, "caption": "the dog"}) + "\n")
+
+    def make(self, root):
+        return FolderRegions(root=root, empty_masks=True)
+
+
+class TestRepeat(FolderKit):
+    __test__ = True
+
+    def make(self, root):
+        return Repeat(data=FolderRegions(root=root), times=3)
+
+
+class TestConcat(FolderKit):
+    __test__ = True
+
+    def make(self, root):
+        return Concat(data={"one": FolderRegions(root=root), "two": Repeat(data=FolderRegions(root=root), times=2)})
+
+
+class TestFilter(FolderKit):
+    __test__ = True
+
+    def make(self, root):
+        return Filter(data=FolderRegions(root=root), min_share=0.01, min_words=2)
+
+
+class TestAugment(FolderKit):
+    __test__ = True
+
+    def make(self, root):
+        return Augment(
+            data=FolderRegions(root=root),
+            brightness=(0.5, 1.5),
+            contrast=(0.5, 1.5),
+            colour=(0.0, 2.0),
+            blur=(0.0, 2.0),
+            crop=(0.3, 1.0),
+            flip=0.5,
+        )

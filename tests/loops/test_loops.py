@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 
-from core.contracts import LossTerms, RegionBatch, Segmentation, UserError
+from core.contracts import BadSample, LossTerms, RegionBatch, Segmentation, UserError
 from core.engine.noise import RunNoise
+from plugins.loops._segmentation import empty_metric
 from plugins.loops.caption_mask_caption import CaptionMaskCaption
 from plugins.loops.mask_caption_mask import MaskCaptionMask
 from plugins.loops.referring_segmentation import ReferringSegmentation
@@ -263,3 +266,31 @@ def test_a_batch_is_the_sum_of_its_samples(make, model: Sa2va, world: Path) -> N
     for name, term in together.items():
         separate = sum(float(one[name].total) for one in alone)
         assert float(term.total) == pytest.approx(separate, rel=2e-4), name
+
+
+def test_phrases_without_a_target(model: Sa2va, world: Path) -> None:
+    """An empty mask is a target like any other: finite loss and gradient, and the share found empty is logged."""
+    from plugins.datasets.dam import Dam
+
+    regions = [Dam(root=world / "dam", split="COCOStuff")[i] for i in range(3)]
+    regions[1] = dataclasses.replace(regions[1], mask=np.zeros_like(regions[1].mask))
+    with pytest.raises(BadSample, match="mask is empty"):
+        model.preparation(regions[1])
+    needs = frozenset({"empty_mask"})
+    small = dataclasses.replace(regions[1], mask=np.zeros((2000, 2000), bool), image=np.zeros((2000, 2000, 3), np.uint8))
+    small.mask[7, 7] = True
+    with pytest.raises(BadSample, match="mask is empty at the model's size"):  # lost is not empty
+        model.preparation(small, needs)
+    batch = model.preparation.collate([model.preparation(region, needs) for region in regions])
+    assert [bool(mask.any()) for mask in batch.mask1] == [bool(cells.any()) for cells in batch.cells] == [True, False, True]
+    loop = ReferringSegmentation(losses={"mask": BceDice(points=64), "answer": CaptionCe()}, caption_length=8, empty_masks=True)
+    terms = loop(model, None, batch, NOISE)
+    total(terms).backward()
+    assert all(math.isfinite(norm) for norm in gradients(model).values())
+    assert gradients(model)["sam2_decoder"] > 0
+    assert terms.metrics["empty_found"][1] == 1
+    logits = torch.tensor([[[-1.0]], [[1.0]], [[-1.0]], [[1.0]]])  # [4, 1, 1]
+    target = torch.tensor([[[False]], [[False]], [[True]], [[True]]])
+    assert empty_metric(logits, target) == (1.0, 2.0)
+    plain = ReferringSegmentation(losses=loop.losses, caption_length=8)
+    assert set(plain(model, None, batch, NOISE).metrics) == {"iou"}

@@ -68,7 +68,10 @@ class Sa2vaPreparation:
     fast: bool = False
 
     def __call__(self, region: Region, needs: frozenset[str] = frozenset()) -> Sample:
-        """Raises ``BadSample`` where picture and mask disagree, nothing of the mask is left, or something needed is not there."""
+        """Raises ``BadSample`` where picture and mask disagree, nothing of the mask is left, or something needed is not there.
+
+        With "empty_mask" in ``needs`` a mask that is empty from the start is accepted, one that is lost at the model's size is not.
+        """
         if "caption" in needs and not (region.caption and region.caption.strip()):
             raise BadSample("blank caption", region.id)
         second = region.image2 is not None
@@ -80,12 +83,13 @@ class Sa2vaPreparation:
                 )
         mask1 = small_mask(region.mask, self.sam_size // 4)
         small2 = mask1 if mask2 is region.mask else small_mask(mask2, self.sam_size // 4)
-        if not mask1.any() or not small2.any():
-            raise BadSample("mask is empty at the model's size", region.id, f"{int(region.mask.sum())} pixels in the picture")
+        for whole, small in ((region.mask, mask1), (mask2, small2)):
+            if not small.any() and ("empty_mask" not in needs or whole.any()):
+                raise BadSample("mask is empty at the model's size", region.id, f"{int(region.mask.sum())} pixels in the picture")
         view1 = self.view(region.image)
         view2 = self.view(region.image2) if region.image2 is not None else None
         cells = grid_cells(region.mask, view1.grid)
-        if not cells.any():  # it fell between the sampled pixels: upstream would ask about no region at all
+        if not cells.any() and region.mask.any():  # it fell between the sampled pixels: upstream would ask about no region at all
             cells = most_covered_cell(region.mask, view1.grid)
         return Sample(id=region.id, caption=region.caption, view1=view1, view2=view2, cells=cells, mask1=mask1, mask2=small2)
 
