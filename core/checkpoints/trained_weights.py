@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
+from core.checkpoints.model_files import Weights
+from core.checkpoints.start import base_values
+from core.checkpoints.stored import find_checkpoint, read_tensors
 from core.contracts import KnowsBaseValues, Model, UserError
 from core.engine import checkpoint
+from core.engine.parallel.gradients import Groups
 from core.recipe import Recipe, build, load
 from core.registry import Registry
 
@@ -49,43 +51,28 @@ class Trained:
                 parameter.copy_(source[f"{group}/{name}"])
 
 
-def is_run(path: Path) -> bool:
-    """Whether it is a run's folder or one of its checkpoints."""
-    return (path / "trained.safetensors").is_file() or (path / "recipe.json").is_file()
-
-
-def find_checkpoint(path: Path) -> tuple[Path, Path]:
-    """(the checkpoint, its run's recipe): of a run folder its newest checkpoint, or ``path`` itself if it is one. Raises ``UserError``."""
-    if not path.is_dir():
-        raise UserError(f"{path}: not found; name a run folder or one of its checkpoints")
-    if (path / "trained.safetensors").is_file():
-        folder, run = path, path.resolve().parent.parent
-    else:
-        found = checkpoint.list_checkpoints(path / "checkpoints")
-        if not found:
-            raise UserError(f"{path}: holds no checkpoint; name a run folder or a folder like runs/NAME/checkpoints/update-000250")
-        folder, run = found[-1][1], path
-    file = run / "recipe.yaml"
-    if not file.is_file():
-        raise UserError(f"{file}: not found; a checkpoint is read together with its run's recipe")
-    return folder, file
-
-
-def open_run(path: Path, registry: Registry, recipe: Recipe | None = None) -> Trained:
+def open_run(path: Path, registry: Registry, recipe: Recipe | None = None, weights: Weights = "trained") -> Trained:
     """The model of a run folder (its newest checkpoint) or of one checkpoint in it, built from ``recipe`` or else from the run's own.
 
-    Raises ``UserError``.
+    ``weights``: ``teacher`` takes its teacher's slow weights instead of those trained. Raises ``UserError``.
     """
     folder, file = find_checkpoint(path)
-    model: Model = build(recipe or load(file), ("model",), registry)
-    try:
-        values = load_file(folder / "trained.safetensors")
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{folder}: not a complete checkpoint ({error})") from None
+    own = load(file)
+    model: Model = build(recipe or own, ("model",), registry)
     groups = model.trainable()
-    base = {f"{group}/{name}": p.detach().clone() for group, members in groups.items() for name, p in members}
+    values = read_tensors(folder / "trained.safetensors") if weights == "trained" else _slow_weights(folder, groups)
+    base = base_values(groups, own, file.parent)
     checkpoint.load_trained(values, groups, folder)
     return Trained(model, base, values, folder, file)
+
+
+def _slow_weights(folder: Path, groups: Groups) -> dict[str, Tensor]:
+    """The teacher's value of each trained parameter. A teacher may keep more than these, or none of them."""
+    file, wanted = folder / "teacher.safetensors", {f"{group}/{name}" for group, members in groups.items() for name, _ in members}
+    kept = read_tensors(file) if file.is_file() else {}
+    if not kept.keys() & wanted:
+        raise UserError(f"{folder}: --weights teacher needs a teacher that keeps slow weights of the student; this run has none")
+    return {name: tensor for name, tensor in kept.items() if name in wanted}
 
 
 def open_file(source: Path, model: Model) -> Trained:

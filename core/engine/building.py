@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from core.checkpoints.start import start_weights
 from core.contracts import Evaluator, KeepsRunningGradient, Loop, Model, Stateful, Teacher, UserError
 from core.engine import checkpoint
 from core.engine.feed import Feed
@@ -67,6 +68,8 @@ def build_run(recipe: Recipe, registry: Registry, folder: Path, last: Path | Non
     if isinstance(model, torch.nn.Module):
         transform(model, values, exchange)
     groups = model.trainable()
+    if last is None:
+        start_weights(recipe, registry, groups, folder, exchange)
     optimizer, rate = build(recipe, ("optimizer",), registry).build(groups, train["updates"])
     strategy = make_strategy(launch, groups, optimizer, train["clip_norm"], exchange, len(values["loops"]))
     teacher: Teacher | None = build(recipe, ("teacher",), registry) if values.get("teacher") else None

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from core.checkpoints.start import fix_start
 from core.contracts import UserError
 from core.engine import checkpoint
 from core.engine.going_on import require_same_recipe, write_recipe
@@ -20,6 +21,7 @@ def run_folder(recipe: Recipe, registry: Registry, resume: Path | bool | None) -
 
     A new folder gets the resolved recipe and local plugin files.
     """
+    fix_start(recipe)
     parent, name = Path(recipe.values["output"]), recipe.values["name"]
     runs = sorted(path for path in parent.glob(f"{name}-*") if (path / "recipe.json").is_file())
     if not resume and recipe.values["launch"]["requeue"] and runs and not (runs[-1] / "result.json").is_file():

@@ -10,6 +10,7 @@ from rich.console import Console
 from safetensors import SafetensorError
 
 from core.checkpoints.disk_errors import disk_fault
+from core.checkpoints.start import started_from
 from core.contracts import ReportsStatistics, RunInfo, Stateful, UserError
 from core.engine import checkpoint
 from core.engine.building import Run, build_run, sharded_trains_only, trained_shares
@@ -55,7 +56,7 @@ def _run(recipe: Recipe, registry: Registry, resume: Path | bool | None, quiet: 
             _room(built)
             built.trainer.strategy.check_agreement("at the start")
         longer = train_longer(folder, recipe, registry) if exchange.main else None
-        for line in [*trained_shares(built.model), *filter(None, [longer])]:
+        for line in [*trained_shares(built.model), *started_from(folder), *filter(None, [longer])]:
             progress.note(line)
         built.trackers.start(RunInfo(folder, recipe.values["name"], recipe.values, built.start))
         evaluate = exchange.main and recipe.values["train"]["evaluate"] == "before_and_after" and bool(built.evaluators)

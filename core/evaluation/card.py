@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import time
@@ -69,17 +68,6 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:  # an extra
             continue
     return found
-
-
-def sha256(path: Path) -> str:
-    """Of a file; of a folder, over the names and contents of its weights and JSON files."""
-    if path.is_file():
-        with open(path, "rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    digest = hashlib.sha256()
-    for file in sorted(file for file in path.iterdir() if file.suffix in (".safetensors", ".json", ".bin", ".pth") and file.is_file()):
-        digest.update(f"{file.name}\0{sha256(file)}\n".encode())
-    return digest.hexdigest()
 
 
 def write_card(
