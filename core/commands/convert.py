@@ -70,18 +70,18 @@ def _convert(arguments: argparse.Namespace) -> int:
     else:
         trained = open_run(arguments.source, registry, weights=arguments.weights)
     trained.use(arguments.groups)
-    model, source = trained.model, str(trained.source) if arguments.weights == "trained" else f"{trained.source}'s teacher"
+    model, whose = trained.model, f"{trained.source}" + ("'s teacher" if arguments.weights == "teacher" else "")
     if arguments.adapter:
         if not isinstance(model, ExportsAdapters):
             raise _lacking(model, ExportsAdapters)
         model.save_adapter(out)
-        print(f"wrote the adapters of {source} to {out}")
+        print(f"wrote the adapters of {whose} to {out}")
         return 0
     if out.suffix == ".pth":
         if not isinstance(model, ExportsTrainingFile):
             raise _lacking(model, ExportsTrainingFile)
         model.save_legacy(out)
-        print(f"wrote {arguments.groups} of {source} to {out}")
+        print(f"wrote {arguments.groups} of {whose} to {out}")
         return 0
     if arguments.verify and not isinstance(model, VerifiesExport):
         raise _lacking(model, VerifiesExport)  # before anything is written
@@ -89,11 +89,12 @@ def _convert(arguments: argparse.Namespace) -> int:
     changes = model.changes(out) if isinstance(model, ReportsChanges) else []
     differences = model.verify(out) if arguments.verify and isinstance(model, VerifiesExport) else {}
     passed = _passed(differences, changes, model)
-    report = {"source": source, "out": str(out), "groups": arguments.groups, "changes": changes, "verify": differences}
+    report = {"source": str(trained.source), "weights": arguments.weights, "out": str(out), "groups": arguments.groups}
+    report |= {"changes": changes, "verify": differences}
     if arguments.json:
         print(json.dumps(report | {"passed": passed}, indent=2))
     else:
-        _print(report, passed)
+        _print(report, whose, passed)
     return 0 if passed else 1
 
 
@@ -114,14 +115,14 @@ def _passed(differences: dict[str, float], changes: list[dict[str, Any]], model:
     return all(differences.get(name, 0.0) <= limit for name, limit in limits.items())
 
 
-def _print(report: dict[str, Any], passed: bool) -> None:
+def _print(report: dict[str, Any], whose: str, passed: bool) -> None:
     if report["changes"]:
         rows = [
             (row["group"], str(row["tensors"]), str(row["changed"]), row["dtype"], f"{row['bytes']:,}", f"{row['relative_norm']:.3e}")
             for row in report["changes"]
         ]
         table(("group", "tensors", "changed", "dtype", "bytes", "|new - base| / |base|"), rows)
-    print(f"wrote {report['groups']} of {report['source']} to {report['out']}")
+    print(f"wrote {report['groups']} of {whose} to {report['out']}")
     if report["verify"]:
         values = ", ".join(f"{name} {value:.3g}" for name, value in report["verify"].items())
         print(f"verified by reloading: {'equal' if passed else 'NOT EQUAL'} (largest differences: {values})")

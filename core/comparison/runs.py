@@ -160,9 +160,9 @@ def _state(run: RunData, metrics: Path, now: float) -> str:
 
 
 def _add_cards(run: RunData) -> None:
-    """Adds the results of ``core.evaluate``: of the last update as results after training, of an earlier one under ``EVALUATOR@UPDATE``, of the
-    teacher's weights under ``EVALUATOR@teacher``.
+    """Adds the results of ``core.evaluate``: of the last update as results after training, of an earlier one under ``EVALUATOR@UPDATE``.
 
+    Those of the teacher's weights come under ``EVALUATOR@teacher``, beside the student's.
     They may be of another data set or number of samples than the run's own evaluation: then there are no values before to compare with.
     """
     cards = [_json(file, run.notes) for file in sorted(run.folder.glob("evaluation/*/*/card.json"))]

@@ -179,5 +179,5 @@ def _finish(
         bad += unusable
         card.sheet(folder / variant / "sheet.png", card.result_name(name, variant), evaluator, items)
     card.write_card(folder, name, protocol, found, bad, {"device": options.device, "processes": exchange.world})
-    card.show(console, name, found)
+    card.show(console, card.title(name, protocol), found)
     console.print(f"{folder / 'card.md'}", highlight=False, markup=False, soft_wrap=True)
