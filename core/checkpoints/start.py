@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from core.checkpoints.hashes import sha256
-from core.checkpoints.stored import find_checkpoint, read_tensors
+from core.checkpoints.trained_weights import START, find_checkpoint, read_tensors
 from core.contracts import UserError
 from core.engine import checkpoint
 from core.engine.evaluation import write_whole
@@ -25,7 +25,7 @@ from core.engine.parallel.gradients import Groups
 from core.recipe import Recipe, load, path_report, resolved_values
 from core.registry import Registry
 
-WEIGHTS, FACTS = "start.safetensors", "start.json"
+FACTS = "start.json"
 
 
 def fix_start(recipe: Recipe) -> None:
@@ -43,8 +43,8 @@ def start_weights(recipe: Recipe, registry: Registry, groups: Groups, folder: Pa
     """
     if not recipe.values.get("start_from"):
         return
-    if (folder / WEIGHTS).is_file():  # the run began before, and ended before its first checkpoint
-        checkpoint.load_trained(read_tensors(folder / WEIGHTS), groups, folder / WEIGHTS)
+    if (folder / START).is_file():  # the run began before, and ended before its first checkpoint
+        checkpoint.load_trained(read_tensors(folder / START), groups, folder / START)
         return
     try:
         source, file = find_checkpoint(Path(recipe.values["start_from"]).expanduser())
@@ -68,9 +68,9 @@ def start_weights(recipe: Recipe, registry: Registry, groups: Groups, folder: Pa
 
 def _keep(folder: Path, begun: dict[str, Tensor], facts: Mapping[str, Any]) -> None:
     write_whole(folder / FACTS, json.dumps(facts, indent=2) + "\n")
-    beside = folder / f"{WEIGHTS}.new"
+    beside = folder / f"{START}.new"
     save_file(begun, beside)
-    beside.replace(folder / WEIGHTS)
+    beside.replace(folder / START)
 
 
 def _differences(source: Path, theirs: Recipe, ours: Recipe, registry: Registry) -> Iterator[str]:
@@ -103,18 +103,6 @@ def started_from(folder: Path) -> list[str]:
         f"start: the trained weights of {facts['start_from']}{new}",
         *(f"warning: start_from: {each}" for each in facts["differences"]),
     ]
-
-
-def base_values(groups: Groups, recipe: Recipe, folder: Path) -> dict[str, Tensor]:
-    """``group/name`` -> the value before training: as ``groups`` were built, or what the run in ``folder`` began with.
-
-    Raises ``UserError`` where a run's ``start.safetensors`` is gone.
-    """
-    if given := recipe.values.get("start_from"):
-        if not (folder / WEIGHTS).is_file():
-            raise UserError(f"{folder / WEIGHTS}: not found; the run began with the weights of {given}, and keeps them in that file")
-        return read_tensors(folder / WEIGHTS)
-    return {f"{group}/{name}": p.detach().clone() for group, members in groups.items() for name, p in members}
 
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:

@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from core.checkpoints.model_files import Weights
-from core.checkpoints.start import base_values
-from core.checkpoints.stored import find_checkpoint, read_tensors
 from core.contracts import KnowsBaseValues, Model, UserError
 from core.engine import checkpoint
 from core.engine.parallel.gradients import Groups
 from core.recipe import Recipe, build, load
 from core.registry import Registry
 
+#: In a run's folder: the weights that it began with, where it began with another run's.
+START = "start.safetensors"
 #: The ablation of the method: base weights, with the trained weights of these groups.
 VARIANTS: dict[str, tuple[str, ...]] = {
     "full": ("projector", "text_hidden_fcs", "lora", "sam2_decoder"),
@@ -51,6 +53,28 @@ class Trained:
                 parameter.copy_(source[f"{group}/{name}"])
 
 
+def is_run(path: Path) -> bool:
+    """Whether it is a run's folder or one of its checkpoints."""
+    return (path / "trained.safetensors").is_file() or (path / "recipe.json").is_file()
+
+
+def find_checkpoint(path: Path) -> tuple[Path, Path]:
+    """(the checkpoint, its run's recipe): of a run folder its newest checkpoint, or ``path`` itself if it is one. Raises ``UserError``."""
+    if not path.is_dir():
+        raise UserError(f"{path}: not found; name a run folder or one of its checkpoints")
+    if (path / "trained.safetensors").is_file():
+        folder, run = path, path.resolve().parent.parent
+    else:
+        found = checkpoint.list_checkpoints(path / "checkpoints")
+        if not found:
+            raise UserError(f"{path}: holds no checkpoint; name a run folder or a folder like runs/NAME/checkpoints/update-000250")
+        folder, run = found[-1][1], path
+    file = run / "recipe.yaml"
+    if not file.is_file():
+        raise UserError(f"{file}: not found; a checkpoint is read together with its run's recipe")
+    return folder, file
+
+
 def open_run(path: Path, registry: Registry, recipe: Recipe | None = None, weights: Weights = "trained") -> Trained:
     """The model of a run folder (its newest checkpoint) or of one checkpoint in it, built from ``recipe`` or else from the run's own.
 
@@ -61,9 +85,21 @@ def open_run(path: Path, registry: Registry, recipe: Recipe | None = None, weigh
     model: Model = build(recipe or own, ("model",), registry)
     groups = model.trainable()
     values = read_tensors(folder / "trained.safetensors") if weights == "trained" else _slow_weights(folder, groups)
-    base = base_values(groups, own, file.parent)
+    base = _base_values(groups, own, file.parent)
     checkpoint.load_trained(values, groups, folder)
     return Trained(model, base, values, folder, file)
+
+
+def _base_values(groups: Groups, recipe: Recipe, folder: Path) -> dict[str, Tensor]:
+    """``group/name`` -> the value before training: as ``groups`` were built, or what the run in ``folder`` began with.
+
+    Raises ``UserError`` where a run's ``start.safetensors`` is gone.
+    """
+    if given := recipe.values.get("start_from"):
+        if not (folder / START).is_file():
+            raise UserError(f"{folder / START}: not found; the run began with the weights of {given}, and keeps them in that file")
+        return read_tensors(folder / START)
+    return {f"{group}/{name}": p.detach().clone() for group, members in groups.items() for name, p in members}
 
 
 def _slow_weights(folder: Path, groups: Groups) -> dict[str, Tensor]:
@@ -73,6 +109,14 @@ def _slow_weights(folder: Path, groups: Groups) -> dict[str, Tensor]:
     if not kept.keys() & wanted:
         raise UserError(f"{folder}: --weights teacher needs a teacher that keeps slow weights of the student; this run has none")
     return {name: tensor for name, tensor in kept.items() if name in wanted}
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of one file of a checkpoint. Raises ``UserError``."""
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{file.parent}: not a complete checkpoint ({error})") from None
 
 
 def open_file(source: Path, model: Model) -> Trained:

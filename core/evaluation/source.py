@@ -114,7 +114,7 @@ def _job(source: Path, base: Path | None) -> Job:
     elif (source / "config.json").is_file():
         job = Job(nothing, "folder", source, Path("evaluations") / source.resolve().name)
     else:
-        from core.checkpoints.stored import find_checkpoint  # late: it imports torch
+        from core.checkpoints.trained_weights import find_checkpoint  # late: it imports torch
 
         checkpoint, recipe = find_checkpoint(source)
         job = Job(nothing, "run", checkpoint, recipe.parent / "evaluation" / checkpoint.name, recipe)
