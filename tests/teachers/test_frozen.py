@@ -23,6 +23,7 @@ from core.contracts import (
     teacher_captions,
 )
 from core.engine import building, runner
+from core.engine.teaching import teacher_preparation
 from core.recipe import Recipe, components_used, path_report
 from core.registry import Registry
 from core.testing import TeacherKit, TinyModel
@@ -121,6 +122,14 @@ def test_what_it_is_and_refuses() -> None:
         teacher.load_state_dict({"lora/a": torch.zeros(1)})
     with pytest.raises(UserError, match="has no weights for the student, but writes captions"):
         teacher.weights()
+
+
+def test_a_region_is_prepared_twice_only_where_the_preparations_differ() -> None:
+    student = TinyModel()
+    assert teacher_preparation(None, student) is None
+    assert teacher_preparation(Ema(), student) is None
+    assert teacher_preparation(Frozen(model=TinyModel(seed=3)), student) is None
+    assert teacher_preparation(Frozen(model=Other()), student) == Negative()
 
 
 @pytest.fixture(scope="module")
