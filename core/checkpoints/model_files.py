@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from core.contracts import ReadsFiles, UserError
 from core.registry import BrokenPlugin, Registry
+
+#: Of a run's checkpoint: the values that were trained, or the slow ones of its teacher.
+Weights = Literal["trained", "teacher"]
 
 
 def holds_trained_tensors_only(path: Path) -> bool:

@@ -11,11 +11,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from core.checkpoints.model_files import Weights
 from core.contracts import KnowsBaseValues, Model, UserError
 from core.engine import checkpoint
+from core.engine.parallel.gradients import Groups
 from core.recipe import Recipe, build, load
 from core.registry import Registry
 
+#: In a run's folder: the weights that it began with, where it began with another run's.
+START = "start.safetensors"
 #: The ablation of the method: base weights, with the trained weights of these groups.
 VARIANTS: dict[str, tuple[str, ...]] = {
     "full": ("projector", "text_hidden_fcs", "lora", "sam2_decoder"),
@@ -71,21 +75,48 @@ def find_checkpoint(path: Path) -> tuple[Path, Path]:
     return folder, file
 
 
-def open_run(path: Path, registry: Registry, recipe: Recipe | None = None) -> Trained:
+def open_run(path: Path, registry: Registry, recipe: Recipe | None = None, weights: Weights = "trained") -> Trained:
     """The model of a run folder (its newest checkpoint) or of one checkpoint in it, built from ``recipe`` or else from the run's own.
 
-    Raises ``UserError``.
+    ``weights``: ``teacher`` takes its teacher's slow weights instead of those trained. Raises ``UserError``.
     """
     folder, file = find_checkpoint(path)
-    model: Model = build(recipe or load(file), ("model",), registry)
-    try:
-        values = load_file(folder / "trained.safetensors")
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{folder}: not a complete checkpoint ({error})") from None
+    own = load(file)
+    model: Model = build(recipe or own, ("model",), registry)
     groups = model.trainable()
-    base = {f"{group}/{name}": p.detach().clone() for group, members in groups.items() for name, p in members}
+    values = read_tensors(folder / "trained.safetensors") if weights == "trained" else _slow_weights(folder, groups)
+    base = _base_values(groups, own, file.parent)
     checkpoint.load_trained(values, groups, folder)
     return Trained(model, base, values, folder, file)
+
+
+def _base_values(groups: Groups, recipe: Recipe, folder: Path) -> dict[str, Tensor]:
+    """``group/name`` -> the value before training: as ``groups`` were built, or what the run in ``folder`` began with.
+
+    Raises ``UserError`` where a run's ``start.safetensors`` is gone.
+    """
+    if given := recipe.values.get("start_from"):
+        if not (folder / START).is_file():
+            raise UserError(f"{folder / START}: not found; the run began with the weights of {given}, and keeps them in that file")
+        return read_tensors(folder / START)
+    return {f"{group}/{name}": p.detach().clone() for group, members in groups.items() for name, p in members}
+
+
+def _slow_weights(folder: Path, groups: Groups) -> dict[str, Tensor]:
+    """The teacher's value of each trained parameter. A teacher may keep more than these, or none of them."""
+    file, wanted = folder / "teacher.safetensors", {f"{group}/{name}" for group, members in groups.items() for name, _ in members}
+    kept = read_tensors(file) if file.is_file() else {}
+    if not kept.keys() & wanted:
+        raise UserError(f"{folder}: --weights teacher needs a teacher that keeps slow weights of the student; this run has none")
+    return {name: tensor for name, tensor in kept.items() if name in wanted}
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of one file of a checkpoint. Raises ``UserError``."""
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{file.parent}: not a complete checkpoint ({error})") from None
 
 
 def open_file(source: Path, model: Model) -> Trained:

@@ -71,13 +71,15 @@ def _findings(recipe: Recipe, registry: Registry, samples: int, seconds: float, 
     yield from paths
     yield found
     yield from machine.answers(facts)
+    teachers = machine.teacher_models(recipe, registry)
+    yield from (found for _, found in teachers)
     sources, built = data.sources(recipe, registry, [path.subject for path in paths if path.status == "fail"])
     yield from built
     yield from data.draw(recipe, registry, sources, facts, samples, seconds, out)
     yield from data.leaks(sources)
     yield from machine.epochs(recipe, sources)
     yield from machine.devices(recipe)
-    yield from machine.sizes(recipe, facts)
+    yield from machine.sizes(recipe, facts, [facts for facts, _ in teachers])
 
 
 def _show(finding: Finding) -> None:

@@ -38,6 +38,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--groups", default="full", metavar="GROUPS", help="trained groups to take, joined by +; the others are the base's (default: full)"
     )
+    weights = "of a run: what was trained (default), or the teacher's slow weights, e.g. an average"
+    parser.add_argument("--weights", choices=("trained", "teacher"), default="trained", help=weights)
     parser.add_argument("--verify", action="store_true", help="reload the folder and compare logits and masks with the live model's")
     parser.add_argument("--adapter", action="store_true", help="write the LoRA adapters alone, as PEFT reads them")
     parser.add_argument(
@@ -59,25 +61,27 @@ def _convert(arguments: argparse.Namespace) -> int:
     if arguments.verify and (arguments.adapter or out.suffix == ".pth"):
         raise UserError("--verify reloads a published folder; it goes with neither --adapter nor a .pth")
     if holds_trained_tensors_only(arguments.source):
+        if arguments.weights != "trained":
+            raise UserError(f"--weights {arguments.weights} needs a run or one of its checkpoints; {arguments.source} is none")
         entry = model_entry(arguments.source, arguments.base, registry)
         keys = {name: Path(value) for name, value in entry.items() if name != "use"}
         alpha = {} if arguments.lora_alpha is None else {"lora_alpha": arguments.lora_alpha}
         trained = open_file(arguments.source, registry.get("models", entry["use"]).create(**keys, **alpha))
     else:
-        trained = open_run(arguments.source, registry)
+        trained = open_run(arguments.source, registry, weights=arguments.weights)
     trained.use(arguments.groups)
-    model = trained.model
+    model, whose = trained.model, f"{trained.source}" + ("'s teacher" if arguments.weights == "teacher" else "")
     if arguments.adapter:
         if not isinstance(model, ExportsAdapters):
             raise _lacking(model, ExportsAdapters)
         model.save_adapter(out)
-        print(f"wrote the adapters of {trained.source} to {out}")
+        print(f"wrote the adapters of {whose} to {out}")
         return 0
     if out.suffix == ".pth":
         if not isinstance(model, ExportsTrainingFile):
             raise _lacking(model, ExportsTrainingFile)
         model.save_legacy(out)
-        print(f"wrote {arguments.groups} of {trained.source} to {out}")
+        print(f"wrote {arguments.groups} of {whose} to {out}")
         return 0
     if arguments.verify and not isinstance(model, VerifiesExport):
         raise _lacking(model, VerifiesExport)  # before anything is written
@@ -85,11 +89,12 @@ def _convert(arguments: argparse.Namespace) -> int:
     changes = model.changes(out) if isinstance(model, ReportsChanges) else []
     differences = model.verify(out) if arguments.verify and isinstance(model, VerifiesExport) else {}
     passed = _passed(differences, changes, model)
-    report = {"source": str(trained.source), "out": str(out), "groups": arguments.groups, "changes": changes, "verify": differences}
+    report = {"source": str(trained.source), "weights": arguments.weights, "out": str(out), "groups": arguments.groups}
+    report |= {"changes": changes, "verify": differences}
     if arguments.json:
         print(json.dumps(report | {"passed": passed}, indent=2))
     else:
-        _print(report, passed)
+        _print(report, whose, passed)
     return 0 if passed else 1
 
 
@@ -110,14 +115,14 @@ def _passed(differences: dict[str, float], changes: list[dict[str, Any]], model:
     return all(differences.get(name, 0.0) <= limit for name, limit in limits.items())
 
 
-def _print(report: dict[str, Any], passed: bool) -> None:
+def _print(report: dict[str, Any], whose: str, passed: bool) -> None:
     if report["changes"]:
         rows = [
             (row["group"], str(row["tensors"]), str(row["changed"]), row["dtype"], f"{row['bytes']:,}", f"{row['relative_norm']:.3e}")
             for row in report["changes"]
         ]
         table(("group", "tensors", "changed", "dtype", "bytes", "|new - base| / |base|"), rows)
-    print(f"wrote {report['groups']} of {report['source']} to {report['out']}")
+    print(f"wrote {report['groups']} of {whose} to {report['out']}")
     if report["verify"]:
         values = ", ".join(f"{name} {value:.3g}" for name, value in report["verify"].items())
         print(f"verified by reloading: {'equal' if passed else 'NOT EQUAL'} (largest differences: {values})")

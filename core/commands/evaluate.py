@@ -28,6 +28,7 @@ of a run: base weights, with the trained weights of these groups. python -m core
 
 examples:
   python -m core.evaluate runs/NAME ablate=true
+  python -m core.evaluate runs/NAME --weights teacher
   python -m core.evaluate runs/NAME/checkpoints/update-001000 --use refcoco --data refcoco root=DATA/ref_seg dataset=refcocog \\
       split_by=umd split=test text=sent
   python -m core.evaluate Sa2VA-1B --use refcoco --data refcoco root=DATA/ref_seg split=val text=sent max_samples=100 \\
@@ -73,8 +74,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", metavar="DATASET", help="the data set for --use, e.g. refcoco or dam.lvis")
     groups = "trained groups to take, joined by +, the others are the base's; full (default), or base for none"
     parser.add_argument("--groups", default="full", metavar="GROUPS", help=groups)
+    weights = "of a run: what was trained (default), or the teacher's slow weights, e.g. an average"
+    parser.add_argument("--weights", choices=("trained", "teacher"), default="trained", help=weights)
     parser.add_argument("--base", type=Path, metavar="FOLDER", help="for a training file or adapters: the folder training started from")
-    out = "where to write (default: RUN/evaluation/CHECKPOINT, otherwise evaluations/NAME)"
+    out = "where to write (default: RUN/evaluation/CHECKPOINT, with -teacher for its weights; otherwise evaluations/NAME)"
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=out)
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier evaluation wrote there")
     parser.add_argument("--max-bad", type=int, default=0, metavar="N", help="samples that may be left out as unusable (default 0: stop)")
@@ -88,7 +91,8 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str]) -> int:
     from core.evaluation.source import read_job
 
     registry = Registry()
-    job, faults = read_job(arguments.source, arguments.use, arguments.data, arguments.base, arguments.settings, registry)
+    given = arguments
+    job, faults = read_job(given.source, given.use, given.data, given.base, given.settings, registry, given.weights)
     if faults:
         for fault in faults:
             print(fault, file=sys.stderr)

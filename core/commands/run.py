@@ -68,7 +68,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--elsewhere", action="store_true", help=elsewhere)
     parser.add_argument("--resolved", action="store_true", help="print the merged recipe with the origin of each value, and stop")
     parser.add_argument("--schema", action="store_true", help="print the JSON Schema of recipes for editors, and stop")
-    folder = "continue from the last checkpoint: of this run folder, or of the newest run of the recipe"
+    folder = (
+        "continue from the last checkpoint: of this run folder, or of the newest run of the recipe; with train.updates=N a run is trained "
+        "longer. A new run of another recipe begins with a run's weights: start_from=RUN_FOLDER"
+    )
     parser.add_argument("--resume", nargs="?", const=True, default=None, metavar="RUN_FOLDER", help=folder)
     parser.add_argument("--sweep", nargs="+", metavar="key=a,b", help="run every combination of these values, one run after another")
     parser.add_argument("--dry-run", action="store_true", help="with --sweep: print the runs' commands, one a line, and stop")

@@ -162,15 +162,18 @@ def _state(run: RunData, metrics: Path, now: float) -> str:
 def _add_cards(run: RunData) -> None:
     """Adds the results of ``core.evaluate``: of the last update as results after training, of an earlier one under ``EVALUATOR@UPDATE``.
 
+    Those of the teacher's weights come under ``EVALUATOR@teacher``, beside the student's.
     They may be of another data set or number of samples than the run's own evaluation: then there are no values before to compare with.
     """
     cards = [_json(file, run.notes) for file in sorted(run.folder.glob("evaluation/*/*/card.json"))]
     for card in cards:
-        update = _within(card, "checkpoint").get("update")
+        measured = _within(card, "checkpoint")
+        update, teacher = measured.get("update"), measured.get("weights") == "teacher"
         earlier = isinstance(update, int) and run.updates and update < run.updates[-1]
+        of = (f"@{update}" if earlier else "") + ("@teacher" if teacher else "")
         for name, results in _within(card, "results").items():
             evaluator, colon, variant = name.partition(":")
-            found = dict(_values({f"{evaluator}@{update}{colon}{variant}" if earlier else name: results}))
+            found = dict(_values({f"{evaluator}{of}{colon}{variant}": results}))
             run.after |= found
             counts = [metric for metric in found if _is_count(metric) and metric in run.before]
             if any(found[metric].value != run.before[metric].value for metric in counts):

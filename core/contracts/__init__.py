@@ -5,7 +5,7 @@ Importing this package does not import torch: the tensor types are for readers a
 
 ``errors``: what a component raises on purpose. ``travel``: samples, batches, losses, the Gram matrix. ``results``: what evaluators and
 trackers take and return. ``model``: the model's contract in its parts. ``kinds``: those of all other kinds. ``optional``: what a component
-may offer beyond its contract.
+may offer beyond its contract. ``captions``: what a teacher writes, in the student's tokens.
 
 Shape letters: B regions in a micro-batch, N pictures in it, T caption tokens, A answer tokens, D hidden size,
 V vocabulary, gh gw a picture's grid of image tokens (16 x 16 for tiles of 448 pixels), h w the low-resolution mask
@@ -14,6 +14,7 @@ V vocabulary, gh gw a picture's grid of image tokens (16 x 16 for tiles of 448 p
 
 from __future__ import annotations
 
+from core.contracts.captions import generated_tokens, teacher_captions
 from core.contracts.errors import BadSample, UserError
 from core.contracts.kinds import (
     KINDS,
@@ -154,5 +155,7 @@ __all__ = [
     "WritesCaptions",
     "Writing",
     "draw_from",
+    "generated_tokens",
     "offers",
+    "teacher_captions",
 ]

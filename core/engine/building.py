@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from core.checkpoints.start import start_weights
 from core.contracts import ElementWise, Evaluator, KeepsRunningGradient, Loop, Model, PreparesItsOwn, Schedule, Stateful, Teacher, UserError
 from core.engine import checkpoint
 from core.engine.feed import Feed
@@ -72,6 +73,8 @@ def build_run(recipe: Recipe, registry: Registry, folder: Path, last: Path | Non
         transform(model, values, exchange)
     groups = model.trainable()
     refuse_untrained(model, "model", groups)
+    if last is None:
+        start_weights(recipe, registry, groups, folder, exchange)
     parts: dict[KeyPath, Any] = {}
     tasks, own = _tasks(recipe, registry, parts)
     factory = build(recipe, ("optimizer",), registry)

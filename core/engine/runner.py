@@ -10,11 +10,13 @@ from rich.console import Console
 from safetensors import SafetensorError
 
 from core.checkpoints.disk_errors import disk_fault
+from core.checkpoints.start import started_from
 from core.contracts import ReportsStatistics, RunInfo, Stateful, UserError
 from core.engine import checkpoint
 from core.engine.building import Run, build_run, sharded_trains_only, trained_shares
 from core.engine.evaluation import before_after_table, evaluate_all
 from core.engine.feed import bad_summary
+from core.engine.going_on import finished, train_longer
 from core.engine.launch import RESUME, stopping
 from core.engine.parallel.exchange import Exchange, join, lost_loader
 from core.engine.progress import Progress
@@ -42,13 +44,19 @@ def _run(recipe: Recipe, registry: Registry, resume: Path | bool | None, quiet: 
     where = exchange.from_main(lambda: [path and str(path) for path in run_folder(recipe, registry, resume)])
     folder, last, new = Path(where[0]), where[1] and Path(where[1]), bool(where[2])
     total = recipe.values["train"]["updates"]
+    if sentence := exchange.from_main(lambda: finished(folder, total)):
+        exchange.leave()
+        if exchange.main:
+            console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+        return 0
     with Progress(total, quiet or not exchange.main) as progress:
         progress.note(f"run folder: {folder}")
         with removed_on_failure(folder, new and exchange.main):
             built = build_run(recipe, registry, folder, last, exchange)
             _room(built)
             built.trainer.strategy.check_agreement("at the start")
-        for line in trained_shares(built.model, built.own):
+        longer = train_longer(folder, recipe, registry) if exchange.main else None
+        for line in [*trained_shares(built.model, built.own), *started_from(folder), *filter(None, [longer])]:
             progress.note(line)
         built.trackers.start(RunInfo(folder, recipe.values["name"], recipe.values, built.start))
         evaluate = exchange.main and recipe.values["train"]["evaluate"] == "before_and_after" and bool(built.evaluators)

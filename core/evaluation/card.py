@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import time
@@ -71,17 +70,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-def sha256(path: Path) -> str:
-    """Of a file; of a folder, over the names and contents of its weights and JSON files."""
-    if path.is_file():
-        with open(path, "rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    digest = hashlib.sha256()
-    for file in sorted(file for file in path.iterdir() if file.suffix in (".safetensors", ".json", ".bin", ".pth") and file.is_file()):
-        digest.update(f"{file.name}\0{sha256(file)}\n".encode())
-    return digest.hexdigest()
-
-
 def write_card(
     folder: Path, name: str, protocol: Mapping[str, Any], found: Mapping[str, Results], bad: Sequence[Item], facts: Mapping[str, Any]
 ) -> None:
@@ -97,7 +85,7 @@ def write_card(
         "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     write_whole(folder / "card.json", json.dumps(strict(card), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-    lines = [f"# {name}", "", *_markdown(*table_rows(found))]
+    lines = [f"# {title(name, protocol)}", "", *_markdown(*table_rows(found))]
     differences = {variant: {m: given["to_full"] for m, given in values.items() if "to_full" in given} for variant, values in found.items()}
     if any(differences.values()):
         some = {variant: values for variant, values in differences.items() if values}
@@ -105,6 +93,12 @@ def write_card(
     lines += ["", f"In brackets: {LEVEL:.0%} intervals from {DRAWS} draws of the pictures (seed {SEED}).", ""]
     lines += [f"- {key}: {_shown(value)}" for key, value in card.items() if key not in ("evaluator", "results", "interval") and value]
     write_whole(folder / "card.md", "\n".join(lines) + "\n")
+
+
+def title(name: str, protocol: Mapping[str, Any]) -> str:
+    """The evaluator's name, and whose weights it measured unless they are those that were trained."""
+    weights = protocol.get("checkpoint", {}).get("weights")
+    return f"{name} (the {weights}'s weights)" if weights else name
 
 
 def result_name(name: str, variant: str) -> str:

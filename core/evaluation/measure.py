@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from core.checkpoints.hashes import sha256
 from core.checkpoints.trained_weights import VARIANTS, Trained, open_file, open_run
 from core.contracts import Evaluator, Item, Model, UserError
 from core.engine import checkpoint
@@ -70,7 +71,7 @@ def run(job: Job, registry: Registry, options: Options, exchange: Exchange) -> i
 def _open(job: Job, registry: Registry) -> tuple[Model, Trained | None]:
     """The model as the recipe has it, settings of the command line included: what the card says is what was built."""
     if job.kind == "run":
-        trained = open_run(job.path, registry, job.recipe)
+        trained = open_run(job.path, registry, job.recipe, job.weights)
         return trained.model, trained
     model: Model = build(job.recipe, ("model",), registry)
     return model, open_file(job.path, model) if job.kind == "file" else None
@@ -117,13 +118,15 @@ def _paths(job: Job, registry: Registry) -> dict[KeyPath, Path]:
 def _weights(job: Job, places: Mapping[KeyPath, Path]) -> dict[str, Any]:
     """Hashes of what the numbers are about: the checkpoint, and every file or folder that its model is built from."""
     files = {path_text(place): path for place, path in places.items() if place[0] == "model" and path.exists() and path != job.path}
-    base = {place: card.sha256(path) for place, path in files.items()}
+    base = {place: sha256(path) for place, path in files.items()}
     if job.kind == "recipe":
         return {"base": base}
-    weights = job.path / "trained.safetensors" if job.kind == "run" else job.path
-    found: dict[str, Any] = {"path": str(job.path.resolve()), "sha256": card.sha256(weights)}
+    weights = job.path / f"{job.weights}.safetensors" if job.kind == "run" else job.path
+    found: dict[str, Any] = {"path": str(job.path.resolve()), "sha256": sha256(weights)}
     if job.kind == "run":
         found["update"] = next(update for update, path in checkpoint.list_checkpoints(job.path.parent) if path.name == job.path.name)
+    if job.weights != "trained":
+        found["weights"] = job.weights
     return {"checkpoint": found, "base": base}
 
 
@@ -176,5 +179,5 @@ def _finish(
         bad += unusable
         card.sheet(folder / variant / "sheet.png", card.result_name(name, variant), evaluator, items)
     card.write_card(folder, name, protocol, found, bad, {"device": options.device, "processes": exchange.world})
-    card.show(console, name, found)
+    card.show(console, card.title(name, protocol), found)
     console.print(f"{folder / 'card.md'}", highlight=False, markup=False, soft_wrap=True)

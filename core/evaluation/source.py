@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from core.checkpoints.model_files import holds_trained_tensors_only, model_entry
+from core.checkpoints.model_files import Weights, holds_trained_tensors_only, model_entry
 from core.contracts import Evaluator, Model, UserError, Within
 from core.installed.shipped import find_recipe, recipe_names
 from core.recipe import Recipe, check, load
@@ -42,6 +42,7 @@ class Job:
     file: Path | None = None  # the recipe it comes from
     base: Path | None = None  # of a training file
     ablate: bool = False
+    weights: Weights = "trained"  # of a run's checkpoint
 
     @property
     def trained(self) -> bool:
@@ -50,7 +51,13 @@ class Job:
 
 
 def read_job(
-    source: Path, use: str | None, data: str | None, base: Path | None, pairs: Sequence[str], registry: Registry
+    source: Path,
+    use: str | None,
+    data: str | None,
+    base: Path | None,
+    pairs: Sequence[str],
+    registry: Registry,
+    weights: Weights = "trained",
 ) -> tuple[Job, list[str]]:
     """The job, and the faults of its settings as lines. Raises ``UserError`` for a source that cannot be evaluated.
 
@@ -64,7 +71,11 @@ def read_job(
     if ablate not in ("true", "false"):
         raise UserError(f"ablate={ablate}: write ablate=true or ablate=false")
     job = _job(source, base)
-    job.ablate = ablate == "true"
+    job.ablate, job.weights = ablate == "true", weights
+    if weights == "teacher":
+        if job.kind != "run":
+            raise UserError(f"--weights teacher needs a run or one of its checkpoints; {source} is none")
+        job.out = job.out.with_name(f"{job.out.name}-teacher")
     dotted = [f"{key}={value}" for key, value in settings.items() if "." in key]
     short = {key: value for key, value in settings.items() if "." not in key}
     if data is not None and use is None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from core.contracts import TellsFacts, UserError
 from core.preflight.data import Drawn, value_at
 from core.preflight.finding import Facts, Finding, size
-from core.recipe import Recipe, build, components_used, path_report, path_text
+from core.recipe import KeyPath, Recipe, build, components_used, path_report, path_text
 from core.registry import Registry
 
 
@@ -30,19 +32,28 @@ def paths(recipe: Recipe, registry: Registry) -> Iterator[Finding]:
         yield Finding("fail", "output", f"{parent} cannot be written by this user")
 
 
-def model_facts(recipe: Recipe, registry: Registry) -> tuple[Facts, Finding]:
-    """The facts that the model's component gives (``TellsFacts``) for the model's keys of the recipe."""
-    used = dict(components_used(recipe, registry))[("model",)]
+def model_facts(recipe: Recipe, registry: Registry, path: KeyPath = ("model",)) -> tuple[Facts, Finding]:
+    """The facts that a model's component gives (``TellsFacts``) for its keys of the recipe."""
+    name, used = path_text(path), dict(components_used(recipe, registry))[path]
     if not isinstance(used.object, TellsFacts):
-        return {}, Finding("warn", "model", f"{used.entry.name} gives no facts: sizes and caption lengths are unknown")
-    keys = [key for key in recipe.values["model"] if key != "use"]
+        return {}, Finding("warn", name, f"{used.entry.name} gives no facts: sizes and caption lengths are unknown")
+    given: Any = recipe.values
+    for key in path:
+        given = given[key]
     try:
-        facts = dict(used.object.facts(**{key: build(recipe, ("model", key), registry) for key in keys}))
+        facts = dict(used.object.facts(**{key: build(recipe, (*path, key), registry) for key in given if key != "use"}))
     except (UserError, OSError, ValueError, KeyError, TypeError) as fault:
-        return {}, Finding("fail", "model", str(fault))
+        return {}, Finding("fail", name, str(fault))
     total = facts["parameters"]
     trained = ", ".join(f"{group} {count:,} ({count / total:.2%})" for group, count in facts["trained"].items())
-    return facts, Finding("pass", "model", f"{total:,} parameters; trained: {trained}")
+    return facts, Finding("pass", name, f"{total:,} parameters; trained: {trained}")
+
+
+def teacher_models(recipe: Recipe, registry: Registry) -> list[tuple[Facts, Finding]]:
+    """The same of each model that the teacher brings along; it trains none of them."""
+    paths = [path for path, component in components_used(recipe, registry) if path[0] == "teacher" and component.entry.kind == "models"]
+    found = [model_facts(recipe, registry, path) for path in paths]
+    return [(facts, replace(one, text=one.text.partition("; trained:")[0])) for facts, one in found]
 
 
 def answers(facts: Facts) -> Iterator[Finding]:
@@ -90,14 +101,14 @@ def devices(recipe: Recipe) -> Iterator[Finding]:
     yield Finding("warn" if wanted > cores else "pass", "train.workers", f"{wanted} processes prepare samples on {cores} cores")
 
 
-def sizes(recipe: Recipe, facts: Facts) -> Iterator[Finding]:
-    """Memory of each process and disk for checkpoints, from the numbers of parameters."""
+def sizes(recipe: Recipe, facts: Facts, teachers: Sequence[Facts] = ()) -> Iterator[Finding]:
+    """Memory of each process and disk for checkpoints, from the numbers of parameters. ``teachers``: models that the teacher brings."""
     free = shutil.disk_usage(_existing(Path(recipe.values["output"]))).free
     if not facts:
         yield Finding("warn", "checkpoint", f"{size(free)} free in {recipe.values['output']}; the model's size is unknown")
         return
     trained, total = sum(facts["trained"].values()), facts["parameters"]
-    teacher = 4 * trained if recipe.values.get("teacher") else 0
+    teacher = 4 * trained if recipe.values.get("teacher") and not teachers else 0  # an average of the student
     keep, export = recipe.values["checkpoint"]["keep"], recipe.values["checkpoint"]["export"]
     one = 12 * trained + teacher  # float32 weights and Adam's two moments
     disk = (keep + 1) * one + (total * facts["frozen_bytes"] if export else 0)  # one more while the newest is written
@@ -107,10 +118,10 @@ def sizes(recipe: Recipe, facts: Facts) -> Iterator[Finding]:
     launch, train, loops = recipe.values["launch"], recipe.values["train"], recipe.values["loops"]
     sharded = launch["processes"] if launch["strategy"] == "deepspeed" else 1
     parts = {
-        "weights": (total - trained) * facts["frozen_bytes"] + 4 * trained,
+        "weights": _weights(facts),
         "gradients": 4 * trained * len(loops),
         "optimizer": 8 * trained / sharded,
-        "teacher": teacher,
+        "teacher": teacher + sum(_weights(each) for each in teachers if each),
     }
     longest = max((task.get("caption_length") or 64 for loop in loops.values() for task in loop["tasks"].values()), default=64)
     half = train["precision"] == "bf16" or (train["precision"] == "auto" and facts["frozen_bytes"] == 2)
@@ -125,6 +136,13 @@ def sizes(recipe: Recipe, facts: Facts) -> Iterator[Finding]:
     if there is not None:
         text += f"; {size(there)} there"
     yield Finding("warn" if there is not None and needed > there else "pass", "memory", text)
+
+
+def _weights(facts: Facts) -> int:
+    """Bytes of a model's weights; those it trains are float32."""
+    trained = sum(facts["trained"].values())
+    weights: int = (facts["parameters"] - trained) * facts["frozen_bytes"] + 4 * trained
+    return weights
 
 
 def _existing(path: Path) -> Path:

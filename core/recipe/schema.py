@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import typing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from core.contracts import Dataset, Evaluator, GradientOp, Loop, Model, OptimizerFactory, Precision, Schedule, Teacher, Tracker, Within
@@ -88,8 +89,8 @@ class RecipeSchema:
     train: Train
     checkpoint: Checkpoint
     output: str = "runs"  # folder in which run folders are made
-    start_from: str | None = None  # a run or one of its checkpoints, whose trained weights this run begins with
-    teacher: Teacher | None = None  # its weights write the captions of mask_caption_mask
+    start_from: Path | None = None  # a run or one of its checkpoints, whose trained weights this run begins with
+    teacher: Teacher | None = None  # writes the captions of mask_caption_mask: an average of the student, or another model
     gradient: Surgery = field(default_factory=lambda: typing.cast(GradientOp, {"use": "sum"}))  # makes one update of all gradients
     schedule: Schedule = field(default_factory=lambda: typing.cast(Schedule, {"use": "alternate"}))  # which loops, when
     evaluate: dict[str, Evaluator] = field(default_factory=dict)  # by name; `train.evaluate` and `core.evaluate` use them

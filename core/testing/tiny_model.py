@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,7 @@ def grid_of(image: np.ndarray) -> tuple[int, int]:
     return max(1, G * height // max(height, width)), max(1, G * width // max(height, width))
 
 
+@dataclass(frozen=True)  # two of them are equal
 class TinyPreparation:
     """One tile and one picture of R x R pixels for each view."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NotRequired
 
-from core.contracts import LossTerm, LossTerms, Model, Noise, RegionBatch, Sampler, Teacher, TokenLoss, Tokens, Wording
+from core.contracts import LossTerm, LossTerms, Model, Noise, RegionBatch, Sampler, Teacher, TokenLoss, Tokens, Wording, teacher_captions
 from core.late import torch
 from plugins.loops._segmentation import SegmentationLosses, answer_term, iou_metric, mask_term, positive, segmentation_counts
 
@@ -44,8 +44,7 @@ class MaskCaptionMask:
     def __call__(self, model: Model, teacher: Teacher | None, batch: RegionBatch, noise: Noise) -> LossTerms:
         assert teacher is not None  # the recipe check sees to it: needs names it
         vision = model.encode(batch)
-        with teacher.weights():
-            pseudo = model.generate(vision, batch.view1, batch.cells, self.caption_length)  # [B, T]
+        pseudo = teacher_captions(teacher, model, vision, batch, self.caption_length)  # [B, T]
         masked, hidden = self.mask_tokens(pseudo, batch.ids, model.ordinary_tokens, noise)
         states = model.caption_states(vision, batch.view1, batch.cells, masked)  # [B, T, D]
         gumbel = [noise.generator(sample, "gumbel") for sample in batch.ids]

@@ -148,3 +148,19 @@ def test_wrapped_and_weighted_sources(checked: Any, tmp_path: Path) -> None:
     code, found = checked(*FEW, *weights, f"{place}.mine={mine}")
     assert code == 1
     assert any("mask is empty at the model's size" in line for line in found[f"{place}.mine"])
+
+
+def test_a_teacher_that_is_another_model_is_opened_and_counted(checked: Any, small_checkpoint: Path) -> None:
+    from core.preflight.finding import size
+    from plugins.models.sa2va.components import load
+
+    numbers = sum(parameter.numel() for parameter in load(checkpoint=small_checkpoint, train=[]).parameters())
+    model = f"use: sa2va, checkpoint: {small_checkpoint}, train: []"
+    code, found = checked(*FEW, "teacher=null", f"teacher={{use: frozen, model: {{{model}}}}}")
+    assert code == 0, [line for lines in found.values() for line in lines if line.startswith("fail")]
+    assert found["teacher.model"] == [f"pass {numbers:,} parameters"]
+    assert found["teacher.model.checkpoint"] == [f"pass {small_checkpoint} found"]
+    assert f"teacher {size(4 * numbers)}," in found["memory"][0]
+    code, found = checked(*FEW, "teacher=null", "teacher={use: frozen, model: {use: sa2va, checkpoint: docs}}")
+    assert code == 1
+    assert any(line.startswith("fail") and "docs/config.json" in line for line in found["teacher.model"])

@@ -11,7 +11,11 @@ from torch.nn import Parameter
 
 
 class TemplateName:
-    """Keeps no weights of its own; a teacher that does saves them in ``state_dict``."""
+    """Keeps no weights of its own; a teacher that does saves them in ``state_dict``.
+
+    One that is no version of the student, such as another model or a file of captions, has a method ``captions`` besides: see
+    ``core.contracts.WritesCaptions``.
+    """
 
     def start(self, groups: Mapping[str, Sequence[tuple[str, Parameter]]]) -> None:
         """Called once with the trained parameters, on their device."""
