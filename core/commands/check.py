@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--samples must be at least 1")
     try:
         registry, recipe = Registry(), load(arguments.recipe, arguments.overrides)
-        if faults := check(recipe, registry) or rehearse(recipe, registry, here=False):
+        if faults := check(recipe, registry) or rehearse(recipe, registry, start=False, files=False):
             print("\n".join(map(str, faults)), file=sys.stderr)
             return 2
         print_notes(recipe.notes)

@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(recipe: Recipe, registry: Registry, arguments: argparse.Namespace, resume: Path | bool | None, argv: list[str]) -> int:
     faults = check(recipe, registry)
     if not faults and not arguments.resolved:
-        faults = rehearse(recipe, registry, here=not arguments.check)
+        faults = rehearse(recipe, registry, start=not arguments.check)
     if faults:
         for fault in faults:
             print(fault, file=sys.stderr)

@@ -38,12 +38,17 @@ class NoData:
         return []
 
 
-def rehearse(recipe: Recipe, registry: Registry, here: bool = True) -> list[Fault]:
-    """Faults of a recipe that has passed ``check``; ``here``: also of what this machine cannot start."""
+def rehearse(recipe: Recipe, registry: Registry, start: bool = True, files: bool = True) -> list[Fault]:
+    """Faults of a recipe that has passed ``check``.
+
+    ``start``: also of what this machine cannot start. ``files``: also of what components say of their files (``ChecksKeys``).
+    """
     cast = _Rehearsal(recipe, plan_of(recipe, registry).root)
     cast.build_all()
+    if files:
+        cast.ask_about_files()
     cast.faults += [*_schedule(cast), *_optimizer(cast), *_training(recipe)]
-    if here:
+    if start:
         cast.faults += cannot_start_here(recipe)
     return in_order(cast.faults)
 
@@ -65,8 +70,6 @@ class _Rehearsal:
             for node in nodes(self.root.children[section]) if section in self.root.children else ():
                 if node.component is not None and node.path not in self.built and node.component.entry.kind not in HEAVY:
                     self._build(node)
-        for node in nodes(self.root):
-            self._keys(node)
         for path, component in self.built.items():
             if path[0] not in ("loops", "model") and (names := _weights(component)):
                 self.fault(path, f"its weights {', '.join(names[:3])} ask for a gradient, but only loops and the model are trained")
@@ -102,7 +105,11 @@ class _Rehearsal:
         found = [(at.start(), p.name) for p in node.component.parameters if (at := re.search(rf"\b{re.escape(p.name)}\b", message))]
         return (*node.path, min(found)[1]) if found else node.path
 
-    def _keys(self, node: Node) -> None:
+    def ask_about_files(self) -> None:
+        for node in nodes(self.root):
+            self._ask(node)
+
+    def _ask(self, node: Node) -> None:
         """What a component says of its keys without being built, where all paths among them are there."""
         component = node.component.object if node.component else None
         if not isinstance(component, ChecksKeys):
