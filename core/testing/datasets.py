@@ -79,14 +79,13 @@ class DatasetKit:
         data = self.make(sound)
         if not isinstance(data, Draws):
             pytest.skip("no draw(): the data set draws nothing")
-        for index in range(len(data)):
-            np.random.seed(index)
-            region = data.draw(index, np.random.default_rng(index))
+        first = [data.draw(index, np.random.default_rng(index)) for index in range(len(data))]
+        for index, region in enumerate(first):
             check_region(region, self.empty_masks)
             assert region.id == data[index].id, "a drawn sample keeps the id of its index"
-        for index in reversed(range(len(data))):
-            copy = pickle.loads(pickle.dumps(data))
-            same_region(copy.draw(index, np.random.default_rng(index)), data.draw(index, np.random.default_rng(index)))
+        copy = pickle.loads(pickle.dumps(data))
+        for index in reversed(range(len(first))):
+            same_region(copy.draw(index, np.random.default_rng(index)), first[index])
 
     def test_images_groups_every_index_once(self, sound: Path) -> None:
         data = self.make(sound)
@@ -170,7 +169,10 @@ def check_region(region: Region, empty_masks: bool = False) -> None:
     assert not (region.captions and region.caption), "caption for one text, captions for several"
     assert region.category is None or region.category.strip(), "a region without a category has None"
     assert all(isinstance(name, str) for name in region.extra), "extra is a mapping of names"
-    pickle.dumps(region.extra)  # it comes from a loader's worker
+    try:
+        pickle.dumps(region.extra)
+    except (pickle.PicklingError, AttributeError, TypeError) as fault:
+        raise AssertionError(f"extra comes from a loader's worker and must be picklable: {fault}") from fault
 
 
 def same_region(a: Region, b: Region) -> None:

@@ -29,13 +29,15 @@ class CocoRegions:
         images: Path,
         text: Literal["annotation", "category", "none"] = "annotation",
         crowds: bool = False,
+        empty_masks: bool = False,
         max_samples: int | None = None,
         draft: int | None = None,
     ) -> None:
         """``text``: the annotation's own texts (None where it has none), its category's name, or nothing. ``crowds``: whether
-        groups marked ``iscrowd`` count as regions. ``draft``: see ``docs/data.md``. Raises ``UserError`` for a file that is no
+        groups marked ``iscrowd`` count as regions. ``empty_masks``: takes annotations whose ``segmentation`` is an empty list, phrases
+        without a target, for a loop that takes them. ``draft``: see ``docs/data.md``. Raises ``UserError`` for a file that is no
         COCO file."""
-        self.draft = check_draft(draft)
+        self.draft, self.empty_masks = check_draft(draft), empty_masks
         if text not in ("annotation", "category", "none"):
             raise ValueError(f"text must be annotation, category or none, not {text}.")
         self._file = existing_file(Path(annotations).expanduser(), "coco_regions")
@@ -58,18 +60,19 @@ class CocoRegions:
         if picture < 0:
             raise BadSample("not in images", sample, str(annotation.get("image_id")))
         height, width = (int(side) for side in arrays["size"][picture])
-        mask = _rle.annotated(annotation, height, width, sample)  # [H, W]
+        empty = self.empty_masks and annotation.get("segmentation") == []
+        mask = None if empty else _rle.annotated(annotation, height, width, sample)  # [H, W]
         caption = self._caption(annotation, number, row)
         if caption is not None and not caption.strip():
             raise BadSample("blank caption", sample)
         name = PurePosixPath(arrays.text("file", picture))
         if name.is_absolute() or ".." in name.parts:
             raise BadSample("damaged annotation", sample, "a picture outside the folder")
-        image, factor = read_view(self._folder / name, sample, mask.shape, self.draft)  # [H, W, 3]
+        image, factor = read_view(self._folder / name, sample, (height, width), self.draft)  # [H, W, 3]
         return Region(
             id=sample,
             image=image,
-            mask=_rle.reduced(mask, factor, sample),
+            mask=np.zeros(image.shape[:2], bool) if mask is None else _rle.reduced(mask, factor, sample),
             caption=caption.strip() if caption else None,
             category=self._category(row),
         )

@@ -56,6 +56,53 @@ def test_category_names_crowds_and_no_text(tmp_path: Path) -> None:
     assert CocoRegions(**options, crowds=True)[1].mask.sum() == 50
 
 
+def test_categories_and_phrases_without_a_target(tmp_path: Path) -> None:
+    none = annotation(3, segmentation=[], area=0, captions=["no cup", "no pan"])
+    file = coco(tmp_path, [annotation(1), annotation(2, category_id=5), none, annotation(4, segmentation=[[]])])
+    options: dict[str, Any] = {"annotations": file, "images": tmp_path / "pictures"}
+    dataset = CocoRegions(**options, empty_masks=True)
+    assert [dataset[i].category for i in range(3)] == ["crème brûlée", None, "crème brûlée"]  # 5 is not among the categories
+    assert [dataset[i].caption for i in (2, 3)] == ["no cup", "no pan"]
+    assert dataset[2].mask.shape == (10, 20)
+    assert not dataset[2].mask.any()
+    for data, index in ((CocoRegions(**options), 2), (dataset, 4)):  # not asked for, and damaged
+        with pytest.raises(BadSample, match="damaged mask"):
+            data[index]
+
+
+def test_a_line_without_a_target(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 32)).save(tmp_path / "a.jpg")
+    Image.new("L", (64, 32)).save(tmp_path / "black.png")
+    lines = [{"image": "a.jpg", "mask": None, "caption": "the dog"}, {"image": "a.jpg", "mask": "black.png"}, {"image": "a.jpg"}]
+    (tmp_path / "regions.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    region = FolderRegions(root=tmp_path, empty_masks=True, draft=16)[0]
+    assert region.mask.shape == region.image.shape[:2] == (16, 32)
+    assert not region.mask.any()
+    for taken, index, reason in ((False, 0, "no target"), (True, 1, "empty mask"), (True, 2, "damaged line")):
+        with pytest.raises(BadSample) as fault:
+            FolderRegions(root=tmp_path, empty_masks=taken)[index]
+        assert fault.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"captions": "a cup"}, "damaged line"),
+        ({"captions": []}, "damaged line"),
+        ({"captions": ["a cup"], "caption": "a cup"}, "damaged line"),
+        ({"captions": ["a cup", 3]}, "damaged line"),
+        ({"captions": ["a cup", " "]}, "blank caption"),
+        ({"category": 3}, "damaged line"),
+        ({"extra": [1]}, "damaged line"),
+    ],
+)
+def test_lines_with_wrong_texts(tmp_path: Path, row: dict[str, Any], reason: str) -> None:
+    (tmp_path / "regions.jsonl").write_text(json.dumps({"image": "a.png", "mask": "m.png"} | row))
+    with pytest.raises(BadSample) as fault:
+        FolderRegions(root=tmp_path)[0]
+    assert fault.value.reason == reason
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

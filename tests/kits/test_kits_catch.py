@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,51 @@ class PicturesKit(DatasetKit):
 )
 def test_data_sets(make: Any, check: str, tmp_path: Path) -> None:
     failing(PicturesKit, make, check, tmp_path)
+
+
+class Drawing(Pictures):
+    """Sound by index; ``change`` says what is wrong with what it draws, or with what it gives by index."""
+
+    def __init__(self, root: Path, change: Any, by_index: bool = False) -> None:
+        super().__init__(root)
+        self.change, self.by_index = change, by_index
+
+    def __getitem__(self, index: int) -> Region:
+        region = replace(super().__getitem__(index), id=str(index))
+        return self.change(self, region) if self.by_index else region
+
+    def draw(self, index: int, generator: np.random.Generator) -> Region:
+        return self.change(self, self[index])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda self, region: replace(region, image=np.random.default_rng().integers(0, 256, region.image.shape, np.uint8)),
+        lambda self, region: replace(region, caption=f"visit {self.calls}"),
+        lambda self, region: replace(region, id=f"{region.id}-flipped"),
+        lambda self, region: replace(region, mask=region.mask[:4]),
+        lambda self, region: replace(region, mask=np.zeros_like(region.mask)),
+    ],
+)
+def test_data_sets_that_draw(change: Any, tmp_path: Path) -> None:
+    failing(PicturesKit, lambda root: Drawing(root, change), "test_draws_depend_on_the_generator_alone", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"captions": "a cup"},
+        {"captions": ["a cup", " "]},
+        {"captions": ["a cup"], "caption": "a cup"},
+        {"category": ""},
+        {"extra": {"file": lambda: None}},
+        {"extra": {1: "one"}},
+    ],
+)
+def test_data_sets_with_further_fields(fields: Any, tmp_path: Path) -> None:
+    make = lambda root: Drawing(root, lambda self, region: replace(region, **fields), by_index=True)  # noqa: E731
+    failing(PicturesKit, make, "test_regions_have_the_shapes_and_types_of_the_contract", tmp_path)
 
 
 def changed(cls: type, method: str, change: Any, *given: Any, **options: Any) -> Any:
