@@ -1,7 +1,7 @@
 """``python -m core.components``: what is installed, and what each component takes.
 
-``list`` reads metadata only; ``explain`` imports the one module it explains; ``doctor`` and ``reference`` import all. ``new`` writes a
-new package.
+``list`` imports no component; ``explain`` imports the one module it explains; ``doctor`` and ``reference`` import all. ``new`` writes a
+new package, or adds to one that exists.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from core.registry import Registry
 from core.registry.doctor import examine
 from core.registry.explain import explain, find
 from core.registry.kinds import PLACES, PLURAL, SINGULAR
-from core.scaffold import write
+from core.scaffold import DOORS, add, write
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
             if arguments.command == "list":
                 _list(registry, PLURAL.get(arguments.kind, arguments.kind), arguments.json)
             elif arguments.command == "new":
-                _new(registry, arguments.kind, arguments.name, arguments.into)
+                _new(registry, arguments.kind, arguments.name, arguments.into, arguments.door)
             elif arguments.command == "doctor":
                 code = _doctor(registry)
             elif arguments.command == "reference":
@@ -58,17 +58,30 @@ def _parser() -> argparse.ArgumentParser:
     new = commands.add_parser("new", help="write an installable package with a component of a kind, its test, README and CI file")
     new.add_argument("kind", metavar="KIND", help="e.g. gradient_op; one of: " + ", ".join(SINGULAR.values()))
     new.add_argument("name", metavar="NAME", help="e.g. my-surgery; recipes then write use: my_surgery")
-    new.add_argument("--into", type=Path, default=Path(), metavar="FOLDER", help="where the package's folder is made; default: here")
+    into = "where the package's folder is made, default: here; or the folder of a package, with its pyproject.toml, to which it is added"
+    new.add_argument("--into", type=Path, metavar="FOLDER", help=into)
+    doors = "; ".join(f"{SINGULAR[kind]}: {', '.join(names).replace('_', '-')}" for kind, names in DOORS.items() if names)
+    new.add_argument("--with", dest="door", metavar="WHAT", help=f"start from a component that also has this ({doors})")
     commands.add_parser("reference", help="all keys of a recipe as Markdown, those of the installed components included")
     commands.add_parser("doctor", help="load everything; list broken plugins, stale installs and name clashes with their remedies")
     return parser
 
 
-def _new(registry: Registry, kind: str, name: str, into: Path) -> None:
+def _new(registry: Registry, kind: str, name: str, into: Path | None, door: str | None) -> None:
     kind = PLURAL.get(kind, kind)
-    folder = write(kind, name, into, {entry.name: f"{entry.distribution} {entry.version}" for entry in registry.list(kind)})
-    print(f"wrote {folder}; now:\n  cd {folder}\n  pip install -e .\n  pytest\n  python -m core.components list {kind}")
-    print(f"  python -m core.run RECIPE {PLACES[kind]}.use={folder.name.replace('-', '_')}")
+    taken = {entry.name: f"{entry.distribution} {entry.version}" for entry in registry.list(kind)}
+    if into is not None and (into / "pyproject.toml").is_file():
+        added = add(kind, name, into, taken, door)
+        print(f"added {kind}/{added.name} to {into}:", *added.files, sep="\n  ")
+        if added.missing:
+            print(f"its dependencies lack {', '.join(added.missing)}: add them to pyproject.toml")
+        folder, entry = into, added.name
+    else:
+        folder = write(kind, name, into or Path(), taken, door)
+        entry = folder.name.replace("-", "_")
+        print(f"wrote {folder}; now:")
+    print(f"  cd {folder}\n  pip install -e .\n  pytest\n  python -m core.components list {kind}")
+    print(f"  python -m core.run RECIPE {PLACES[kind]}.use={entry}")
 
 
 def _doctor(registry: Registry) -> int:
