@@ -59,6 +59,7 @@ from core.contracts.optional import (
     TellsFacts,
     VerifiesExport,
     WholeMetrics,
+    WithinBatch,
     WritesCaptions,
     offers,
 )
@@ -138,6 +139,7 @@ __all__ = [
     "UserError",
     "VerifiesExport",
     "WholeMetrics",
+    "WithinBatch",
     "Wording",
     "WritesCaptions",
     "Writing",
