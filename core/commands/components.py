@@ -16,6 +16,7 @@ from core.commands.printing import printing, table
 from core.contracts import KINDS, UserError
 from core.installed.starting import spoken
 from core.registry import Registry
+from core.registry.described import sentence
 from core.registry.doctor import examine
 from core.registry.explain import explain, find
 from core.registry.kinds import PLACES, PLURAL, SINGULAR
@@ -50,10 +51,12 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=spoken("components"), description="The components that recipes can use.")
     commands = parser.add_subparsers(dest="command", required=True)
-    listing = commands.add_parser("list", help="names of all components, or of one kind; imports none of them")
+    listing = commands.add_parser("list", help="all components, or those of one kind, each with a sentence; imports none of them")
     listing.add_argument("kind", nargs="?", metavar="KIND", help="one of: " + ", ".join(KINDS))
     listing.add_argument("--json", action="store_true", help="print a JSON array of objects instead of a table")
-    explaining = commands.add_parser("explain", help="parameters, types, defaults, description and file of one component")
+    explaining = commands.add_parser(
+        "explain", help="parameters, types, defaults, lines for a recipe, description and file of one component"
+    )
     explaining.add_argument("name", metavar="NAME", help="a name, or KIND/NAME where several kinds share it, or KIND/./file.py:Object")
     new = commands.add_parser("new", help="write an installable package with a component of a kind, its test, README and CI file")
     new.add_argument("kind", metavar="KIND", help="e.g. gradient_op; one of: " + ", ".join(SINGULAR.values()))
@@ -100,6 +103,6 @@ def _list(registry: Registry, kind: str | None, as_json: bool) -> None:
     if as_json:
         print(json.dumps([asdict(entry) for entry in entries], indent=2))
         return
-    table(("kind", "name", "distribution", "object"), [(e.kind, e.name, f"{e.distribution} {e.version}", e.target) for e in entries])
+    table(("kind", "name", "distribution", "what"), [(e.kind, e.name, f"{e.distribution} {e.version}", sentence(e)) for e in entries])
     for stray in registry.strays():
         print(f"warning: {stray}", file=sys.stderr)
