@@ -17,7 +17,7 @@ from mkdocs.structure.files import File, Files
 from core.recipe.reference import components, contract, reference
 from core.registry import Registry
 from core.registry.kinds import SINGULAR
-from core.scaffold import contents
+from core.scaffold import DOORS, contents
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,8 +29,20 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    folder, _, kind = page.file.src_uri.removesuffix(".md").rpartition("/")
-    return written(kind, markdown) if folder == "write" else re.sub(r"\[([^\]]+)\]\(\.\./[^)]+\)", r"\1", markdown)
+    folder, _, name = page.file.src_uri.removesuffix(".md").rpartition("/")
+    if folder == "write":
+        return written(name, re.sub(r"^\*In the repository: .*\*\n\n", "", markdown, flags=re.MULTILINE))
+    markdown = re.sub(r"\[([^\]]+)\]\(\.\./[^)]+\)", r"\1", markdown)
+    return sources(markdown) if name == "contracts" else markdown
+
+
+def sources(markdown: str) -> str:
+    """The page of contracts with the source of each of their modules."""
+    code = {
+        name: (ROOT / "core" / "contracts" / f"{name}.py").read_text(encoding="utf-8")
+        for name in ("travel", "model", "results", "optional")
+    }
+    return re.sub(r"<!-- (\w+) -->", lambda found: f"```python\n{code[found[1]].strip()}\n```", markdown)
 
 
 def written(kind: str, markdown: str) -> str:
@@ -46,6 +58,7 @@ def written(kind: str, markdown: str) -> str:
         "recipe": f"```yaml\n{body.usage.strip()}\n```",
         "installed": "\n\n".join(components(registry, kind)),
     }
+    parts |= {door: f"```python\n{contents(kind, name, door)[1].code.strip()}\n```" for door in DOORS[kind]}
     return re.sub(r"<!-- (\w+) -->", lambda found: parts[found[1]], markdown)
 
 

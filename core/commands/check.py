@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _findings(recipe: Recipe, registry: Registry, samples: int, seconds: float, out: Path) -> Iterator[Finding]:
-    from core.preflight import data, machine  # late: they import torch
+    from core.preflight import data, loops, machine  # late: they import torch
 
     facts, found = machine.model_facts(recipe, registry)
     paths = list(machine.paths(recipe, registry))
@@ -78,6 +78,7 @@ def _findings(recipe: Recipe, registry: Registry, samples: int, seconds: float, 
     yield from data.draw(recipe, registry, sources, facts, samples, seconds, out)
     yield from data.leaks(sources)
     yield from machine.epochs(recipe, sources)
+    yield from loops.within_batch(recipe, registry)
     yield from machine.devices(recipe)
     yield from machine.sizes(recipe, facts, [facts for facts, _ in teachers])
 

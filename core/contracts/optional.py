@@ -155,6 +155,16 @@ class TakesEmptyMasks(Protocol):
 
 
 @runtime_checkable
+class WithinBatch(Protocol):
+    """With ``within_batch = True`` a loop compares the regions of a micro-batch with each other, as a contrastive loss does.
+
+    Its terms are then not sums over regions alone: the result depends on how many a micro-batch holds, and ``core.check`` says so.
+    """
+
+    within_batch: bool
+
+
+@runtime_checkable
 class ShowsSamples(Protocol):
     def samples(self, model: Model, teacher: Teacher | None, batch: RegionBatch, noise: Noise) -> list[Sample]:
         """What the loop makes of the regions of a batch, for people to look at. Called inside ``model.computing(training=False)``."""
@@ -279,7 +289,7 @@ class ShowsTrainingSamples(Protocol):
 OPTIONAL: dict[str, tuple[type, ...]] = {
     "datasets": (GroupsByPicture, KnowsCocoPictures, Draws, ChecksKeys),
     "models": (ReportsChanges, VerifiesExport, ExportsAdapters, ExportsTrainingFile, KnowsBaseValues, TellsFacts, ReadsFiles, ChecksKeys),
-    "loops": (TakesEmptyMasks, ShowsSamples),
+    "loops": (TakesEmptyMasks, WithinBatch, ShowsSamples),
     "teachers": (ReportsStatistics, WritesCaptions, PreparesItsOwn),
     "optimizers": (NamesGroups,),
     "gradient_ops": (PerParameter, Stateful, ElementWise),

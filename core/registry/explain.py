@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import json
+import typing
 
 from core.contracts import KINDS, UserError
-from core.registry.kinds import PLURAL
+from core.registry.described import said_of
+from core.registry.kinds import PLACES, PLURAL
 from core.registry.offers import offers_of, wanted
 from core.registry.registry import AmbiguousName, Component, Registry, UnknownName, is_local
 from core.registry.signature import OMITTED, Parameter, record_fields, type_name
@@ -39,21 +42,65 @@ def explain(component: Component) -> str:
         f"  file          {_place(component)}",
     ]
     lines.append("  parameters" if component.parameters else "  parameters    none")
-    lines += _parameters(component.parameters, "    ")
+    lines += _parameters(component.parameters, "    ", _texts(component.object))
     lines += _offers(component)
+    lines += ["  in a recipe", *(f"    {line}" for line in snippet(component))]
     if text := inspect.getdoc(component.object):
         lines += ["", *(f"  {line}".rstrip() for line in text.splitlines())]
     return "\n".join(lines)
 
 
-def _parameters(keys: tuple[Parameter, ...], indent: str) -> list[str]:
-    """A line for each key; the keys of nested records stand below theirs."""
+def snippet(component: Component) -> list[str]:
+    """Lines to paste into a recipe: all that is required, and what may be left out as comments."""
+    places = PLACES[component.entry.kind].split(".")
+    lines = ["  " * depth + f"{place}:" for depth, place in enumerate(places)]
+    indent = "  " * len(places)
+    lines.append(f"{indent}use: {component.entry.name}")
+    if component.entry.kind == "loops":
+        lines.append(f"{indent}data: {{NAME: {{use: ...}}}}")
+    return lines + _filled_in(component.parameters, indent)
+
+
+def _filled_in(keys: tuple[Parameter, ...], indent: str) -> list[str]:
+    lines = []
+    for key in sorted(keys, key=lambda key: not key.required):
+        inner = record_fields(key.type)
+        if not key.required:
+            default = "..." if key.default is OMITTED else _as_yaml(key.default)
+            lines.append(f"{indent}# {key.name}: {default}")
+        elif inner:
+            lines += [f"{indent}{key.name}:", *_filled_in(inner, indent + "  ")]
+        else:
+            kind = type_name(key.type)
+            lines.append(f"{indent}{key.name}: " + (f"{{use: ...}}  # {kind}" if kind.endswith("component") else f"...  # {kind}"))
+    return lines
+
+
+def _as_yaml(value: object) -> str:
+    """A default as recipes write it; what JSON cannot write, such as a nested record, is left open."""
+    try:
+        return json.dumps(value)
+    except TypeError:
+        return "..."
+
+
+def _texts(component: object) -> str:
+    """What the component and its constructor say."""
+    constructor = vars(component).get("__init__") if inspect.isclass(component) else None
+    return "\n\n".join(text for one in (component, constructor) if one is not None and (text := inspect.getdoc(one)))
+
+
+def _parameters(keys: tuple[Parameter, ...], indent: str, text: str) -> list[str]:
+    """A line for each key, with what ``text`` says about it; the keys of nested records stand below theirs."""
     width = max((len(key.name) for key in keys), default=0)
     lines = []
     for key in keys:
         default = "required" if key.required else "optional" if key.default is OMITTED else f"default {key.default!r}"
-        lines.append(f"{indent}{key.name.ljust(width)}  {type_name(key.type)}, {default}")
-        lines += _parameters(record_fields(key.type), indent + "  ")
+        said = said_of(key.name, text)
+        lines.append(f"{indent}{key.name.ljust(width)}  {type_name(key.type)}, {default}" + (f": {said}" if said else ""))
+        if inner := record_fields(key.type):
+            record = next(one for one in (key.type, *typing.get_args(key.type)) if record_fields(one) == inner and inspect.isclass(one))
+            lines += _parameters(inner, indent + "  ", inspect.getdoc(record) or "")
     return lines
 
 

@@ -46,6 +46,11 @@ def _assigned(holder: Any) -> set[str]:
     return {name for constructor in constructors if inspect.isfunction(constructor) for name in constructor.__code__.co_names}
 
 
+def _parameters(cls: type) -> set[str]:
+    constructor = vars(cls).get("__init__")
+    return set(inspect.signature(constructor).parameters) if inspect.isfunction(constructor) else set()
+
+
 def wanted(protocol: type) -> list[str]:
     """The names that an optional protocol consists of."""
     methods, attributes = members(protocol)
@@ -71,6 +76,7 @@ def faults(holder: Any, kind: str) -> Iterator[str]:
         elif not missing:
             yield from (fault for name in members(protocol)[0] if (fault := _misfit(holder, protocol, name)))
     given = set() if holder is cls or inspect.isfunction(holder) else {name for name in vars(holder) if not name.startswith("_")}
+    given -= _parameters(cls)  # a key of recipes that is kept under its name, such as a loop's sampler beside ``samples``
     for name in sorted({*_own_names(cls), *given}):
         if name not in known and (near := difflib.get_close_matches(name, known - set(dir(holder)), n=1, cutoff=NEAR)):
             yield f"{named} has {name!r}, which nothing calls: did you mean {near[0]!r}? If not, begin its name with an underscore"

@@ -1,5 +1,6 @@
-"""What ``components new`` writes: an installable package with one component."""
+"""What ``components new`` writes: an installable package with one component, or one more component in a package."""
 
-from core.scaffold.package import Body, contents, rendered, write
+from core.scaffold.existing import Added, add
+from core.scaffold.package import DOORS, Body, contents, rendered, write
 
-__all__ = ["Body", "contents", "rendered", "write"]
+__all__ = ["DOORS", "Added", "Body", "add", "contents", "rendered", "write"]

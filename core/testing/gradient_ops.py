@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import pytest
 import torch
 from torch import Tensor, distributed
 
-from core.contracts import GradientOp, Gram, Stateful
+from core.contracts import ElementWise, GradientOp, Gram, Stateful
 from core.testing._offers import check_offers
 from core.testing.processes import in_two_processes
 
@@ -23,6 +23,8 @@ class GradientOpKit:
     sum_without_conflict: where no two gradients conflict, the update is the plain weighted sum.
     symmetric: the order of the loops does not matter.
     scope: ``global``: all parameter groups get equal weights; ``group``: a group's weights depend on that group alone.
+
+    Of an op that has ``combine`` (``ElementWise``) the declared properties are those of ``weights``, and ``combine`` has checks of its own.
     """
 
     orthogonal_to: str | None = None
@@ -159,6 +161,65 @@ class GradientOpKit:
                 changed = self.make().weights(Gram(gram.loops, gram.groups, other @ other.mT, gram.scales))
                 assert torch.equal(changed[0], weights[0]), "the first group's weights changed with another group"
 
+    def combine(self, gradients: Tensor, scales: Tensor, seed: int = 0) -> Tensor:
+        """[n, m] -> [m] by a fresh op; skips where the op has no ``combine``."""
+        op = self.make()
+        if not isinstance(op, ElementWise):
+            pytest.skip("no combine(): the update is a weighted sum")
+        return op.combine(gradients, scales, torch.Generator().manual_seed(seed))
+
+    def test_combine_gives_a_finite_number_for_each(self) -> None:
+        """Also where a loop, or every loop, has no gradient, and where one has its running mean alone, with scale 0."""
+        for gradients, scales in element_wise_problems():
+            for chosen in (gradients, gradients[:, :1], gradients * 0, torch.cat([gradients[:1] * 0, gradients[1:]])):
+                update = self.combine(chosen, scales)
+                assert update.shape == chosen.shape[1:], f"{list(chosen.shape)} must give {list(chosen.shape[1:])}"
+                assert update.dtype == torch.float32
+                assert update.isfinite().all()
+            assert self.combine(gradients, scales * torch.arange(len(scales))).isfinite().all()
+
+    def test_combine_of_one_loop_is_plain_training(self) -> None:
+        """The loop's weight in the recipe counts: ``scales`` is to be multiplied by."""
+        for gradients, _ in element_wise_problems():
+            torch.testing.assert_close(self.combine(gradients[:1], torch.tensor([0.7], dtype=torch.float64)), 0.7 * gradients[0])
+
+    def test_combine_sees_each_number_by_itself(self) -> None:
+        """The engine calls it for one part of the parameters after another, and another sharding has other parts.
+
+        Where an op draws, the means of many draws are compared.
+        """
+        for gradients, scales in element_wise_problems():
+            order = torch.randperm(gradients.shape[1], generator=torch.Generator().manual_seed(1))
+
+            def whole(seed: int, gradients: Tensor = gradients, scales: Tensor = scales) -> Tensor:
+                return self.combine(gradients, scales, seed)
+
+            def in_parts(seed: int, gradients: Tensor = gradients, scales: Tensor = scales) -> Tensor:
+                op, generator = self.make(), torch.Generator().manual_seed(seed)
+                assert isinstance(op, ElementWise)
+                return torch.cat([op.combine(part, scales, generator) for part in gradients.split([1, 2, gradients.shape[1] - 3], 1)])
+
+            def shuffled(seed: int, gradients: Tensor = gradients, scales: Tensor = scales, order: Tensor = order) -> Tensor:
+                return self.combine(gradients[:, order], scales, seed)[order.argsort()]
+
+            for name, other in (("parts of the gradients", in_parts), ("gradients in another order", shuffled)):
+                assert equal_in_the_mean(whole, other), f"{name} give another update: each number must depend on its own column alone"
+
+    def test_combine_draws_from_the_generator_only(self) -> None:
+        """Every rank has a generator of the same state, and must make the same update."""
+        for gradients, scales in element_wise_problems():
+            torch.manual_seed(1)
+            first = self.combine(gradients, scales, seed=5)
+            torch.manual_seed(2)
+            assert torch.equal(first, self.combine(gradients, scales, seed=5)), "two ranks would disagree: draw from the generator alone"
+
+    def test_combine_changes_no_gradient(self) -> None:
+        for gradients, scales in element_wise_problems():
+            before = gradients.clone(), scales.clone()
+            self.combine(gradients, scales)
+            assert torch.equal(gradients, before[0])
+            assert torch.equal(scales, before[1])
+
 
 def gram_of(vectors: Tensor, scales: Tensor | None = None, losses: Tensor | None = None) -> Gram:
     """The Gram matrix of explicit gradients [P, n, d]."""
@@ -176,3 +237,21 @@ def problems() -> Iterator[tuple[Tensor, Gram]]:
             vectors[:, 1:] += lean * vectors[:, :1]
             scales, losses = torch.rand(2, n, dtype=torch.float64, generator=draw) + 0.1
             yield vectors, gram_of(vectors, scales, losses)
+
+
+def element_wise_problems() -> Iterator[tuple[Tensor, Tensor]]:
+    """Gradients [n, 40] float32 of 2 and 3 loops, in part zero, with their scales [n] float64."""
+    draw = torch.Generator().manual_seed(0)
+    for n in (2, 3):
+        gradients = torch.randn(n, 40, generator=draw)
+        gradients[0, :4] = gradients[:, 2:3] = 0
+        yield gradients, torch.rand(n, dtype=torch.float64, generator=draw) + 0.1
+
+
+def equal_in_the_mean(first: Callable[[int], Tensor], second: Callable[[int], Tensor], draws: int = 200) -> bool:
+    """Whether two functions of a seed give equal tensors; if the first depends on its seed, whether their means agree within 6 sigma."""
+    if torch.equal(first(0), first(1)):
+        return torch.allclose(first(0), second(0), rtol=1e-5, atol=1e-6)
+    one, two = (torch.stack([function(seed) for seed in range(start, start + draws)]) for function, start in ((first, 0), (second, draws)))
+    error = ((one.var(0) + two.var(0)) / draws).sqrt()
+    return bool(((one.mean(0) - two.mean(0)).abs() <= 6 * error + 1e-5).all())

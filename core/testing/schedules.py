@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Collection
 
 import pytest
 
@@ -13,7 +14,7 @@ from core.testing._offers import check_offers
 class ScheduleKit:
     """Give ``make``; ``names``, where known, are all loops that it may ask for. The first ``updates`` updates are checked."""
 
-    names: frozenset[str] | None = None
+    names: Collection[str] | None = None
     updates = 300
 
     def make(self) -> Schedule:
@@ -30,7 +31,8 @@ class ScheduleKit:
             assert loops, f"no loop takes part in update {update}"
             assert all(isinstance(name, str) for name in loops)
             assert len(set(loops)) == len(loops), f"a loop comes twice in update {update}"
-            assert self.names is None or set(loops) <= self.names
+            if self.names is not None:
+                assert set(loops) <= set(self.names), f"update {update} asks for {loops}, of which not all are in names = {self.names}"
 
     def test_is_a_function_of_the_update_alone(self) -> None:
         """A resumed run asks for update 100 first, and each rank has a schedule of its own."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.contracts import Picture, RunInfo, Tracker
+from core.contracts import Picture, RunInfo, Sample, ShowsTrainingSamples, Tracker
 from core.engine.tracking import Trackers
 from core.testing._offers import check_offers
 
@@ -44,6 +44,11 @@ class TrackerKit:
             Picture("without", np.zeros((8, 8, 3), np.uint8)),
         ]
         driven.panels(first + 2, "pictures/after", pictures)
+        if isinstance(tracker, ShowsTrainingSamples):
+            texts = {"teacher": "ein roter Würfel", "student": ""}
+            shown = [Sample("one", np.zeros((8, 8, 3), np.uint8), mask, ~mask, score=0.5, id="one", texts=texts)]
+            samples = [*shown, Sample("two", np.zeros((6, 9, 3), np.uint8), id="two", texts={"student": "no mask"})]
+            driven.training_samples(first + 1, "samples/loop1", samples)
         driven.finish({"referring/cIoU": 0.5})
         return tracker
 

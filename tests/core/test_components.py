@@ -8,10 +8,16 @@ import sys
 from importlib.metadata import EntryPoint
 
 import pytest
+import yaml
 
 from core.commands import cli
 from core.commands.cli import main as dualloop
 from core.commands.components import main
+from core.registry import Registry
+from core.registry.described import first_sentence, sentence
+from core.registry.explain import snippet
+from core.registry.kinds import PLACES
+from core.registry.registry import Entry
 
 
 def test_list_imports_no_torch() -> None:
@@ -34,7 +40,7 @@ def test_help_imports_no_torch(arguments: list[str]) -> None:
 def test_list_of_one_kind(capsys) -> None:
     assert main(["list", "samplers"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["kind", "name", "distribution", "object"]
+    assert lines[0].split() == ["kind", "name", "distribution", "what"]
     assert all(line.startswith("samplers") for line in lines[1:])
 
 
@@ -128,3 +134,62 @@ def test_a_further_command_that_cannot_be_loaded_is_one_sentence(capsys, monkeyp
     assert "the command 'sick' (no_such_module:main) cannot be loaded: ModuleNotFoundError" in capsys.readouterr().err
     assert cli.main(["--help"]) == 0
     assert "sick         cannot be loaded: ModuleNotFoundError" in capsys.readouterr().out
+
+
+def test_list_says_what_each_does_without_importing_it(capsys, tmp_path, monkeypatch) -> None:
+    assert main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(
+        "gradient_ops" in line and line.endswith("PCGrad: every loop's gradient gives up the parts that conflict with the others")
+        for line in lines
+    )
+    assert all(len(line.split(None, 4)) == 5 for line in lines[1:] if " dualloop " in line), "each built-in one has a sentence"
+    package = tmp_path / "heavy_thing"
+    (package / "inner").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise SystemExit('imported')")
+    (package / "inner" / "__init__.py").write_text("raise SystemExit('imported')")
+    (package / "inner" / "two.py").write_text('"""Both."""\ndef one():\n    """First. More."""\ndef two():\n    pass\n')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    said = {
+        name: sentence(Entry("losses", name, "x", "1", f"heavy_thing.{name}"))
+        for name in ("inner.two:one", "inner.two:two", "gone:x", "inner:x")
+    }
+    assert said == {"inner.two:one": "First", "inner.two:two": "Both", "gone:x": "", "inner:x": ""}
+    assert sentence(Entry("losses", "x", "x", "1", "no_such_package_at_all:x")) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence_"),
+    [
+        ("RefCOCO, e.g. RefCOCO+.", "RefCOCO, e.g. RefCOCO+"),
+        ("One line\nand its rest. Then more.", "One line and its rest"),
+        ("With ``marks``.\n\nAnother paragraph.", "With marks"),
+    ],
+)
+def test_the_first_sentence(text: str, sentence_: str) -> None:
+    assert first_sentence(text) == sentence_
+
+
+def test_explain_shows_lines_to_paste_and_what_is_said_of_each_key(capsys) -> None:
+    assert main(["explain", "pcgrad_orthogonal"]) == 0
+    said = capsys.readouterr().out
+    assert "anchor  str, required: name of the loop whose gradient is kept whole\n" in said
+    pasted = said.split("  in a recipe\n")[1].split("\n\n")[0]
+    assert yaml.safe_load(pasted) == {"gradient": {"use": "pcgrad_orthogonal", "anchor": "..."}}
+    assert "# scope: " in pasted
+    assert main(["explain", "mask_caption_mask"]) == 0
+    said = capsys.readouterr().out
+    task = yaml.safe_load(said.split("  in a recipe\n")[1].split("\n\n")[0])["loops"]["LOOP"]["tasks"]["TASK"]
+    assert task["use"] == "mask_caption_mask"
+    assert task["losses"]["mask"] == {"use": "..."}
+
+
+def test_the_lines_of_every_component_are_yaml_with_all_that_is_required() -> None:
+    registry = Registry()
+    for kind in ("samplers", "losses", "loops", "gradient_ops", "schedules", "optimizers", "teachers", "trackers"):
+        for entry in registry.list(kind):
+            component = registry.get(kind, entry.name)
+            found = yaml.safe_load("\n".join(snippet(component)))
+            for place in PLACES[kind].split("."):
+                found = found[place]
+            assert found.keys() - {"use", "data"} == {key.name for key in component.parameters if key.required}, entry.name

@@ -1,4 +1,4 @@
-"""The templates of ``components new`` as they lie there: each kind's test is run on its component, before any name is replaced."""
+"""The templates of ``components new`` as they lie there: each kind's tests are run on its components, before any name is replaced."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import ModuleType
 
 from core.contracts import KINDS
 from core.scaffold import rendered
-from core.scaffold.package import TEMPLATES
+from core.scaffold.package import DOORS, TEMPLATES
 
 
 def loaded(name: str, file: Path) -> ModuleType:
@@ -22,16 +22,29 @@ def loaded(name: str, file: Path) -> ModuleType:
 
 
 for kind in KINDS:
-    # each component under a name of its own, so that it can be pickled; its test asks for template_name
-    sys.modules["template_name"] = loaded(f"template_{kind}", TEMPLATES / kind / "component.py")
-    globals()[f"Test_{kind}"] = loaded(f"template_test_{kind}", TEMPLATES / kind / "test.py").TestTemplateName
+    for door in (None, *DOORS[kind]):
+        folder = TEMPLATES / kind / (door or "")
+        name = f"{kind}_{door}" if door else kind
+        # each component under a name of its own, so that it can be pickled; its test asks for template_name
+        sys.modules["template_name"] = loaded(f"template_{name}", folder / "component.py")
+        globals()[f"Test_{name}"] = loaded(f"template_test_{name}", folder / "test.py").TestTemplateName
 del sys.modules["template_name"]
 
 
 def test_no_placeholder_is_left_in_what_is_written() -> None:
     for kind in KINDS:
-        for path, text in rendered(kind, "my-own").items():
-            assert "template" not in (path + text).lower(), (kind, path)
+        for door in (None, *DOORS[kind]):
+            for path, text in rendered(kind, "my-own", door=door).items():
+                assert "template" not in (path + text).lower(), (kind, door, path)
+
+
+def test_the_doors_are_those_that_the_documentation_names() -> None:
+    assert {kind: doors for kind, doors in DOORS.items() if doors} == {
+        "teachers": ("captions",),
+        "loops": ("own_weights", "segmenting"),
+        "gradient_ops": ("combine",),
+        "datasets": ("draw",),
+    }
 
 
 def test_a_name_that_holds_a_placeholder_is_kept() -> None:

@@ -70,7 +70,9 @@ def test_every_kind_has_its_page_with_the_example_that_the_scaffold_writes() -> 
     for kind in KINDS:
         text = hooks.written(kind, (ROOT / "docs" / "write" / f"{kind}.md").read_text())
         assert "<!--" not in text
-        assert [language for language, _ in CODE.findall(text)][:4] == ["python", "python", "yaml", "python"]
+        languages = [language for language, _ in CODE.findall(text)]
+        assert languages[:3] == ["python", "python", "yaml"], "the example, its test, its lines of a recipe"
+        assert languages[-1] == "python", "the contract"
         for language, code in CODE.findall(text):
             if language == "python":
                 compile(code, kind, "exec", dont_inherit=True)
@@ -87,6 +89,25 @@ def test_the_recipe_lines_of_a_kinds_page_are_what_its_example_takes(kind: str, 
     not_its_own = {"use", "data"} if kind == "loops" else {"use"}  # a task's data are the engine's
     assert set(own) - not_its_own <= {key.name for key in known}
     assert {key.name for key in known if key.required} <= set(own)
+
+
+def test_the_pages_that_the_site_fills_say_where_it_is_in_the_repository() -> None:
+    for page in (*(ROOT / "docs" / "write").glob("*.md"), ROOT / "docs" / "contracts.md"):
+        text = page.read_text()
+        assert "*In the repository: [" in text, page
+        for link in re.findall(r"\]\(((?:\.\./)[^)#]+)\)", text):
+            assert (page.parent / link).exists(), (page, link)
+    text = _hooks().sources((ROOT / "docs" / "contracts.md").read_text())
+    assert "<!--" not in text
+    for name in (
+        "class Region:",
+        "class RegionBatch:",
+        "class Gram:",
+        "class Noise(Protocol):",
+        "class Sample(Picture):",
+        "class WithinBatch(",
+    ):
+        assert name in text
 
 
 def _hooks() -> ModuleType:

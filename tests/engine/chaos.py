@@ -2,14 +2,13 @@
 
     python -m tests.engine.chaos --kills 30 [--processes 2] [--seed 0]
 
-Each attempt is a forked child of a process that has imported everything, so that an attempt takes a second or two and
-most kills hit the training and not an import. ``--processes 2`` kills one of two ranks, or both.
+Each attempt is forked (``tests.engine.children``), so that it takes a second or two and most kills hit the training and not an
+import. ``--processes 2`` kills one of two ranks, or both.
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import random
 import signal
@@ -23,8 +22,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-CHILDREN = multiprocessing.get_context("forkserver")
-PRELOAD = ["core.engine.runner", "plugins.models.sa2va.published.load", "peft"]
+from tests.engine.children import CHILDREN
 
 
 def attempt(recipe: str, arguments: list[str], environment: dict[str, str], log: str) -> None:
@@ -67,7 +65,6 @@ def weights(run: Path) -> dict[str, bytes]:
 
 def campaign(recipe: Path, runs: Path, kills: int, processes: int, seed: int) -> tuple[int, list[int]]:
     """(tensors compared, checkpoint reached at each kill). Raises AssertionError where a run ends otherwise than unbroken."""
-    CHILDREN.set_forkserver_preload(PRELOAD)
     draw, log = random.Random(seed), runs / "log"
     runs.mkdir(parents=True, exist_ok=True)
     whole = start(recipe, [f"output={runs}/whole"], processes, log)

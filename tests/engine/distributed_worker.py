@@ -8,7 +8,6 @@ it, from the checkpoint ``last`` if given, and updated; the main rank writes a c
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import socket
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from core.engine.parallel.exchange import Exchange, Group, join
 from core.engine.parallel.strategy import Strategy
 from core.recipe import load
 from core.registry import Registry
+from tests.engine.children import CHILDREN
 
 Case = dict[str, Any]
 
@@ -40,13 +40,15 @@ def start_ranks(world: int, target: Callable[..., None], *arguments: object) -> 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    ranks = [context.Process(target=_call, args=(rank, world, port, target, arguments)) for rank in range(world)]
+    ranks = [CHILDREN.Process(target=_call, args=(rank, world, port, target, arguments)) for rank in range(world)]
     for process in ranks:
         process.start()
     for process in ranks:
         process.join(timeout=280)
-    assert [process.exitcode for process in ranks] == [0] * world
+    ends = [process.exitcode for process in ranks]
+    for process in ranks:
+        process.kill()  # one that hangs would disturb the tests that follow
+    assert ends == [0] * world
 
 
 def _call(rank: int, world: int, port: int, target: Callable[..., None], arguments: tuple[object, ...]) -> None:

@@ -49,6 +49,24 @@ def model(*, pids: str, mode: Literal["user", "exit", "crash", "sleep", "joined"
 """
 
 
+# A model of a few hundred weights: a process of its own starts in a third of the time that transformers takes. Its updates are
+# slow, so that there is time to kill.
+SMALL = """
+from __future__ import annotations
+import time
+from core.contracts import Model
+from core.testing import TinyModel
+
+class Slow(TinyModel):
+    def encode(self, batch):
+        time.sleep(0.1)
+        return super().encode(batch)
+
+def model(*, checkpoint: str = "") -> Model:
+    return Slow()
+"""
+
+
 def start(recipe: Path, *overrides: str, by: Sequence[str] = (sys.executable,), **variables: str) -> subprocess.Popen[str]:
     """The command in a process group of its own, as a shell starts it."""
     ours = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
@@ -90,6 +108,13 @@ def fake(tiny: Make, tmp_path: Path) -> Callable[[str], Path]:
         return tmp_path / "recipe.yaml"
 
     return make
+
+
+@pytest.fixture
+def small(tiny: Make, tmp_path: Path) -> Callable[..., Recipe]:
+    """The tiny recipe on a model that needs no transformers."""
+    (tmp_path / "small.py").write_text(SMALL)
+    return lambda *overrides: tiny(f"model={{use: '{tmp_path}/small.py:model'}}", *overrides)
 
 
 @pytest.mark.parametrize(
@@ -154,9 +179,9 @@ def test_in_a_slurm_step_it_joins(fake: Callable[[str], Path]) -> None:
     assert "rank 1 lost the other ranks" in told[1]
 
 
-def test_the_loaders_workers_do_not_outlive_a_killed_run(tiny: Make, tmp_path: Path) -> None:
+def test_the_loaders_workers_do_not_outlive_a_killed_run(small: Make, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(resolved_yaml(tiny("train.workers=2", "train.updates=500"), Registry()))
+    recipe.write_text(resolved_yaml(small("train.workers=2", "train.updates=500"), Registry()))
     process = start(recipe)
     family = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     until(lambda: list((tmp_path / "runs").glob("*/checkpoints/update-000002")))
@@ -171,9 +196,9 @@ def test_the_loaders_workers_do_not_outlive_a_killed_run(tiny: Make, tmp_path: P
     until(lambda: not any(Path(f"/proc/{loader}").exists() for loader in loaders), 5)
 
 
-def test_the_death_of_a_loaders_worker_is_one_sentence(tiny: Make, tmp_path: Path) -> None:
+def test_the_death_of_a_loaders_worker_is_one_sentence(small: Make, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(resolved_yaml(tiny("train.workers=1", "train.updates=500"), Registry()))
+    recipe.write_text(resolved_yaml(small("train.workers=1", "train.updates=500"), Registry()))
     process = start(recipe)
     family = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     until(lambda: list((tmp_path / "runs").glob("*/checkpoints/update-000002")))
@@ -211,10 +236,10 @@ class Hang:
 """
 
 
-def test_a_hanging_rank_is_what_the_user_reads_about(tiny: Make, tmp_path: Path) -> None:
+def test_a_hanging_rank_is_what_the_user_reads_about(small: Make, tmp_path: Path) -> None:
     """And not that the launcher has then killed it."""
     (tmp_path / "hang.py").write_text(HANG)
-    recipe = tiny(f"gradient={{use: '{tmp_path}/hang.py:Hang'}}", "launch={strategy: ddp, processes: 2, timeout_s: 8}")
+    recipe = small(f"gradient={{use: '{tmp_path}/hang.py:Hang'}}", "launch={strategy: ddp, processes: 2, timeout_s: 8}")
     (tmp_path / "recipe.yaml").write_text(resolved_yaml(recipe, Registry()))
     process = start(tmp_path / "recipe.yaml")
     _, errors = process.communicate(timeout=180)
@@ -224,10 +249,10 @@ def test_a_hanging_rank_is_what_the_user_reads_about(tiny: Make, tmp_path: Path)
     assert workers(process.pid) == []
 
 
-def test_a_run_on_two_processes_survives_the_death_of_one(tiny: Make, tmp_path: Path) -> None:
+def test_a_run_on_two_processes_survives_the_death_of_one(small: Make, tmp_path: Path) -> None:
     """Killed after some updates and resumed, it arrives where one process arrives with the same global batch."""
-    common = ["optimizer.eps=1.0e-3", "model.lora={r: 4, alpha: 8, dropout: 0.0}", "train.updates=12", "checkpoint.every=1"]
-    recipe = tiny("launch={strategy: ddp, processes: 2, check_every: 1}", "train.batch_size=1", *common)
+    common = ["optimizer.eps=1.0e-3", "train.updates=12", "checkpoint.every=1"]
+    recipe = small("launch={strategy: ddp, processes: 2, check_every: 1}", "train.batch_size=1", *common)
     file, runs = tmp_path / "recipe.yaml", Path(recipe.values["output"])
     file.write_text(resolved_yaml(recipe, Registry()))
     broken = start(file)
@@ -249,7 +274,7 @@ def test_a_run_on_two_processes_survives_the_death_of_one(tiny: Make, tmp_path: 
     assert workers(asked.pid) == []
     on_ranks(2, [{"recipe": str(file), "resume": str(folder)}])
     assert [json.loads(line)["update"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == list(range(1, 13))
-    alone = tiny(*common, f"output={tmp_path / 'alone'}")
+    alone = small(*common, f"output={tmp_path / 'alone'}")
     assert runner.run(alone, Registry(), quiet=True) == 0
     [other] = (tmp_path / "alone").iterdir()
     first, second = (load_file(path / "checkpoints" / "update-000012" / "trained.safetensors") for path in (folder, other))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import socket
 import time
@@ -15,6 +14,7 @@ from torch import nn
 
 from core.engine.launch import LostRank, slurm
 from core.engine.parallel.exchange import Group
+from tests.engine.children import CHILDREN
 
 
 def test_a_slurm_step_of_several_tasks_is_joined() -> None:
@@ -90,8 +90,7 @@ def together(target: Callable[[int, int, Path], None], folder: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=target, args=(rank, port, folder)) for rank in range(2)]
+    processes = [CHILDREN.Process(target=target, args=(rank, port, folder)) for rank in range(2)]
     for process in processes:
         process.start()
     for process in processes:
