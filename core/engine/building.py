@@ -46,6 +46,7 @@ def sharded_trains_only(values: Mapping[str, Any]) -> None:
     if not STRATEGIES[strategy].shards_model:
         return
     asked = ["train.evaluate=none"] if values["train"]["evaluate"] != "none" else []
+    asked += [f"train.{key}=null" for key in ("evaluate_every", "samples_every") if values["train"][key]]
     asked += ["checkpoint.export=false"] if values["checkpoint"]["export"] else []
     if asked:
         raise UserError(

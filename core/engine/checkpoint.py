@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from core.contracts import Teacher, UserError
+from core.engine.best import best_update
 from core.engine.parallel.gradients import Groups
 from core.engine.parallel.step import State
 
@@ -45,7 +46,7 @@ def save(
     keep: int,
     running: Mapping[str, Tensor] | None = None,
 ) -> Path:
-    """Writes the checkpoint after ``update`` updates and removes all but the newest ``keep``; returns its folder.
+    """Writes the checkpoint after ``update`` updates and removes all but the newest ``keep`` and the best one; returns its folder.
 
     Raises ``UserError`` where the disk does not take it; earlier checkpoints are as they were then.
     """
@@ -76,9 +77,15 @@ def save(
             _remove(target)
         beside.rename(target)
         _sync(folder)
-    for _, old in list_checkpoints(folder)[:-keep]:
-        _remove(old)
+    prune(folder, keep)
     return target
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Removes all checkpoints but the newest ``keep`` and, beside them, the best one that ``best.json`` names."""
+    best = best_update(folder)
+    for _, old in [found for found in list_checkpoints(folder) if found[0] != best][:-keep]:
+        _remove(old)
 
 
 def check_space(folder: Path, needed: int) -> None:

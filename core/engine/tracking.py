@@ -13,7 +13,7 @@ from pathlib import Path
 from queue import Queue
 from typing import Any
 
-from core.contracts import InBackground, Picture, RunInfo, ShowsPanels, Tracker
+from core.contracts import InBackground, Picture, RunInfo, Sample, ShowsPanels, ShowsTrainingSamples, Tracker
 
 #: Calls that may wait for a slow tracker; further ones are left out.
 MOST_WAITING = 2000
@@ -52,6 +52,11 @@ class Trackers:
         """The pictures themselves, for the trackers that show masks and texts in their own way."""
         self._each("panels", update, name, pictures, of=ShowsPanels)
 
+    def training_samples(self, update: int, name: str, samples: Sequence[Sample]) -> None:
+        """What a loop made of some regions; as panels for the trackers that show pictures but know no samples."""
+        self._each("training_samples", update, name, samples, of=ShowsTrainingSamples)
+        self._each("panels", update, name, samples, of=ShowsPanels, but=ShowsTrainingSamples)
+
     def finish(self, summary: Mapping[str, float]) -> None:
         self._each("finish", summary)
         until = time.monotonic() + self._patience_s
@@ -64,10 +69,10 @@ class Trackers:
                 self._warn(f"tracker {name!r} was too slow: {thread.left_out} of its calls were left out")
         self._threads = {}
 
-    def _each(self, method: str, *arguments: Any, of: type | None = None) -> None:
-        """Calls a method on every tracker; one of the optional protocol ``of`` on those that have it."""
+    def _each(self, method: str, *arguments: Any, of: type | None = None, but: type | None = None) -> None:
+        """Calls a method on every tracker; one of the optional protocol ``of`` on those that have it, but have not ``but``."""
         for name, tracker in list(self._active.items()):
-            if of is not None and not isinstance(tracker, of):
+            if (of is not None and not isinstance(tracker, of)) or (but is not None and isinstance(tracker, but)):
                 continue
             thread = self._threads.get(name)
             try:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from core.contracts import GradientOp, Gram, Loop, LossTerms, Model, PerParameter, Precision, Schedule, Teacher, UserError
-from core.engine.feed import Feed
+from core.engine.feed import Feed, MicroBatch
 from core.engine.noise import RunNoise, derived_seed
 from core.engine.parallel.gradients import Gradients
 from core.engine.parallel.strategy import Strategy
@@ -59,6 +59,7 @@ class Trainer:
     max_bad_updates: int = 0
     skipped: int = 0  # updates so far whose loss or gradient was not finite
     running: RunningGradient | None = None
+    batches: dict[str, list[MicroBatch]] | None = None  # loop -> what it was given in this update, where someone wants to look at it
     _seen: list[Seen] = field(default_factory=list)
 
     def update(self, number: int) -> dict[str, float]:
@@ -123,6 +124,8 @@ class Trainer:
     def _gradient(self, loop: LoopSetup, number: int, values: dict[str, float]) -> Gradients:
         """This rank's part of the accumulated gradient of one loop; losses and metrics are added to ``values``."""
         micro_batches, noise = loop.feed.update(), RunNoise(self.seed, number)
+        if self.batches is not None:
+            self.batches[loop.name] = micro_batches
         totals: dict[str, float] = defaultdict(float)  # loss term -> items over the whole update, all tasks and ranks
         sums: dict[str, float] = defaultdict(float)
         for micro in micro_batches:
