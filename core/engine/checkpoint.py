@@ -82,10 +82,11 @@ def save(
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Removes all checkpoints but the newest ``keep`` and, beside them, the best one that ``best.json`` names."""
+    """Removes all checkpoints but the newest ``keep`` and, however old, the best one that ``best.json`` names."""
     best = best_update(folder)
-    for _, old in [found for found in list_checkpoints(folder) if found[0] != best][:-keep]:
-        _remove(old)
+    for update, old in list_checkpoints(folder)[:-keep]:
+        if update != best:
+            _remove(old)
 
 
 def check_space(folder: Path, needed: int) -> None:
