@@ -14,6 +14,7 @@ from torch import Tensor
 from core.checkpoints.model_files import Weights
 from core.contracts import KnowsBaseValues, Model, UserError
 from core.engine import checkpoint
+from core.engine.best import named_best
 from core.engine.parallel.gradients import Groups
 from core.recipe import Recipe, build, load
 from core.registry import Registry
@@ -59,7 +60,11 @@ def is_run(path: Path) -> bool:
 
 
 def find_checkpoint(path: Path) -> tuple[Path, Path]:
-    """(the checkpoint, its run's recipe): of a run folder its newest checkpoint, or ``path`` itself if it is one. Raises ``UserError``."""
+    """(the checkpoint, its run's recipe): of a run folder its newest checkpoint, or ``path`` itself if it is one. Raises ``UserError``.
+
+    ``RUN/checkpoints/best`` is the checkpoint of the run's best evaluation.
+    """
+    path = named_best(path)
     if not path.is_dir():
         raise UserError(f"{path}: not found; name a run folder or one of its checkpoints")
     if (path / "trained.safetensors").is_file():

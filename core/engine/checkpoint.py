@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from core.contracts import Teacher, UserError
+from core.engine.best import best_update
 from core.engine.parallel.gradients import Groups
 from core.engine.parallel.step import State
 
@@ -49,7 +50,7 @@ def save(
     running: Mapping[str, Tensor] | None = None,
     own: Groups = NONE,
 ) -> Path:
-    """Writes the checkpoint after ``update`` updates and removes all but the newest ``keep``; returns its folder.
+    """Writes the checkpoint after ``update`` updates and removes all but the newest ``keep`` and the best one; returns its folder.
 
     Raises ``UserError`` where the disk does not take it; earlier checkpoints are as they were then.
     """
@@ -81,9 +82,16 @@ def save(
             _remove(target)
         beside.rename(target)
         _sync(folder)
-    for _, old in list_checkpoints(folder)[:-keep]:
-        _remove(old)
+    prune(folder, keep)
     return target
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Removes all checkpoints but the newest ``keep`` and, however old, the best one that ``best.json`` names."""
+    best = best_update(folder)
+    for update, old in list_checkpoints(folder)[:-keep]:
+        if update != best:
+            _remove(old)
 
 
 def check_space(folder: Path, needed: int) -> None:

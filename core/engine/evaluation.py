@@ -8,16 +8,25 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from core.contracts import BadSample, Evaluation, Evaluator, Item, Model, ShowsPictures, UserError, WholeMetrics
+from core.engine.launch import stopping
 from core.engine.progress import Progress
+from core.engine.undisturbed import undisturbed
+
+if TYPE_CHECKING:
+    from core.engine.parallel.exchange import Exchange
 
 SHOWN = 12  # pictures of a run's sheet, of each evaluator
+
+
+class Unfinished(Exception):
+    """A signal asked the run to stop while the named evaluator measured: there is no result."""
 
 
 def measured(evaluator: Evaluator, model: Model, unit: int) -> list[Item]:
@@ -55,24 +64,56 @@ def scored(evaluator: Evaluator, items: Sequence[Item], tally: Mapping[str, np.n
     return metrics | {"n_bad": float(len(items) - len(good))}
 
 
-def evaluate(name: str, evaluator: Evaluator, model: Model, progress: Progress) -> Evaluation:
-    """One evaluator's result by this process alone; warns of what it could not use. Raises ``UserError``."""
-    items: list[Item] = []
-    with model.computing(training=False), progress.phase(f"evaluating {name}") as callback:
-        for unit in range(len(evaluator)):
-            items += measured(evaluator, model, unit)
-            callback(unit + 1, len(evaluator))
+@undisturbed()
+def evaluate(name: str, evaluator: Evaluator, model: Model, progress: Progress, exchange: Exchange | None = None) -> Evaluation:
+    """One evaluator's result, equal on all ranks of ``exchange``, which share the units; without it this process measures alone.
+
+    Pictures, and the warning of bad items, are the main rank's only. Raises ``UserError`` where nothing can be measured, and
+    ``Unfinished`` where a signal asked a rank to stop.
+    """
+    exchange = exchange or _alone()
+    label = f"evaluating {name}"
+    with exchange.sharing(label), model.computing(training=False):
+        share = _share(evaluator, model, progress, label, exchange)
+    shares = exchange.gather([share, stopping.asked()])
+    if any(asked for _, asked in shares):
+        raise Unfinished(name)
+    items = sorted(
+        (item for share, _ in shares for item in share), key=lambda item: item["unit"]
+    )  # stable: a unit's items keep their order
+    metrics = exchange.from_main(lambda: scored(evaluator, items, evaluator.tally(usable(items, name))))
+    if not exchange.main:
+        return Evaluation(metrics)
     good = usable(items, name)
     if len(good) < len(items):
-        warnings.warn(f"{len(items) - len(good)} of {len(items)} items of {name} were not used: {bad_reasons(items)}.", stacklevel=2)
+        warnings.warn(f"{len(items) - len(good)} of {len(items)} items of {name} were not used: {bad_reasons(items)}.", stacklevel=4)
     shown = good[:: math.ceil(len(good) / SHOWN)]
-    pictures = [evaluator.picture(item) for item in shown] if isinstance(evaluator, ShowsPictures) else []
-    return Evaluation(scored(evaluator, items, evaluator.tally(good)), pictures)
+    return Evaluation(metrics, [evaluator.picture(item) for item in shown] if isinstance(evaluator, ShowsPictures) else [])
 
 
-def evaluate_all(model: Model, evaluators: Mapping[str, Evaluator], progress: Progress) -> dict[str, Evaluation]:
-    """Each evaluator's result under its name in the recipe."""
-    return {name: evaluate(name, evaluator, model, progress) for name, evaluator in evaluators.items()}
+def _share(evaluator: Evaluator, model: Model, progress: Progress, label: str, exchange: Exchange) -> list[Item]:
+    """The items of this rank's units, up to the one during which a signal came."""
+    mine, items = range(exchange.rank, len(evaluator), exchange.world), []
+    with progress.phase(label + (f", process 1 of {exchange.world}" if exchange.world > 1 else "")) as callback:
+        for done, unit in enumerate(mine, start=1):
+            if stopping.asked():
+                break
+            items += measured(evaluator, model, unit)
+            callback(done, len(mine))
+    return items
+
+
+def evaluate_all(
+    model: Model, evaluators: Mapping[str, Evaluator], progress: Progress, exchange: Exchange | None = None
+) -> dict[str, Evaluation]:
+    """Each evaluator's result under its name in the recipe; see ``evaluate``."""
+    return {name: evaluate(name, evaluator, model, progress, exchange) for name, evaluator in evaluators.items()}
+
+
+def _alone() -> Exchange:
+    from core.engine.parallel.exchange import Alone  # late: it imports torch, which the comparison's commands do without
+
+    return Alone()
 
 
 def metric_values(results: Mapping[str, Evaluation]) -> dict[str, float]:
@@ -124,13 +165,18 @@ def strict(value: Any) -> Any:
 
 
 def write_result(
-    folder: Path, before: Mapping[str, Evaluation], after: Mapping[str, Evaluation], extra: Mapping[str, Any] | None = None
+    folder: Path,
+    before: Mapping[str, Evaluation],
+    after: Mapping[str, Evaluation],
+    extra: Mapping[str, Any] | None = None,
+    during: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-    """``result.json`` (before, after, and what ``extra`` holds) and ``result.md`` (the table and ``extra``) in ``folder``."""
+    """``result.json`` (before, after, what ``extra`` holds, and each evaluation ``during`` training) and ``result.md`` in ``folder``."""
     extra = extra or {}
     numbers = {
         "before": {name: result.metrics for name, result in before.items()},
         "after": {name: result.metrics for name, result in after.items()},
+        **({"during": during} if during else {}),
     }
     facts = [f"- {key}: {_fact(value)}" for key, value in extra.items()]
     folder.mkdir(parents=True, exist_ok=True)

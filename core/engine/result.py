@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from core.contracts import Evaluation, Picture
+from core.engine.between import Between
 from core.engine.building import Run
 from core.engine.evaluation import evaluate_all, metric_values, write_result, write_whole
 from core.engine.progress import Progress
@@ -18,15 +19,17 @@ LOW_TOPK_MASS = 0.8
 
 
 def before_training(built: Run, progress: Progress) -> dict[str, Evaluation]:
-    """Metrics of the untouched model; kept in the run folder, so that a resumed run still has them."""
-    file = built.folder / "before.json"
-    if file.is_file():
-        return {name: Evaluation(metrics) for name, metrics in json.loads(file.read_text(encoding="utf-8")).items()}
+    """Metrics of the untouched model, measured by all ranks together; kept in the run folder, so that a resumed run still has them."""
+    file, exchange = built.folder / "before.json", built.trainer.strategy.exchange
+    found = exchange.from_main(lambda: json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None)
+    if found is not None:
+        return {name: Evaluation(metrics) for name, metrics in found.items()}
     if built.start:
         return {}  # the run went on without them: weights that have moved are not the base
-    results = evaluate_all(built.model, built.evaluators, progress)
-    write_whole(file, json.dumps({name: result.metrics for name, result in results.items()}, indent=2) + "\n")
-    _sheet(built, 0, "before", results)
+    results = evaluate_all(built.model, built.evaluators, progress, exchange)
+    if exchange.main:
+        write_whole(file, json.dumps({name: result.metrics for name, result in results.items()}, indent=2) + "\n")
+        _sheet(built, 0, "before", results)
     return results
 
 
@@ -45,10 +48,11 @@ def finish(
     after: Mapping[str, Evaluation],
     history: list[dict[str, float]],
     bad: Mapping[str, float],
+    between: Between,
 ) -> dict[str, Any]:
     """Pictures, result files and the export; returns the summary shown to the user."""
-    _sheet(built, built.recipe.values["train"]["updates"], "after", after)
-    summary: dict[str, Any] = {}
+    _sheet(built, between.done, "after", after)
+    summary: dict[str, Any] = between.summary()
     for name, (first, last) in ends(history).items():
         summary[name] = f"{first:.4f} -> {last:.4f}"
         if name.endswith("/topk_mass") and last < LOW_TOPK_MASS:
@@ -63,7 +67,7 @@ def finish(
         shutil.rmtree(target, ignore_errors=True)
         built.model.save(target)
         summary["export"] = str(target)
-    write_result(built.folder, before, after, summary)
+    write_result(built.folder, before, after, summary, between.watch.history)
     built.trackers.finish(metric_values(after))
     return summary
 
@@ -71,7 +75,7 @@ def finish(
 def ends(history: list[dict[str, float]]) -> dict[str, tuple[float, float]]:
     """Of each loop's loss, the gradients' cosine and ``topk_mass``: the mean over the first and the last tenth of the updates."""
     window, found = max(1, len(history) // 10), {}
-    for name in sorted({key for values in history for key in values}):
+    for name in sorted({key for values in history for key in values if not key.startswith("evaluation/")}):
         if name.endswith(("/loss", "/topk_mass")) or (name.startswith("surgery/cosine/") and name.count("/") == 2):
             series = [values[name] for values in history if name in values]
             first, last = series[:window], series[-window:]

@@ -13,8 +13,10 @@ from core.checkpoints.disk_errors import disk_fault
 from core.checkpoints.start import started_from
 from core.contracts import ReportsStatistics, RunInfo, Stateful, UserError
 from core.engine import checkpoint
+from core.engine.best import Watch, check_best
+from core.engine.between import Between
 from core.engine.building import Run, build_run, sharded_trains_only, trained_shares
-from core.engine.evaluation import before_after_table, evaluate_all
+from core.engine.evaluation import before_after_table
 from core.engine.feed import bad_summary
 from core.engine.going_on import finished, train_longer
 from core.engine.launch import RESUME, stopping
@@ -34,6 +36,7 @@ def run(recipe: Recipe, registry: Registry, resume: Path | bool | None = None, q
     Raises ``UserError`` for what the user can put right and ``Stopped``, after saving, where a signal asked for it.
     """
     sharded_trains_only(recipe.values)
+    check_best(recipe.values)
     exchange = join(recipe.values["launch"])
     with _as_user_error(Path(recipe.values["output"])):
         return _run(recipe, registry, resume, quiet, exchange)
@@ -53,23 +56,24 @@ def _run(recipe: Recipe, registry: Registry, resume: Path | bool | None, quiet: 
         progress.note(f"run folder: {folder}")
         with removed_on_failure(folder, new and exchange.main):
             built = build_run(recipe, registry, folder, last, exchange)
+            between = Between(built, progress, last)
             _room(built)
             built.trainer.strategy.check_agreement("at the start")
         longer = train_longer(folder, recipe, registry) if exchange.main else None
         for line in [*trained_shares(built.model, built.own), *started_from(folder), *filter(None, [longer])]:
             progress.note(line)
         built.trackers.start(RunInfo(folder, recipe.values["name"], recipe.values, built.start))
-        evaluate = exchange.main and recipe.values["train"]["evaluate"] == "before_and_after" and bool(built.evaluators)
-        with exchange.main_first("evaluation before training"):
-            before = before_training(built, progress) if evaluate else {}
+        evaluate = recipe.values["train"]["evaluate"] == "before_and_after" and bool(built.evaluators)
+        before = before_training(built, progress) if evaluate else {}
+        between.take_before(before)
         with _feeds_closed(built.trainer):
-            history = _train(built, progress)
+            history = _train(built, between, progress)
         bad = exchange.total(bad_summary({name: loop.feed for name, loop in built.trainer.loops.items()}))
+        after = between.after(evaluate)
         exchange.leave()
         if not exchange.main:
             return 0
-        after = evaluate_all(built.model, built.evaluators, progress) if evaluate else {}
-        summary = finish(built, before, after, history, bad)
+        summary = finish(built, before, after, history, bad, between)
     if after:
         before_after_table(before, after, console)
     for name, value in summary.items():
@@ -78,37 +82,46 @@ def _run(recipe: Recipe, registry: Registry, resume: Path | bool | None, quiet: 
     return 0
 
 
-def _train(built: Run, progress: Progress) -> list[dict[str, float]]:
+def _train(built: Run, between: Between, progress: Progress) -> list[dict[str, float]]:
     """Runs all updates; returns the logged values of those that were not skipped. From time to time it compares the ranks' weights.
 
     Raises ``Stopped`` after the update in which a signal asked any rank for it, and after saving.
     """
     with stopping.patiently():
-        return _updates(built, progress)
+        between.begin()
+        return _updates(built, between, progress)
 
 
-def _updates(built: Run, progress: Progress) -> list[dict[str, float]]:
+def _updates(built: Run, between: Between, progress: Progress) -> list[dict[str, float]]:
     exchange = built.trainer.strategy.exchange
     train, every = built.recipe.values["train"], built.recipe.values["checkpoint"]["every"]
     history: list[dict[str, float]] = []
     for number in range(built.start, train["updates"]):
+        if between.watch.ended():
+            break
         skipped = built.trainer.skipped
+        between.watch_batches(number)
         values = built.trainer.update(number)
         samples = train["batch_size"] * train["accumulate"] * built.trainer.strategy.world * len(built.trainer.schedule.loops(number))
         values["time/samples_per_s"] = samples / values["time/update_s"]
         values["memory/peak_gib"] = peak_gib(built.trainer.device)
         statistics: dict[str, float] = built.teacher.statistics() if isinstance(built.teacher, ReportsStatistics) else {}
         values |= {f"teacher/{name}": value for name, value in statistics.items()}
+        better = between.evaluate(number + 1, values)
         built.trackers.log(number + 1, values)
         progress.update(number + 1, values, samples)
+        between.note(number + 1)
+        between.samples(number)
         if built.trainer.skipped == skipped:
             history.append(values)
         stop = next((asked for asked in exchange.gather(stopping.asked()) if asked), None)
-        save = (number + 1) % every == 0 or number + 1 == train["updates"] or stop
+        save = (number + 1) % every == 0 or number + 1 == train["updates"] or stop or better or between.watch.ended()
         if save or (number + 1) % built.recipe.values["launch"]["check_every"] == 0:
             built.trainer.strategy.check_agreement(f"after update {number + 1}")
         if save:
-            _save(built, number + 1)
+            _save(built, number + 1, between.watch)
+        if better:
+            between.mark_best()
         if stop:
             with exchange.main_first("saving"):  # a rank that ends first must not end rank 0 while it writes
                 pass
@@ -116,7 +129,7 @@ def _updates(built: Run, progress: Progress) -> list[dict[str, float]]:
     return history
 
 
-def _save(built: Run, update: int) -> None:
+def _save(built: Run, update: int, watch: Watch) -> None:
     op, strategy = built.trainer.surgery.op, built.trainer.strategy
     optimizer = strategy.stepper.gathered_state()
     if not strategy.exchange.main:
@@ -124,6 +137,7 @@ def _save(built: Run, update: int) -> None:
     state = {
         "gradient_op": op.state_dict() if isinstance(op, Stateful) else None,
         "skipped": built.trainer.skipped,
+        **({"evaluations": watch.state()} if watch.history else {}),
     }
     keep, running = built.recipe.values["checkpoint"]["keep"], built.trainer.surgery.running
     mean = running.state_dict() if running else None

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
-from core.contracts import Picture
+from core.contracts import Picture, Sample
 
 CELL, GAP, SIZE = 256, 14, 15  # picture box, space around cells and font size, in pixels
 BACKGROUND, INK, FAINT = (250, 250, 248), (32, 33, 36), (110, 112, 118)
@@ -100,8 +100,12 @@ def draw_masks(picture: Picture) -> Image.Image:
 def _caption(picture: Picture) -> list[tuple[str, tuple[int, int, int]]]:
     rows = [(row, INK) for row in _wrap(picture.title, CELL, MAX_LINES["title"])]
     rows += [(row, FAINT) for row in _wrap(picture.text, CELL, MAX_LINES["text"])]
+    named = picture.texts if isinstance(picture, Sample) else {}
+    for name, text in named.items():
+        rows += [(row, FAINT) for row in _wrap(f"{name}: {text or '(nothing)'}", CELL, MAX_LINES["text"])]
     if picture.score is not None:
-        rows.append((f"score {picture.score:.2f}", RIGHT if picture.score >= 0.5 else WRONG))
+        what = "IoU" if isinstance(picture, Sample) else "score"
+        rows.append((f"{what} {picture.score:.2f}", RIGHT if picture.score >= 0.5 else WRONG))
     return rows
 
 

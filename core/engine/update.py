@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from core.contracts import Loop, LossTerms, Model, Precision, Schedule, Teacher, UserError
-from core.engine.feed import Feed
+from core.engine.feed import Feed, MicroBatch
 from core.engine.moving import MovingValue, move
 from core.engine.noise import RunNoise, derived_seed
 from core.engine.parallel.gradients import Gradients
@@ -64,6 +64,7 @@ class Trainer:
     skipped: int = 0  # updates so far whose loss or gradient was not finite
     by_task: bool = False  # whether each task of a loop has a gradient of its own
     moving: Sequence[MovingValue] = ()
+    batches: dict[str, list[MicroBatch]] | None = None  # loop -> what it was given in this update, where someone wants to look at it
     _seen: list[Seen] = field(default_factory=list)
 
     def update(self, number: int) -> dict[str, float]:
@@ -100,6 +101,8 @@ class Trainer:
     def _gradients(self, loop: LoopSetup, number: int, values: dict[str, float]) -> dict[str, Gradients]:
         """This rank's part of the accumulated gradient of one loop, or of each of its tasks; losses and metrics go to ``values``."""
         micro_batches, noise = loop.feed.update(), RunNoise(self.seed, number)
+        if self.batches is not None:
+            self.batches[loop.name] = micro_batches
         totals: dict[str, float] = defaultdict(float)  # loss term -> items over the whole update, all tasks and ranks
         sums: dict[str, float] = defaultdict(float)
         for micro in micro_batches:

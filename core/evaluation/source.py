@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 from core.checkpoints.model_files import Weights, holds_trained_tensors_only, model_entry
 from core.contracts import Evaluator, Model, UserError, Within
+from core.engine.best import named_best
 from core.installed.shipped import find_recipe, recipe_names
 from core.recipe import Recipe, check, load
 from core.recipe.faults import COMMAND_LINE
@@ -100,6 +101,7 @@ def read_job(
 def _job(source: Path, base: Path | None) -> Job:
     if not source.exists() and source.name in recipe_names():
         source = find_recipe(source)
+    source = named_best(source)
     if not source.exists():
         near = difflib.get_close_matches(str(source), recipe_names(), n=1)
         hint = f"did you mean the recipe {near[0]!r}?" if near else f"the recipes that come with dualloop are {', '.join(recipe_names())}"

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from core.contracts import LossTerm, LossTerms, Model, Noise, RegionBatch, Teacher, TokenLoss
+from core.contracts import LossTerm, LossTerms, Model, Noise, RegionBatch, Sample, Segmentation, Teacher, TokenLoss, Wording
 from core.late import F
+from plugins.loops._samples import samples_of
 from plugins.loops._segmentation import answer_term, iou_metric, positive, text_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class CycleLosses(TypedDict):
@@ -14,6 +19,17 @@ class CycleLosses(TypedDict):
 
     caption: TokenLoss
     answer: TokenLoss
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the model finds for the captions."""
+
+    vision: Any  # the model's features of the pictures
+    wording: Wording
+    result: Segmentation
+    probability: list[Tensor]  # B of [gh, gw], the mask's mean over each grid cell
+    cells: list[Tensor]  # B of [gh, gw] bool: the predicted region
 
 
 class CaptionMaskCaption:
@@ -36,7 +52,7 @@ class CaptionMaskCaption:
         tokens = model.tokenize(text_of(batch), self.caption_length)
         return {"caption": int(tokens.mask.sum()), "answer": int(model.wording(batch.ids, noise).answers.mask.sum())}
 
-    def __call__(self, model: Model, teacher: Teacher | None, batch: RegionBatch, noise: Noise) -> LossTerms:
+    def segmented(self, model: Model, batch: RegionBatch, noise: Noise) -> Found:
         vision = model.encode(batch)
         phrase = model.phrases(text_of(batch), self.caption_length)  # [B, T]
         wording = model.wording(batch.ids, noise)
@@ -44,18 +60,28 @@ class CaptionMaskCaption:
         grids = [batch.grids[picture] for picture in batch.view1.tolist()]
         masks = zip(result.mask_logits.sigmoid(), grids, strict=True)  # [h, w] and (gh, gw)
         probability = [F.adaptive_avg_pool2d(mask[None], grid)[0] for mask, grid in masks]  # B of [gh, gw], mean over each cell
-        cells = [mean > 0.5 for mean in probability]
-        gate = [1 + mean - mean.detach() for mean in probability] if self.mask_gradient == "straight_through" else None
+        return Found(vision, wording, result, probability, [mean > 0.5 for mean in probability])
+
+    def __call__(self, model: Model, teacher: Teacher | None, batch: RegionBatch, noise: Noise) -> LossTerms:
+        found = self.segmented(model, batch, noise)
+        gate = [1 + mean - mean.detach() for mean in found.probability] if self.mask_gradient == "straight_through" else None
         captions = model.tokenize(text_of(batch), self.caption_length)  # [B, T]
-        states = model.caption_states(vision, batch.view1, cells, captions, gate)  # [B, T, D]
+        states = model.caption_states(found.vision, batch.view1, found.cells, captions, gate)  # [B, T, D]
         loss = self.losses["caption"]
         return LossTerms(
             {
                 "caption": LossTerm(loss(states, captions, model.head()), int(captions.mask.sum()), loss.weight),
-                "answer": answer_term(result, wording, model, self.losses["answer"]),
+                "answer": answer_term(found.result, found.wording, model, self.losses["answer"]),
             },
             {
-                "iou": iou_metric(result.mask_logits, batch.mask1),
-                "empty_masks": (float(sum(not bool(region.any()) for region in cells)), len(batch)),
+                "iou": iou_metric(found.result.mask_logits, batch.mask1),
+                "empty_masks": (float(sum(not bool(region.any()) for region in found.cells)), len(batch)),
             },
         )
+
+    def samples(self, model: Model, teacher: Teacher | None, batch: RegionBatch, noise: Noise) -> list[Sample]:
+        """``caption``: the data set's. ``student``: the predicted mask described again."""
+        found = self.segmented(model, batch, noise)
+        again = model.decode(model.generate(found.vision, batch.view1, found.cells, self.caption_length))
+        texts = {"caption": text_of(batch), "student": again}
+        return samples_of(batch, batch.view1, batch.mask1, found.result.mask_logits, text_of(batch), texts)

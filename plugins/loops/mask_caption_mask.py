@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NotRequired
 
-from core.contracts import LossTerm, LossTerms, Model, Noise, RegionBatch, Sampler, Teacher, TokenLoss, Tokens, Wording, teacher_captions
+from core.contracts import (
+    LossTerm,
+    LossTerms,
+    Model,
+    Noise,
+    RegionBatch,
+    Sample,
+    Sampler,
+    Segmentation,
+    Teacher,
+    TokenLoss,
+    Tokens,
+    Wording,
+    teacher_captions,
+)
 from core.late import torch
+from plugins.loops._samples import marked, samples_of
 from plugins.loops._segmentation import SegmentationLosses, answer_term, iou_metric, mask_term, positive, segmentation_counts
 
 if TYPE_CHECKING:
@@ -20,6 +36,19 @@ class MaskCaptionLosses(SegmentationLosses):
     """``pseudo`` (optional): the teacher's own tokens at the masked positions, of each region the mean over them."""
 
     pseudo: NotRequired[TokenLoss]
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """One way from the first mask over its caption to the mask in the second view."""
+
+    pseudo: Tokens  # [B, T], what the teacher wrote
+    masked: Tokens  # [B, T], with some words replaced
+    hidden: Tensor  # [B, T] bool, where
+    states: Tensor  # [B, T, D], the student's
+    seen: Mapping[str, Tensor]  # [B, T] each, the sampler's diagnostics
+    wording: Wording
+    result: Segmentation  # of the second view, from the student's soft text
 
 
 class MaskCaptionMask:
@@ -41,7 +70,7 @@ class MaskCaptionMask:
     def counts(self, model: Model, batch: RegionBatch, noise: Noise) -> dict[str, int]:
         return segmentation_counts(model, batch, noise) | ({"pseudo": len(batch)} if "pseudo" in self.losses else {})
 
-    def __call__(self, model: Model, teacher: Teacher | None, batch: RegionBatch, noise: Noise) -> LossTerms:
+    def cycle(self, model: Model, teacher: Teacher | None, batch: RegionBatch, noise: Noise) -> Cycle:
         assert teacher is not None  # the recipe check sees to it: needs names it
         vision = model.encode(batch)
         pseudo = teacher_captions(teacher, model, vision, batch, self.caption_length)  # [B, T]
@@ -52,14 +81,19 @@ class MaskCaptionMask:
         wording = model.wording(batch.ids, noise)
         request = Wording([before + " " for before in wording.before], wording.after, wording.answers)  # a caption brings no space
         result = model.segment(vision, batch.view2, text, pseudo.mask, request)
+        return Cycle(pseudo, masked, hidden, states, seen, wording, result)
+
+    def __call__(self, model: Model, teacher: Teacher | None, batch: RegionBatch, noise: Noise) -> LossTerms:
+        way = self.cycle(model, teacher, batch, noise)
+        pseudo, hidden, seen, result = way.pseudo, way.hidden, way.seen, way.result
         terms = {
             "mask": mask_term(result, batch.mask2, batch, noise, self.losses["mask"]),
-            "answer": answer_term(result, wording, model, self.losses["answer"]),
+            "answer": answer_term(result, way.wording, model, self.losses["answer"]),
         }
         if "pseudo" in self.losses:
             # the number of masked tokens is not known before the teacher has written: regions are counted, all with equal weight
             loss, head = self.losses["pseudo"], model.head()
-            rows = zip(states.split(1), pseudo.ids.split(1), hidden.split(1), strict=True)  # [1, T, D], [1, T], [1, T]
+            rows = zip(way.states.split(1), pseudo.ids.split(1), hidden.split(1), strict=True)  # [1, T, D], [1, T], [1, T]
             means = [loss(state, Tokens(ids, where), head) / where.sum().clamp_min(1) for state, ids, where in rows]
             terms["pseudo"] = LossTerm(torch.stack(means).sum(), len(batch), loss.weight)
         lengths = pseudo.mask.sum(1)  # [B], tokens before the end-of-text token
@@ -78,6 +112,17 @@ class MaskCaptionMask:
                 "kept_tokens": (float((seen["ids"] == pseudo.ids)[pseudo.mask].sum()), real),
             },
         )
+
+    def samples(self, model: Model, teacher: Teacher | None, batch: RegionBatch, noise: Noise) -> list[Sample]:
+        """``teacher``: what it wrote. ``replaced``: what the student read instead. ``student``: its own text, as hard tokens."""
+        way = self.cycle(model, teacher, batch, noise)
+        written = model.decode(way.pseudo)
+        texts = {
+            "teacher": written,
+            "replaced": marked(model, way.masked, way.hidden),
+            "student": model.decode(Tokens(way.seen["ids"], way.pseudo.mask)),
+        }
+        return samples_of(batch, batch.view2, batch.mask2, way.result.mask_logits, written, texts)
 
     def mask_tokens(self, pseudo: Tokens, samples: Sequence[str], ordinary: Tensor, noise: Noise) -> tuple[Tokens, Tensor]:
         """Replaces a share of each row's real tokens by random ordinary ones -> (tokens, where they were replaced [B, T])."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from core.contracts import LossTerms, Model, Noise, RegionBatch, Teacher
+from core.contracts import LossTerms, Model, Noise, RegionBatch, Sample, Segmentation, Teacher, Wording
+from plugins.loops._samples import samples_of
 from plugins.loops._segmentation import (
     SegmentationLosses,
     answer_term,
@@ -28,11 +29,14 @@ class ReferringSegmentation:
     def counts(self, model: Model, batch: RegionBatch, noise: Noise) -> dict[str, int]:
         return segmentation_counts(model, batch, noise)
 
-    def __call__(self, model: Model, teacher: Teacher | None, batch: RegionBatch, noise: Noise) -> LossTerms:
+    def segmented(self, model: Model, batch: RegionBatch, noise: Noise) -> tuple[Segmentation, Wording]:
         vision = model.encode(batch)
         phrase = model.phrases(text_of(batch), self.caption_length)  # [B, T]
         wording = model.wording(batch.ids, noise)
-        result = model.segment(vision, batch.view1, model.embed(phrase.ids), phrase.mask, wording)
+        return model.segment(vision, batch.view1, model.embed(phrase.ids), phrase.mask, wording), wording
+
+    def __call__(self, model: Model, teacher: Teacher | None, batch: RegionBatch, noise: Noise) -> LossTerms:
+        result, wording = self.segmented(model, batch, noise)
         return LossTerms(
             {
                 "mask": mask_term(result, batch.mask1, batch, noise, self.losses["mask"]),
@@ -41,3 +45,8 @@ class ReferringSegmentation:
             {"iou": iou_metric(result.mask_logits, batch.mask1)}
             | ({"empty_found": empty_metric(result.mask_logits, batch.mask1)} if self.empty_masks else {}),
         )
+
+    def samples(self, model: Model, teacher: Teacher | None, batch: RegionBatch, noise: Noise) -> list[Sample]:
+        """``phrase``: what was asked."""
+        result, _ = self.segmented(model, batch, noise)
+        return samples_of(batch, batch.view1, batch.mask1, result.mask_logits, text_of(batch), {"phrase": text_of(batch)})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from core.contracts import LossTerm, LossTerms, Model, Noise, RegionBatch, Teacher, TokenLoss
+from core.contracts import LossTerm, LossTerms, Model, Noise, RegionBatch, Sample, Teacher, TokenLoss
+from plugins.loops._samples import samples_of
 from plugins.loops._segmentation import positive, text_of
 
 
@@ -32,3 +33,10 @@ class RegionDescription:
         states = model.caption_states(vision, batch.view1, batch.cells, captions)  # [B, T, D]
         loss = self.losses["caption"]
         return LossTerms({"caption": LossTerm(loss(states, captions, model.head()), int(captions.mask.sum()), loss.weight)})
+
+    def samples(self, model: Model, teacher: Teacher | None, batch: RegionBatch, noise: Noise) -> list[Sample]:
+        """``caption``: the data set's. ``student``: the model's own."""
+        vision = model.encode(batch)
+        written = model.decode(model.generate(vision, batch.view1, batch.cells, self.caption_length))
+        texts = {"caption": text_of(batch), "student": written}
+        return samples_of(batch, batch.view1, batch.mask1, None, text_of(batch), texts)

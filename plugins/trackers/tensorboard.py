@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.contracts import RunInfo
+from core.contracts import RunInfo, Sample
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -45,6 +45,14 @@ class Tensorboard:
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB"))  # [H, W, 3] uint8
         self._open().add_image(name, pixels, update, dataformats="HWC")
+
+    def training_samples(self, update: int, name: str, samples: Sequence[Sample]) -> None:
+        """The texts as a table; the masks are on the sheet."""
+        texts = list(dict.fromkeys(text for sample in samples for text in sample.texts))
+        rows = [["id", *texts, "IoU"], ["---"] * (len(texts) + 2)]
+        rows += [[one.id, *(one.texts.get(text, "") for text in texts), "" if one.score is None else f"{one.score:.2f}"] for one in samples]
+        lines = ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in rows]
+        self._open().add_text(name, "\n".join(lines), update)
 
     def finish(self, summary: Mapping[str, float]) -> None:
         if self._writer is None:

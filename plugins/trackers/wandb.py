@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from core.contracts import Picture, RunInfo, Within
+from core.contracts import Picture, RunInfo, Sample, Within
 
 
 def has_key() -> bool:
@@ -127,6 +127,16 @@ class Wandb:
         if shown:
             self._open().log({"update": update, f"{name}/panels": shown}, step=update)
 
+    def training_samples(self, update: int, name: str, samples: Sequence[Sample]) -> None:
+        """One table for each update: the sample's id, its picture with both masks, a column for each text, and the IoU."""
+        import wandb
+
+        texts = list(dict.fromkeys(text for sample in samples for text in sample.texts))
+        rows = [[one.id, _panel(one), *(one.texts.get(text, "") for text in texts), one.score] for one in samples]
+        if rows:
+            table = wandb.Table(columns=["id", "picture", *texts, "IoU"], data=rows)
+            self._open().log({"update": update, name: table}, step=update)
+
     def finish(self, summary: Mapping[str, float]) -> None:
         if self._run is None:
             return
@@ -165,6 +175,8 @@ def metric_definitions(recipe: Mapping[str, Any]) -> list[tuple[str, str | None,
     found: list[tuple[str, str | None, str | None]] = [("update", None, None), ("evaluation/update", None, None)]
     found += [(name, "update", "min,last") for name in losses]
     found += [(f"{name}/*", "evaluation/update", None) for name in recipe.get("evaluate") or {}]
+    during = {"evaluation": "evaluate_every", "samples": "samples_every"}
+    found += [(f"{prefix}/*", "update", None) for prefix, key in during.items() if (recipe.get("train") or {}).get(key)]
     found += [(f"{loop}/*", "update", "last") for loop in loops]
     by_prefix = {"surgery": "mean,last", "teacher": "last", "optimizer": "last", "time": "mean", "memory": "max", "pictures": None}
     return found + [(f"{prefix}/*", "update", summary) for prefix, summary in by_prefix.items()]

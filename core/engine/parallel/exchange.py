@@ -7,7 +7,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -50,6 +50,10 @@ class Exchange(ABC):
         """The main rank passes through the block ``what`` before the others enter it, however long it takes."""
 
     @abstractmethod
+    def sharing(self, doing: str) -> AbstractContextManager[None]:
+        """Around this rank's share of a work; it ends when every rank is through with its own, however long the slowest takes."""
+
+    @abstractmethod
     def leave(self) -> None:
         """Ends the exchange."""
 
@@ -78,6 +82,9 @@ class Alone(Exchange):
     def main_first(self, what: str) -> AbstractContextManager[None]:
         return nullcontext()
 
+    def sharing(self, doing: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def leave(self) -> None:
         pass
 
@@ -95,7 +102,7 @@ class Group(Exchange):
         else:
             store, self.rank, self.world = dist.HashStore(), 0, 1
         self.store = dist.PrefixStore("dualloop", store)  # for messages without a time limit
-        self.timeout_s, self.exchanges = timeout_s, 0
+        self.timeout_s, self.exchanges, self.shared = timeout_s, 0, 0
         self.before_exchange: Callable[[], None] = lambda: None  # ends what all ranks must have ended before gather and sum_
         if device == "cuda":
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
@@ -113,7 +120,7 @@ class Group(Exchange):
             padded = torch.nn.functional.pad(text, (0, longest - len(text)))  # [longest]
             texts = [torch.empty(longest, dtype=torch.uint8) for _ in range(self.world)]
             dist.all_gather(texts, padded)
-        return [json.loads(bytes(part[: int(length)].tolist())) for part, length in zip(texts, lengths, strict=True)]
+        return [json.loads(part[: int(length)].numpy().tobytes()) for part, length in zip(texts, lengths, strict=True)]
 
     def sum_(self, tensor: Tensor) -> None:
         self.before_exchange()
@@ -129,6 +136,23 @@ class Group(Exchange):
         yield
         if self.main:
             self.store.set(what, "done")
+
+    @contextmanager
+    def sharing(self, doing: str) -> Iterator[None]:
+        self.shared += 1
+        through, failed = f"through{self.shared}", f"failed{self.shared}"
+        try:
+            yield
+        except BaseException:
+            with suppress(RuntimeError):  # the store is gone with rank 0: this rank's own error is the one to report
+                self.store.set(failed, "")
+            raise
+        with self.exchanging(f"waiting for the others ({doing})", numbered=False):
+            self.store.add(through, 1)
+            while self.store.add(through, 0) < self.world:
+                if self.store.check([failed]):
+                    raise RuntimeError("one of them failed")
+                time.sleep(0.05)
 
     def leave(self) -> None:
         dist.destroy_process_group()

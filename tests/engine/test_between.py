@@ -1,0 +1,291 @@
+"""What happens between updates: evaluations that change nothing, the best checkpoint, an early end, samples."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from core.checkpoints.trained_weights import find_checkpoint
+from core.contracts import UserError
+from core.engine import checkpoint, runner
+from core.engine.best import Watch, check_best, named_best
+from core.engine.launch import stopping
+from core.engine.parallel.exchange import join
+from core.engine.samples import first
+from core.recipe import Recipe, load, resolved_yaml
+from core.registry import Registry
+from core.testing.tiny_model import TinyModel, regions
+from tests.engine.distributed_worker import start_ranks
+
+Make = Callable[..., Recipe]
+
+#: Gives the next of some numbers, kept in a file, and draws from every global generator. ``stop``: the evaluation in which a signal comes.
+SCRIPTED = """
+from __future__ import annotations
+import random
+import signal
+from pathlib import Path
+import numpy as np
+import torch
+from core.engine.launch import stopping
+class Scripted:
+    def __init__(self, *, values: list[float], made: Path, stop: int = 0) -> None:
+        self.values, self.made, self.stop = values, made, stop
+    def __len__(self):
+        return 3
+    def measure(self, model, unit):
+        random.random(), np.random.rand(), torch.rand(1)
+        done = len(self.made.read_text()) if self.made.is_file() else 0
+        if unit == 2:
+            self.made.write_text("x" * (done + 1))
+        if done + 1 == self.stop and unit == 1:
+            stopping._State.asked = signal.SIGTERM
+        return [{"id": str(unit), "value": self.values[done]}]
+    def tally(self, items):
+        return {"sum": np.array([item["value"] for item in items]), "n": np.ones(len(items))}
+    def metrics(self, sums):
+        return {"mean": sums["sum"] / sums["n"], "n_items": sums["n"]}
+"""
+
+
+@pytest.fixture
+def scripted(tiny: Make, tmp_path: Path) -> Make:
+    """The small recipe with an evaluator ``score`` of the given values after every update; ``score/mean`` is watched."""
+
+    def make(values: list[float], *overrides: str, stop: int = 0) -> Recipe:
+        (tmp_path / "scripted.py").write_text(SCRIPTED)
+        made = tmp_path / "made"
+        made.unlink(missing_ok=True)
+        numbers = ", ".join(".nan" if value != value else str(value) for value in values)  # as YAML writes it
+        evaluator = f"{{use: '{tmp_path}/scripted.py:Scripted', values: [{numbers}], made: '{made}', stop: {stop}}}"
+        return tiny(
+            f"evaluate={{referring: null, caption: null, score: {evaluator}}}",
+            "train.evaluate_every=1",
+            "checkpoint={every: 4, keep: 1, best: score/mean}",
+            "train.batch_size=1",
+            *overrides,
+        )
+
+    return make
+
+
+def run(recipe: Recipe, resume: Path | None = None) -> Path:
+    assert runner.run(recipe, Registry(), resume=resume, quiet=True) == 0
+    return max(Path(recipe.values["output"]).iterdir(), key=lambda folder: folder.stat().st_mtime_ns)
+
+
+def saved(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+def lines(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def state(folder: Path, update: int) -> dict:
+    return json.loads((folder / "checkpoints" / f"update-{update:06d}" / "state.json").read_text())
+
+
+def test_a_run_is_the_same_with_evaluations_and_samples_and_keeps_the_best(scripted: Make, tiny: Make) -> None:
+    plain = run(tiny("train.batch_size=1", "checkpoint={every: 4, keep: 1}"))
+    watched = run(scripted([0.25, 0.5, float("nan"), 0.375], "train.samples_every=2", "train.samples=1"))
+    assert saved(plain) == ["update-000004"]
+    assert saved(watched) == ["best.json", "update-000002", "update-000004"]
+    for file in ("trained", "optimizer", "teacher"):
+        mine, other = (folder / "checkpoints" / "update-000004" / f"{file}.safetensors" for folder in (watched, plain))
+        assert mine.read_bytes() == other.read_bytes(), file
+    # what is logged, and what is not where nothing is asked for
+    assert [line.get("evaluation/score/mean") for line in lines(watched)] == [0.25, 0.5, None, 0.375]
+    drop = ("time", "memory", "evaluation", "non_finite")
+    assert [
+        [{name: value for name, value in line.items() if not name.startswith(drop)} for line in lines(folder)] for folder in (watched,)
+    ] == [[{name: value for name, value in line.items() if not name.startswith(drop)} for line in lines(plain)]]
+    assert not any(name.startswith("evaluation") for line in lines(plain) for name in line)
+    assert "evaluations" not in state(plain, 4)
+    assert not (plain / "samples").exists()
+    # the best one, and the result
+    assert json.loads((watched / "checkpoints" / "best.json").read_text()) == {"update": 2, "metric": "score/mean", "value": 0.5}
+    assert find_checkpoint(watched / "checkpoints" / "best")[0] == watched / "checkpoints" / "update-000002"
+    result = json.loads((watched / "result.json").read_text())
+    means = [(one["update"], one["metrics"]["score"]["mean"]) for one in result["during"]]
+    assert means == [(1, 0.25), (2, 0.5), (3, None), (4, 0.375)]
+    assert result["after"] == {"score": {"mean": 0.375, "n_items": 3.0, "n_bad": 0.0}}  # the last one, not measured again
+    assert result["best"].startswith("score/mean 0.5 after update 2, ")
+    assert "during" not in json.loads((plain / "result.json").read_text())
+    # the samples
+    names = [f"update-00000{update}.{kind}" for update in (2, 4) for kind in ("json", "png")]
+    assert sorted(path.name for path in (watched / "samples").iterdir()) == names
+    shown = json.loads((watched / "samples" / "update-000002.json").read_text())
+    assert shown["update"] == 2
+    assert set(shown["samples"]) == {"loop1/pseudo", "loop1/referring", "loop2/cycle"}
+    assert [len(samples) for samples in shown["samples"].values()] == [1, 1, 1]
+    [sample] = shown["samples"]["loop1/pseudo"]
+    assert list(sample["texts"]) == ["teacher", "replaced", "student"]
+    assert 0 <= sample["iou"] <= 1
+
+
+def test_training_ends_early_and_goes_on_with_more_patience(scripted: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    values = [0.25, 0.5, 0.5, 0.25, 0.125, 0.25]
+    folder = run(scripted(values, "train.updates=6", "train.patience=2"))
+    assert saved(folder) == ["best.json", "update-000002", "update-000004"]
+    words = "stopped early: after update 4: score/mean has not been better than 0.5 (update 2) for 2 evaluations"
+    assert words in capsys.readouterr().out
+    assert words in (folder / "result.md").read_text()
+    (folder / "checkpoints" / "best.json").unlink()  # as if it had been killed after the checkpoint and before this file
+    trained = (folder / "checkpoints" / "update-000004" / "trained.safetensors").read_bytes()
+    run(scripted(values, "train.updates=6", "train.patience=2"), folder)
+    assert words in capsys.readouterr().out
+    assert saved(folder) == ["best.json", "update-000002", "update-000004"]
+    assert (folder / "checkpoints" / "update-000004" / "trained.safetensors").read_bytes() == trained
+    assert json.loads((folder / "checkpoints" / "best.json").read_text())["update"] == 2
+    assert [line["update"] for line in lines(folder)] == [1, 2, 3, 4]
+    run(scripted([0.125, 0.75], "train.updates=6", "train.patience=4"), folder)
+    assert saved(folder) == ["best.json", "update-000006"]
+    kept = state(folder, 6)["evaluations"]
+    assert [one["update"] for one in kept["history"]] == [1, 2, 3, 4, 5, 6]
+    assert (kept["update"], kept["value"], kept["without"]) == (6, 0.75, 0)
+
+
+def test_an_evaluation_that_a_signal_cut_short_is_made_up_for(scripted: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = scripted([0.25, 0.5, 0.75], "train.updates=3", stop=2)
+    with stopping.listening(), pytest.raises(stopping.Stopped, match="after update 2 of 3"):
+        runner.run(recipe, Registry(), quiet=True)
+    [folder] = Path(recipe.values["output"]).iterdir()
+    assert [one["update"] for one in state(folder, 2)["evaluations"]["history"]] == [1]
+    run(scripted([0.5, 0.75], "train.updates=3"), folder)
+    found = {update: line.get("evaluation/score/mean") for line in lines(folder) if (update := line["update"])}
+    assert found == {1: 0.25, 2: 0.5, 3: 0.75}
+    assert json.loads((folder / "checkpoints" / "best.json").read_text())["update"] == 3
+
+
+def test_a_metric_that_is_not_there_is_named_with_those_that_are(scripted: Make) -> None:
+    what = "checkpoint.best: no evaluation gives 'score/median'; there are score/mean, score/n_items, score/n_bad"
+    recipe = scripted([0.5] * 3, "checkpoint.best=score/median", "train.evaluate=before_and_after")
+    with pytest.raises(UserError, match=what):
+        runner.run(recipe, Registry(), quiet=True)
+    [folder] = Path(recipe.values["output"]).iterdir()
+    assert not lines(folder)  # before it trained
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["train.evaluate_every=2"], "train.evaluate_every: the recipe has no evaluators"),
+        (["checkpoint.best=a/b"], "checkpoint.best=a/b: nothing is evaluated during training; give train.evaluate_every=N"),
+        (["train.patience=2"], "train.patience: it counts evaluations without a better checkpoint.best"),
+    ],
+)
+def test_what_needs_evaluations_asks_for_them(tiny: Make, overrides: list[str], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        check_best(tiny(*overrides).values)
+
+
+def test_the_watched_metric_names_an_evaluator(scripted: Make) -> None:
+    for best in ("other/mean", "score"):
+        with pytest.raises(UserError, match=f"checkpoint.best={best}: write EVALUATOR/METRIC; the evaluators are score"):
+            check_best(scripted([], f"checkpoint.best={best}").values)
+
+
+def watch(*values: float, **given: object) -> tuple[Watch, list[bool]]:
+    made = Watch("e/m", **given)
+    return made, [made.add(update, {"e": {"m": value}}) for update, value in enumerate(values, start=1)]
+
+
+def test_which_value_is_the_best() -> None:
+    nan, inf = float("nan"), float("inf")
+    assert watch(nan, 1.0, 1.0, inf, 2.0)[1] == [False, True, False, False, True]
+    assert watch(1.0, 2.0, 0.5, -inf, highest=False)[1] == [True, False, True, False]
+    ended, _ = watch(nan, nan, patience=2)
+    assert ended.ended() == "after update 2: e/m has not been a number for 2 evaluations"
+    assert watch(1.0, 0.5, 2.0, patience=2)[0].ended() is None
+    assert watch(1.0, 0.5)[0].line() == "update 2: e/m 0.5 (best 1 at update 1)"
+    plain = Watch()
+    assert not plain.add(3, {"a": {"x": 0.25, "y": 1.0}, "b": {"z": nan}})
+    assert plain.line() == "update 3: a/x 0.25  b/z NaN"
+
+
+def test_another_metric_begins_anew(scripted: Make) -> None:
+    values = scripted([], "train.patience=2").values
+    seen, _ = watch(0.5, 0.25)
+    seen.metric = "score/mean"
+    kept = json.loads(json.dumps(seen.state()))
+    again = Watch.of(values, kept)
+    assert (again.update, again.value, again.without, len(again.history)) == (1, 0.5, 1, 2)
+    for change in ({"best": "score/n_items"}, {"best_is": "lowest"}):
+        other = Watch.of(values | {"checkpoint": values["checkpoint"] | change}, kept)
+        assert (other.update, other.value, other.without, len(other.history)) == (None, None, 0, 2)
+
+
+def test_the_best_checkpoint_has_a_name_and_outlives_the_newest(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    for update in range(1, 6):
+        (folder / f"update-{update:06d}").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"best: the run has kept no best checkpoint; train with train\.evaluate_every and"):
+        named_best(folder / "best")
+    watched, _ = watch(0.5, 0.75, 0.25)
+    watched.write(folder)
+    checkpoint.prune(folder, 2)
+    assert saved(tmp_path) == ["best.json", "update-000002", "update-000004", "update-000005"]
+    assert named_best(folder / "best") == folder / "update-000002"
+    assert named_best(tmp_path / "best") == tmp_path / "best"
+    shutil.rmtree(folder / "update-000002")
+    watched.write(folder)
+    assert saved(tmp_path) == ["update-000004", "update-000005"]
+    (folder / "best.json").write_text("{}")
+    with pytest.raises(UserError, match=r"best.json: cannot be read .* remove it"):
+        checkpoint.prune(folder, 2)
+
+
+def test_the_first_regions_of_a_batch_bring_only_their_pictures() -> None:
+    model, given = TinyModel(), regions(3)
+    batch = model.preparation.collate([model.preparation(given[i]) for i in (2, 0, 1)])
+    batch.categories, batch.for_teacher = ["a", "b", "c"], model.preparation.collate([model.preparation(one) for one in given])
+    part = first(batch, 2)
+    assert (part.ids, part.categories, len(part.tile_counts), len(part.sam_pictures)) == (["region-2", "region-0"], ["a", "b"], 4, 4)
+    for view in ("view1", "view2"):
+        for name in ("sam_pictures", "tiles"):
+            mine, whole = getattr(part, name)[getattr(part, view)], getattr(batch, name)[getattr(batch, view)[:2]]
+            assert torch.equal(mine, whole), (view, name)
+    assert torch.equal(part.mask2, batch.mask2[:2])
+    assert part.for_teacher is not None
+    assert len(part.for_teacher) == 2
+    assert first(batch, 3) is batch
+
+
+def both(files: list[str]) -> None:
+    """Runs recipes one after the other on this rank."""
+    ranks = join(load(Path(files[0])).values["launch"])
+    leave, ranks.leave = ranks.leave, lambda: None  # type: ignore[method-assign]
+    for file in files:
+        assert runner._run(load(Path(file)), Registry(), None, True, ranks) == 0
+    leave()
+
+
+def test_two_ranks_train_the_same_with_evaluations_and_samples(tiny: Make, tmp_path: Path) -> None:
+    files = []
+    for name, more in {
+        "plain": [],
+        "watched": ["train.evaluate_every=1", "checkpoint.best=referring/gIoU", "train.samples_every=1"],
+    }.items():
+        recipe = tiny(
+            "launch={strategy: ddp, processes: 2, device: cpu, timeout_s: 120}",
+            "train={updates: 2, batch_size: 1, accumulate: 1}",
+            "evaluate.referring={use: refcoco, max_new_tokens: 4, max_samples: 3, "
+            "data: {use: refcoco, root: '${data.world}/ref_seg', split: val}}",
+            f"name={name}",
+            *more,
+        )
+        (tmp_path / f"{name}.yaml").write_text(resolved_yaml(recipe, Registry()))
+        files.append(str(tmp_path / f"{name}.yaml"))
+    start_ranks(2, both, files)
+    plain, watched = (next((tmp_path / "runs").glob(f"{name}-*")) for name in ("plain", "watched"))
+    for file in ("trained", "optimizer", "teacher"):
+        mine, other = (folder / "checkpoints" / "update-000002" / f"{file}.safetensors" for folder in (watched, plain))
+        assert mine.read_bytes() == other.read_bytes(), file
+    assert [line["evaluation/referring/n_pictures"] for line in lines(watched)] == [3, 3]
+    assert len(list((watched / "samples").glob("*.png"))) == 2
