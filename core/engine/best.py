@@ -50,19 +50,6 @@ def _value(metrics: Metrics, name: str) -> float:
     return metrics[evaluator][metric]
 
 
-def check_best(values: Mapping[str, Any]) -> None:
-    """Raises ``UserError`` where a recipe asks for something that needs an evaluation during training, and for none."""
-    train, best, evaluators = values["train"], values["checkpoint"]["best"], values["evaluate"]
-    if train["evaluate_every"] and not evaluators:
-        raise UserError("train.evaluate_every: the recipe has no evaluators; name some under evaluate")
-    if best is not None and not train["evaluate_every"]:
-        raise UserError(f"checkpoint.best={best}: nothing is evaluated during training; give train.evaluate_every=N")
-    if best is not None and ("/" not in best or best.partition("/")[0] not in evaluators):
-        raise UserError(f"checkpoint.best={best}: write EVALUATOR/METRIC; the evaluators are {', '.join(evaluators)}")
-    if train["patience"] and best is None:
-        raise UserError("train.patience: it counts evaluations without a better checkpoint.best; give checkpoint.best=EVALUATOR/METRIC")
-
-
 @dataclass
 class Watch:
     """All evaluations during training so far. Ranks that add the same numbers decide alike."""

@@ -19,10 +19,8 @@ from core.engine.own_weights import Named, move_to, own_weights, refuse_untraine
 from core.engine.parallel.exchange import Alone, Exchange
 from core.engine.parallel.gradients import Groups
 from core.engine.parallel.strategy import make_strategy
-from core.engine.parallel.table import STRATEGIES
 from core.engine.parallel.transforms import transform
 from core.engine.plan import Plan, Source, needs_of
-from core.engine.rehearsal import needs_whole_model
 from core.engine.running_gradient import RunningGradient
 from core.engine.surgery import Surgery
 from core.engine.tracking import Trackers
@@ -47,16 +45,6 @@ class Run:
     start: int  # updates already done
     groups: Groups  # the model's trained weights
     own: Groups  # weights that loops brought themselves, by the key path of their task
-
-
-def sharded_trains_only(values: dict[str, Any]) -> None:
-    """Raises ``UserError`` where a strategy that shards the model is asked for something that needs the whole model in one process."""
-    strategy = values["launch"]["strategy"]
-    if STRATEGIES[strategy].shards_model and (asked := needs_whole_model(values)):
-        raise UserError(
-            f"with launch.strategy={strategy} no process holds the whole model: set {' and '.join(asked)}, then evaluate or export the run "
-            "afterwards, python -m core.evaluate or python -m core.convert"
-        )
 
 
 def build_run(recipe: Recipe, registry: Registry, folder: Path, last: Path | None, exchange: Exchange | None = None) -> Run:

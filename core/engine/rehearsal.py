@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from core.contracts import ChecksKeys, ElementWise, KeepsRunningGradient, NamesGroups, UserError
+from core.engine.demands import unmet
 from core.engine.launch import cannot_start
-from core.engine.parallel.table import STRATEGIES
 from core.recipe import Fault, KeyPath, Recipe, path_text
 from core.recipe.faults import COMMAND_LINE
 from core.recipe.plan import Node
@@ -36,6 +36,11 @@ class NoData:
 
     def images(self) -> list[list[int]]:
         return []
+
+
+def _is_data(value: Any) -> bool:
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
+    return any(isinstance(one, NoData) for one in inside)
 
 
 def rehearse(recipe: Recipe, registry: Registry, start: bool = True, files: bool = True) -> list[Fault]:
@@ -68,10 +73,10 @@ class _Rehearsal:
                 self._build(self.root.children[section])
         for section in ("loops", "track", "evaluate"):
             for node in nodes(self.root.children[section]) if section in self.root.children else ():
-                if node.component is not None and node.path not in self.built and node.component.entry.kind not in HEAVY:
+                if node.component is not None:
                     self._build(node)
         for path, component in self.built.items():
-            if path[0] not in ("loops", "model") and (names := _weights(component)):
+            if not isinstance(component, NoData) and path[0] not in ("loops", "model") and (names := _weights(component)):
                 self.fault(path, f"its weights {', '.join(names[:3])} ask for a gradient, but only loops and the model are trained")
 
     def _build(self, node: Node) -> Any:
@@ -83,27 +88,32 @@ class _Rehearsal:
         given = {key: self._build(child) for key, child in node.children.items() if key not in node.engine_keys}
         if node.component is None:
             return _ABSENT if any(value is _ABSENT for value in given.values()) else node.make(given)
-        kind = node.component.entry.kind
-        if kind in HEAVY:
-            return NoData() if kind == "datasets" else _ABSENT
-        if any(value is _ABSENT for value in given.values()):
-            return self.built.setdefault(node.path, _ABSENT)
+        kind, wraps = node.component.entry.kind, any(_is_data(value) for value in given.values())
+        cheap = kind not in HEAVY or (kind == "datasets" and wraps and not any(isinstance(value, Path) for value in given.values()))
+        if cheap and not any(value is _ABSENT for value in given.values()):
+            self.built[node.path] = self._construct(node, given, wraps)
+        self.built.setdefault(node.path, _ABSENT)
+        if kind == "datasets":
+            self.built[node.path] = NoData()
+        return self.built[node.path]
+
+    def _construct(self, node: Node, given: dict[Any, Any], wraps: bool) -> Any:
         try:
-            self.built[node.path] = construct(node, given)
+            return construct(node, given)
         except Exception as error:  # a third party's constructor may raise anything: it is told, and the others are still tried
-            self.built[node.path] = _ABSENT
             about = self._about(node, str(error))
-            if about == node.path and any(isinstance(value, NoData) for value in given.values()):
+            if about == node.path and wraps:
                 return _ABSENT  # it may be the missing data that it does not take
             known = isinstance(error, ValueError | UserError | FileNotFoundError)
             self.fault(about, str(error) if known else f"cannot be built: {type(error).__name__}: {error}")
-        return self.built[node.path]
+            return _ABSENT
 
     def _about(self, node: Node, message: str) -> KeyPath:
-        """The path of the parameter that a constructor's message names first, or of the component."""
+        """The path of the parameter that a constructor's message names first, rather one that the recipe gives; or the node's."""
         assert node.component is not None
-        found = [(at.start(), p.name) for p in node.component.parameters if (at := re.search(rf"\b{re.escape(p.name)}\b", message))]
-        return (*node.path, min(found)[1]) if found else node.path
+        names = [parameter.name for parameter in node.component.parameters]
+        found = [(name not in node.children, at.start(), name) for name in names if (at := re.search(rf"\b{re.escape(name)}\b", message))]
+        return (*node.path, min(found)[2]) if found else node.path
 
     def ask_about_files(self) -> None:
         for node in nodes(self.root):
@@ -203,37 +213,9 @@ def _weights(component: Any) -> list[str]:
 
 
 def _training(recipe: Recipe) -> Iterator[Fault]:
-    """What the engine's own keys say of each other."""
-    values = recipe.values
-    train, keep, evaluators = values["train"], values["checkpoint"], list(values["evaluate"])
-
-    def fault(path: KeyPath, message: str) -> Fault:
-        return Fault(recipe.locate(path), path, message)
-
-    for key in ("evaluate", "evaluate_every"):
-        if train[key] not in ("none", None) and not evaluators:
-            yield fault(("train", key), "there is nothing to evaluate with: give an evaluator, evaluate: {NAME: {use: ...}}")
-    if keep["best"] is not None:
-        name, _, metric = keep["best"].partition("/")
-        if not metric or name not in evaluators:
-            known = f"; the evaluators are {', '.join(evaluators)}" if evaluators else "; the recipe has no evaluator"
-            yield fault(("checkpoint", "best"), f"expected EVALUATOR/METRIC, such as referring/cIoU, got {keep['best']!r}{known}")
-        if train["evaluate_every"] is None:
-            yield fault(("checkpoint", "best"), "it needs evaluations while training: set train.evaluate_every")
-    if train["patience"] is not None and keep["best"] is None:
-        yield fault(("train", "patience"), "it waits for a better metric: name it, checkpoint.best=EVALUATOR/METRIC")
-    strategy = values["launch"]["strategy"]
-    if STRATEGIES[strategy].shards_model and (asked := needs_whole_model(values)):
-        message = f"with {strategy} no process holds the whole model: set {' and '.join(asked)}"
-        yield fault(("launch", "strategy"), f"{message}; evaluate and export the run afterwards, with core.evaluate and core.convert")
-
-
-def needs_whole_model(values: dict[str, Any]) -> list[str]:
-    """What to set so that a run does nothing that needs the whole model in one process."""
-    train = values["train"]
-    asked = ["train.evaluate=none"] if train["evaluate"] != "none" else []
-    asked += [f"train.{key}=null" for key in ("evaluate_every", "samples_every") if train[key] is not None]
-    return asked + (["checkpoint.export=false"] if values["checkpoint"]["export"] else [])
+    """What the engine's own keys ask of each other."""
+    for path, message in unmet(recipe.values):
+        yield Fault(recipe.locate(path), path, message)
 
 
 def cannot_start_here(recipe: Recipe) -> Iterator[Fault]:

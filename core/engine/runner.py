@@ -13,9 +13,10 @@ from core.checkpoints.disk_errors import disk_fault
 from core.checkpoints.start import started_from
 from core.contracts import ReportsStatistics, RunInfo, Stateful, UserError
 from core.engine import checkpoint
-from core.engine.best import Watch, check_best
+from core.engine.best import Watch
 from core.engine.between import Between
-from core.engine.building import Run, build_run, sharded_trains_only, trained_shares
+from core.engine.building import Run, build_run, trained_shares
+from core.engine.demands import require
 from core.engine.evaluation import before_after_table
 from core.engine.feed import bad_summary
 from core.engine.going_on import finished, train_longer
@@ -35,8 +36,7 @@ def run(recipe: Recipe, registry: Registry, resume: Path | bool | None = None, q
 
     Raises ``UserError`` for what the user can put right and ``Stopped``, after saving, where a signal asked for it.
     """
-    sharded_trains_only(recipe.values)
-    check_best(recipe.values)
+    require(recipe.values)
     exchange = join(recipe.values["launch"])
     with _as_user_error(Path(recipe.values["output"])):
         return _run(recipe, registry, resume, quiet, exchange)

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
-from core.contracts import Dataset, Region, draw_from
+from core.contracts import Dataset, Region, Share, draw_from
 from plugins.datasets._wrapping import coco_pictures, picture_groups
 
 #: A picture whose caption holds one of these is not mirrored: left, leftmost, left-hand, right, ..., 左, 右.
@@ -32,7 +32,7 @@ class Augment:
         colour: Range | None = None,
         blur: Range | None = None,
         crop: Range | None = None,
-        flip: float = 0.0,
+        flip: Share = 0.0,
         colours: Literal["both", "second"] = "both",
     ) -> None:
         """``brightness``, ``contrast``, ``colour``: ranges of a factor, [0.8, 1.2]; 1 changes nothing. ``blur``: of a Gaussian's radius

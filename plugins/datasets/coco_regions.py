@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from core.contracts import BadSample, Region, UserError
+from core.contracts import BadSample, Count, Region, UserError
 from plugins.datasets import _json, _rle
 from plugins.datasets._build import watched
 from plugins.datasets._cache import cached, pack, stamp_of
@@ -30,8 +30,8 @@ class CocoRegions:
         text: Literal["annotation", "category", "none"] = "annotation",
         crowds: bool = False,
         empty_masks: bool = False,
-        max_samples: int | None = None,
-        draft: int | None = None,
+        max_samples: Count | None = None,
+        draft: Count | None = None,
     ) -> None:
         """``text``: the annotation's own texts (None where it has none), its category's name, or nothing. ``crowds``: whether
         groups marked ``iscrowd`` count as regions. ``empty_masks``: takes annotations whose ``segmentation`` is an empty list, phrases

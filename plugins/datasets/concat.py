@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from itertools import accumulate
+from typing import Annotated
 
-from core.contracts import Dataset
+from core.contracts import Dataset, Within
 from plugins.datasets._wrapping import Wrapping, coco_pictures, picture_groups
 
 
 class Concat(Wrapping):
     """All samples of each of ``data``, one data set after the other; ids are ``NAME/ID``."""
 
-    def __init__(self, *, data: dict[str, Dataset]) -> None:
+    def __init__(self, *, data: Annotated[dict[str, Dataset], Within(1)]) -> None:
         """``data``: by name, at least one."""
         if not data:
             raise ValueError("data must name at least one data set.")

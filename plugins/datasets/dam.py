@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from core.contracts import BadSample, Region, UserError
+from core.contracts import BadSample, Count, Region, UserError
 from plugins.datasets import _json, _rle, _tar
 from plugins.datasets._build import watched
 from plugins.datasets._cache import cached, pack, stamp_of
@@ -37,8 +37,8 @@ class Dam:
         *,
         root: Path,
         split: Literal["SAV", "COCOStuff", "LVIS", "Mapillary", "OpenImages", "PACO", "SAM"],
-        max_samples: int | None = None,
-        draft: int | None = None,
+        max_samples: Count | None = None,
+        draft: Count | None = None,
     ) -> None:
         """``max_samples`` regions spread over the sorted keys. ``draft``: see ``docs/data.md``. Raises ``UserError`` where there
         is no region."""
@@ -148,36 +148,36 @@ def _build(path: Path, source: str) -> dict[str, np.ndarray]:
     return pack("key", keys) | {"rows": np.array(rows, np.int32).reshape(-1, 3), "begin": np.array(begins, np.int64)}
 
 
-def sav(*, root: Path, max_samples: int | None = None, draft: int | None = None) -> Dam:
+def sav(*, root: Path, max_samples: Count | None = None, draft: Count | None = None) -> Dam:
     """Described objects of SA-V videos, several frames each."""
     return Dam(root=root, split="SAV", max_samples=max_samples, draft=draft)
 
 
-def cocostuff(*, root: Path, max_samples: int | None = None, draft: int | None = None) -> Dam:
+def cocostuff(*, root: Path, max_samples: Count | None = None, draft: Count | None = None) -> Dam:
     """Described regions of COCO-Stuff."""
     return Dam(root=root, split="COCOStuff", max_samples=max_samples, draft=draft)
 
 
-def lvis(*, root: Path, max_samples: int | None = None, draft: int | None = None) -> Dam:
+def lvis(*, root: Path, max_samples: Count | None = None, draft: Count | None = None) -> Dam:
     """Described regions of LVIS."""
     return Dam(root=root, split="LVIS", max_samples=max_samples, draft=draft)
 
 
-def mapillary(*, root: Path, max_samples: int | None = None, draft: int | None = None) -> Dam:
+def mapillary(*, root: Path, max_samples: Count | None = None, draft: Count | None = None) -> Dam:
     """Described regions of Mapillary street scenes."""
     return Dam(root=root, split="Mapillary", max_samples=max_samples, draft=draft)
 
 
-def openimages(*, root: Path, max_samples: int | None = None, draft: int | None = None) -> Dam:
+def openimages(*, root: Path, max_samples: Count | None = None, draft: Count | None = None) -> Dam:
     """Described regions of Open Images."""
     return Dam(root=root, split="OpenImages", max_samples=max_samples, draft=draft)
 
 
-def paco(*, root: Path, max_samples: int | None = None, draft: int | None = None) -> Dam:
+def paco(*, root: Path, max_samples: Count | None = None, draft: Count | None = None) -> Dam:
     """Described parts and objects of PACO."""
     return Dam(root=root, split="PACO", max_samples=max_samples, draft=draft)
 
 
-def sam(*, root: Path, max_samples: int | None = None, draft: int | None = None) -> Dam:
+def sam(*, root: Path, max_samples: Count | None = None, draft: Count | None = None) -> Dam:
     """Described regions of SA-1B."""
     return Dam(root=root, split="SAM", max_samples=max_samples, draft=draft)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Annotated
 
 import numpy as np
 
-from core.contracts import BadSample, Dataset, Region, UserError
+from core.contracts import BadSample, Dataset, Region, Share, UserError, Within
 from plugins.datasets._facts import facts
 from plugins.datasets._wrapping import Wrapping, coco_pictures, picture_groups
 
@@ -24,10 +25,10 @@ class Filter(Wrapping):
         self,
         *,
         data: Dataset,
-        min_share: float | None = None,
-        max_share: float | None = None,
-        min_words: int | None = None,
-        max_words: int | None = None,
+        min_share: Share | None = None,
+        max_share: Share | None = None,
+        min_words: Annotated[int, Within(0)] | None = None,
+        max_words: Annotated[int, Within(0)] | None = None,
         include: str | None = None,
         exclude: str | None = None,
         categories: list[str] | None = None,

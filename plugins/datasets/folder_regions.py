@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from core.contracts import BadSample, Region, UserError
+from core.contracts import BadSample, Count, Region, UserError
 from plugins.datasets import _rle
 from plugins.datasets._build import line_starts
 from plugins.datasets._cache import cached, stamp_of
@@ -30,8 +30,8 @@ class FolderRegions:
         root: Path,
         file: str = "regions.jsonl",
         empty_masks: bool = False,
-        max_samples: int | None = None,
-        draft: int | None = None,
+        max_samples: Count | None = None,
+        draft: Count | None = None,
     ) -> None:
         """``empty_masks``: takes lines without a target, for a loop that takes them. ``draft``: see ``docs/data.md``.
         Raises ``UserError`` where the folder or the file is missing or the file is empty."""

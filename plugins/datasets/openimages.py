@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from core.contracts import BadSample, Region, UserError
+from core.contracts import BadSample, Count, Region, UserError
 from plugins.datasets._build import line_starts
 from plugins.datasets._cache import cached, stamp_of
 from plugins.datasets._index import check_draft, existing_file, existing_folder, read_mask_file, read_picture, spread
@@ -38,8 +38,8 @@ class OpenImages:
         root: Path,
         split: Literal["train", "validation", "test"] = "train",
         caption: Literal["none", "class_name"] = "none",
-        max_samples: int | None = None,
-        draft: int | None = None,
+        max_samples: Count | None = None,
+        draft: Count | None = None,
     ) -> None:
         """The byte offsets of the CSV's rows are indexed once; ``max_samples`` of them are taken, spread over it.
         ``draft``: see ``docs/data.md``. Raises ``UserError``."""

@@ -9,16 +9,24 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from core.contracts import BadSample, Region, UserError
+from core.contracts import BadSample, Count, Region, UserError
 from plugins.datasets import _json, _rle
 from plugins.datasets._build import watched
 from plugins.datasets._cache import cached, narrow, pack, stamp_of
 from plugins.datasets._index import check_draft, existing_file, existing_folder, read_view, spread
 from plugins.datasets._refs import load_refs
+
+_UNC, _PLAIN = ("train", "val", "testA", "testB"), ("train", "val", "test")
+#: data set -> who split it, the usual one first -> its splits, as REFER distributes them (github.com/lichengunc/refer, README).
+SPLITS: dict[str, dict[str, tuple[str, ...]]] = {
+    "refcoco": {"unc": _UNC, "google": _PLAIN},
+    "refcoco+": {"unc": _UNC},
+    "refcocog": {"umd": _PLAIN, "google": ("train", "val")},
+}
 
 
 class Refcoco:
@@ -37,8 +45,8 @@ class Refcoco:
         split: Literal["train", "val", "testA", "testB", "test"] = "train",
         text: Literal["raw", "sent"] = "raw",
         images: Path | None = None,
-        max_samples: int | None = None,
-        draft: int | None = None,
+        max_samples: Count | None = None,
+        draft: Count | None = None,
     ) -> None:
         """``text``: the sentence as typed, lower-cased (``raw``, what Sa2VA was trained on), or REFER's normalised one (``sent``, what
         its evaluation and most papers ask with).
@@ -58,6 +66,16 @@ class Refcoco:
         build = partial(_build, refs, self._file, split, text)
         self._index = cached("refcoco", options, stamp_of([refs, self._file]), lambda _: build())
         self._chosen = spread(len(self._index["ref"]), max_samples)
+
+    @staticmethod
+    def check_keys(**given: Any) -> None:
+        """Raises ``UserError`` for a split that REFER does not have, before any file is read; see ``ChecksKeys``."""
+        dataset, split_by, split = given.get("dataset", "refcoco"), given.get("split_by", "unc"), given.get("split", "train")
+        there = SPLITS[dataset]
+        if split_by not in there:
+            raise UserError(f"dataset {dataset} is split by {' or '.join(there)}, not by {split_by}: write split_by={next(iter(there))}")
+        if split not in there[split_by]:
+            raise UserError(f"split {split} is not there: {dataset} by {split_by} has {', '.join(there[split_by])}")
 
     def __len__(self) -> int:
         return len(self._chosen)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from core.contracts import Dataset
+from core.contracts import Count, Dataset
 from plugins.datasets._wrapping import Wrapping, coco_pictures, picture_groups
 
 
@@ -12,7 +12,7 @@ class Repeat(Wrapping):
     It changes nothing for a source that is alone in its loop or has a ``weight``: the stream of samples is endless anyway.
     """
 
-    def __init__(self, *, data: Dataset, times: int) -> None:
+    def __init__(self, *, data: Dataset, times: Count) -> None:
         """``times``: 1 or more. Nothing is copied."""
         if times < 1:
             raise ValueError(f"times must be at least 1, not {times}.")

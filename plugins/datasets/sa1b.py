@@ -11,11 +11,11 @@ from array import array
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
-from core.contracts import BadSample, Region, UserError
+from core.contracts import BadSample, Count, Region, UserError, Within
 from plugins.datasets import _rle
 from plugins.datasets._build import listing, over_files
 from plugins.datasets._cache import cached, pack, stamp_of
@@ -25,7 +25,9 @@ from plugins.datasets._index import check_draft, existing_folder, read_view, spr
 class Sa1b:
     """Regions without captions; ids are ``{json path without suffix}/{annotation id}``."""
 
-    def __init__(self, *, root: Path, max_samples: int | None = None, min_area: int = 1, draft: int | None = None) -> None:
+    def __init__(
+        self, *, root: Path, max_samples: Count | None = None, min_area: Annotated[int, Within(0)] = 1, draft: Count | None = None
+    ) -> None:
         """``min_area`` in pixels. With fewer ``max_samples`` than pictures only so many JSON files are read, and each
         gives one region. ``draft``: see ``docs/data.md``. Raises ``UserError`` where no annotation is large enough."""
         self.draft = check_draft(draft)

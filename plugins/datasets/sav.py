@@ -12,11 +12,11 @@ import json
 import math
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from core.contracts import BadSample, Region, UserError
+from core.contracts import BadSample, Count, Region, UserError, Within
 from plugins.datasets import _rle, _video
 from plugins.datasets._build import listing, over_files
 from plugins.datasets._cache import cached, pack, stamp_of
@@ -33,9 +33,9 @@ class Sav:
         *,
         root: Path,
         annotations: Literal["manual", "auto", "both"] = "manual",
-        distance: int = 6,
-        pairs: int = 1,
-        max_samples: int | None = None,
+        distance: Annotated[int, Within(0)] = 6,
+        pairs: Count = 1,
+        max_samples: Count | None = None,
     ) -> None:
         """``distance`` of the two frames in annotated frames (6 a second); 0 gives one frame only. ``pairs``: at most
         so many pairs of an object, spread over the times at which both frames show it. Raises ``UserError``."""

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from core.contracts import BadSample, Region, UserError
+from core.contracts import BadSample, Count, Region, UserError
 from plugins.datasets._build import listing
 from plugins.datasets._index import MAX_PIXELS, existing_folder, spread
 
@@ -23,7 +23,7 @@ _KEYS = ("frame1", "mask1", "frame2", "mask2")
 class SavPairs:
     """Two frames of one object; ids are paths relative to ``root``. ``image2`` is None where both frames are equal."""
 
-    def __init__(self, *, root: Path, channel_order: Literal["bgr", "rgb"] = "bgr", max_samples: int | None = None) -> None:
+    def __init__(self, *, root: Path, channel_order: Literal["bgr", "rgb"] = "bgr", max_samples: Count | None = None) -> None:
         """``max_samples`` files spread over the sorted list. Raises ``UserError`` where there is none."""
         if channel_order not in ("bgr", "rgb"):
             raise ValueError(f"channel_order must be bgr or rgb, not {channel_order}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from core.contracts import LossTerm, LossTerms, Model, Noise, RegionBatch, Sample, Segmentation, Teacher, TokenLoss, Wording
+from core.contracts import Count, LossTerm, LossTerms, Model, Noise, RegionBatch, Sample, Segmentation, Teacher, TokenLoss, Wording
 from core.late import F
 from plugins.loops._samples import samples_of
 from plugins.loops._segmentation import answer_term, iou_metric, positive, text_of
@@ -43,7 +43,7 @@ class CaptionMaskCaption:
     needs = frozenset({"caption"})
 
     def __init__(
-        self, *, losses: CycleLosses, caption_length: int = 256, mask_gradient: Literal["none", "straight_through"] = "none"
+        self, *, losses: CycleLosses, caption_length: Count = 256, mask_gradient: Literal["none", "straight_through"] = "none"
     ) -> None:
         positive(caption_length=caption_length)
         self.losses, self.caption_length, self.mask_gradient = losses, caption_length, mask_gradient

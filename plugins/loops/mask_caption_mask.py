@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NotRequired
 
 from core.contracts import (
+    Count,
     LossTerm,
     LossTerms,
     Model,
@@ -15,6 +16,7 @@ from core.contracts import (
     Sample,
     Sampler,
     Segmentation,
+    Share,
     Teacher,
     TokenLoss,
     Tokens,
@@ -60,7 +62,7 @@ class MaskCaptionMask:
 
     needs = frozenset({"teacher"})
 
-    def __init__(self, *, sampler: Sampler, losses: MaskCaptionLosses, caption_length: int = 256, token_mask_ratio: float = 0.25) -> None:
+    def __init__(self, *, sampler: Sampler, losses: MaskCaptionLosses, caption_length: Count = 256, token_mask_ratio: Share = 0.25) -> None:
         positive(caption_length=caption_length)
         if not 0 <= token_mask_ratio <= 1:
             raise ValueError(f"token_mask_ratio must lie in 0..1, not {token_mask_ratio}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from core.contracts import LossTerm, LossTerms, MaskLoss, Model, Noise, RegionBatch, Teacher
+from core.contracts import Count, LossTerm, LossTerms, MaskLoss, Model, Noise, Positive, RegionBatch, Teacher
 from plugins.loops._segmentation import PhraseLosses, guide_embedding, iou_metric, positive, text_of
 
 
@@ -11,7 +11,7 @@ class PhraseToMask:
 
     needs = frozenset({"caption"})
 
-    def __init__(self, *, losses: PhraseLosses, caption_length: int = 64, scale: float = 6.0) -> None:
+    def __init__(self, *, losses: PhraseLosses, caption_length: Count = 64, scale: Positive = 6.0) -> None:
         positive(caption_length=caption_length, scale=scale)
         self.losses, self.caption_length, self.scale = losses, caption_length, scale
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from core.contracts import LossTerm, LossTerms, Model, Noise, RegionBatch, Segmentation, Teacher
+from typing import Annotated
+
+from core.contracts import Count, LossTerm, LossTerms, Model, Noise, NotNegative, Positive, RegionBatch, Segmentation, Teacher, Within
 from core.late import F
 from plugins.loops._segmentation import (
     SegmentationLosses,
@@ -28,7 +30,13 @@ class ReferringFromScratch:
     needs = frozenset({"caption"})
 
     def __init__(
-        self, *, losses: SegmentationLosses, warmup_updates: int, caption_length: int = 64, scale: float = 6.0, pull: float = 0.1
+        self,
+        *,
+        losses: SegmentationLosses,
+        warmup_updates: Annotated[int, Within(0)],
+        caption_length: Count = 64,
+        scale: Positive = 6.0,
+        pull: NotNegative = 0.1,
     ) -> None:
         positive(caption_length=caption_length, scale=scale)
         self.losses, self.caption_length = losses, caption_length

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from core.contracts import LossTerms, Model, Noise, RegionBatch, Sample, Segmentation, Teacher, Wording
+from core.contracts import Count, LossTerms, Model, Noise, RegionBatch, Sample, Segmentation, Teacher, Wording
 from plugins.loops._samples import samples_of
 from plugins.loops._segmentation import (
     SegmentationLosses,
@@ -21,7 +21,7 @@ class ReferringSegmentation:
 
     needs = frozenset({"caption"})
 
-    def __init__(self, *, losses: SegmentationLosses, caption_length: int = 256, empty_masks: bool = False) -> None:
+    def __init__(self, *, losses: SegmentationLosses, caption_length: Count = 256, empty_masks: bool = False) -> None:
         """``empty_masks``: takes phrases without a target too, as gRefCOCO has them; the answer stays, its mask is to be empty."""
         positive(caption_length=caption_length)
         self.losses, self.caption_length, self.empty_masks = losses, caption_length, empty_masks

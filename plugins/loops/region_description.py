@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from core.contracts import LossTerm, LossTerms, Model, Noise, RegionBatch, Sample, Teacher, TokenLoss
+from core.contracts import Count, LossTerm, LossTerms, Model, Noise, RegionBatch, Sample, Teacher, TokenLoss
 from plugins.loops._samples import samples_of
 from plugins.loops._segmentation import positive, text_of
 
@@ -20,7 +20,7 @@ class RegionDescription:
 
     needs = frozenset({"caption"})
 
-    def __init__(self, *, losses: DescriptionLosses, caption_length: int = 256) -> None:
+    def __init__(self, *, losses: DescriptionLosses, caption_length: Count = 256) -> None:
         positive(caption_length=caption_length)
         self.losses, self.caption_length = losses, caption_length
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from core.contracts import Count
+
 
 @dataclass(frozen=True)
 class Stage:
     """``loops`` take part, in this order, until update ``until`` (not included); the last stage has no end."""
 
     loops: list[str]
-    until: int | None = None
+    until: Count | None = None
 
 
 class Stages:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from core.contracts import UserError
+from core.contracts import ShareBelow1, UserError
 from core.late import no_grad, torch
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Ema:
     """``shadow = decay * shadow + (1 - decay) * weight`` after each optimizer step."""
 
-    def __init__(self, *, decay: float = 0.999) -> None:
+    def __init__(self, *, decay: ShareBelow1 = 0.999) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"decay must lie in 0..1 (1 excluded), not {decay}.")
         self.decay = decay

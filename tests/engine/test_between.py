@@ -12,8 +12,8 @@ import torch
 
 from core.checkpoints.trained_weights import find_checkpoint
 from core.contracts import UserError
-from core.engine import checkpoint, runner
-from core.engine.best import Watch, check_best, named_best
+from core.engine import checkpoint, demands, runner
+from core.engine.best import Watch, named_best
 from core.engine.launch import stopping
 from core.engine.parallel.exchange import join
 from core.engine.samples import first
@@ -176,19 +176,22 @@ def test_a_metric_that_is_not_there_is_named_with_those_that_are(scripted: Make)
     ("overrides", "words"),
     [
         (["train.evaluate_every=2"], "train.evaluate_every: the recipe has no evaluators"),
-        (["checkpoint.best=a/b"], "checkpoint.best=a/b: nothing is evaluated during training; give train.evaluate_every=N"),
+        (
+            ["checkpoint.best=a/b"],
+            "checkpoint.best: write EVALUATOR/METRIC, such as referring/cIoU, not 'a/b'; the recipe has no evaluators",
+        ),
         (["train.patience=2"], "train.patience: it counts evaluations without a better checkpoint.best"),
     ],
 )
 def test_what_needs_evaluations_asks_for_them(tiny: Make, overrides: list[str], words: str) -> None:
     with pytest.raises(UserError, match=words):
-        check_best(tiny(*overrides).values)
+        demands.require(tiny(*overrides).values)
 
 
 def test_the_watched_metric_names_an_evaluator(scripted: Make) -> None:
     for best in ("other/mean", "score"):
-        with pytest.raises(UserError, match=f"checkpoint.best={best}: write EVALUATOR/METRIC; the evaluators are score"):
-            check_best(scripted([], f"checkpoint.best={best}").values)
+        with pytest.raises(UserError, match=f"checkpoint.best: write EVALUATOR/METRIC.* not '{best}'; the evaluators are score"):
+            demands.require(scripted([], f"checkpoint.best={best}").values)
 
 
 def watch(*values: float, **given: object) -> tuple[Watch, list[bool]]:
