@@ -10,7 +10,10 @@ from PIL import Image
 
 
 class TemplateName:
-    """One region for each mask; its id is NAME."""
+    """One region for each mask; its id is NAME.
+
+    What may be added: ``draw`` (another sample at each visit) and ``images`` (grouped by picture), see ``core.contracts.optional``.
+    """
 
     def __init__(self, *, root: Path, max_samples: int | None = None) -> None:
         """Raises ``UserError`` where there is no mask. No picture is opened here."""
