@@ -249,10 +249,10 @@ def test_a_hanging_rank_is_what_the_user_reads_about(small: Make, tmp_path: Path
     assert workers(process.pid) == []
 
 
-def test_a_run_on_two_processes_survives_the_death_of_one(small: Make, tmp_path: Path) -> None:
+def test_a_run_on_two_processes_survives_the_death_of_one(tiny: Make, tmp_path: Path) -> None:
     """Killed after some updates and resumed, it arrives where one process arrives with the same global batch."""
-    common = ["optimizer.eps=1.0e-3", "train.updates=12", "checkpoint.every=1"]
-    recipe = small("launch={strategy: ddp, processes: 2, check_every: 1}", "train.batch_size=1", *common)
+    common = ["optimizer.eps=1.0e-3", "model.lora={r: 4, alpha: 8, dropout: 0.0}", "train.updates=12", "checkpoint.every=1"]
+    recipe = tiny("launch={strategy: ddp, processes: 2, check_every: 1}", "train.batch_size=1", *common)
     file, runs = tmp_path / "recipe.yaml", Path(recipe.values["output"])
     file.write_text(resolved_yaml(recipe, Registry()))
     broken = start(file)
@@ -274,7 +274,7 @@ def test_a_run_on_two_processes_survives_the_death_of_one(small: Make, tmp_path:
     assert workers(asked.pid) == []
     on_ranks(2, [{"recipe": str(file), "resume": str(folder)}])
     assert [json.loads(line)["update"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == list(range(1, 13))
-    alone = small(*common, f"output={tmp_path / 'alone'}")
+    alone = tiny(*common, f"output={tmp_path / 'alone'}")
     assert runner.run(alone, Registry(), quiet=True) == 0
     [other] = (tmp_path / "alone").iterdir()
     first, second = (load_file(path / "checkpoints" / "update-000012" / "trained.safetensors") for path in (folder, other))
