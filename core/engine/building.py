@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from core.checkpoints.start import start_weights
-from core.contracts import ElementWise, Evaluator, KeepsRunningGradient, Loop, Model, PreparesItsOwn, Schedule, Stateful, Teacher, UserError
+from core.contracts import ElementWise, Evaluator, KeepsRunningGradient, Loop, Model, Schedule, Stateful, Teacher, UserError
 from core.engine import checkpoint
 from core.engine.feed import Feed
 from core.engine.moving import MovingValue
@@ -23,6 +23,7 @@ from core.engine.parallel.transforms import transform
 from core.engine.plan import Plan, Source, needs_of
 from core.engine.running_gradient import RunningGradient
 from core.engine.surgery import Surgery
+from core.engine.teaching import teacher_preparation
 from core.engine.tracking import Trackers
 from core.engine.update import LoopSetup, Trainer, advance
 from core.recipe import Recipe, build, moving_numbers, path_text
@@ -112,7 +113,7 @@ def build_run(recipe: Recipe, registry: Registry, folder: Path, last: Path | Non
             train["workers"],
             train["max_bad_fraction"],
             folder / f"bad_samples{f'.rank{strategy.rank}' if strategy.rank else ''}.jsonl",
-            teacher.preparation if isinstance(teacher, PreparesItsOwn) else None,
+            teacher_preparation(teacher, model),
         )
         loops[name] = LoopSetup(name, loop["weight"], tasks[name], feed)
     trackers = {name: build(recipe, ("track", name), registry) for name in values["track"] if exchange.main}
