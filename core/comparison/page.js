@@ -56,13 +56,14 @@ function curves(chart) {
       return [
         { x, y: mean.map((m, k) => m - half[k]), mode: "lines", line: edge, hoverinfo: "skip" },
         { x, y: mean.map((m, k) => m + half[k]), mode: "lines", line: edge, fill: "tonexty", fillcolor: colour + "1f", hoverinfo: "skip" },
-        ...runs.map((run, k) => ({ x: data.runs[run][chosen.clock], y: smoothed[k], mode: "lines", line: { ...line, width: 1 }, opacity: 0.25, hoverinfo: "skip" })),
+        ...runs.map((run, k) => ({ x: data.runs[run][chosen.clock], y: smoothed[k], mode: "lines", connectgaps: true, line: { ...line, width: 1 }, opacity: 0.25, hoverinfo: "skip" })),
         { x, y: mean, mode: "lines", line, name, hovertemplate },
       ];
     }
-    const x = data.runs[runs[0]][chosen.clock], few = x.length < 2;
-    const raw = { x, y: chart.y[runs[0]], mode: "lines", line: { ...line, width: 1 }, opacity: 0.25, hoverinfo: "skip" };
-    const shown = { x, y: smoothed[0], mode: few ? "markers" : "lines", line, marker: { color: colour, size: 7 }, name, hovertemplate };
+    const x = data.runs[runs[0]][chosen.clock], points = chart.y[runs[0]].filter(y => y !== null).length, few = points < 2;
+    const mode = few ? "markers" : 2 * points > x.length ? "lines" : "lines+markers"; // of what is not logged in every update, such as evaluations
+    const raw = { x, y: chart.y[runs[0]], mode: "lines", line: { ...line, width: 1 }, opacity: 0.25, hoverinfo: "skip", connectgaps: true };
+    const shown = { x, y: smoothed[0], mode, connectgaps: true, line, marker: { color: colour, size: 7 }, name, hovertemplate };
     return chosen.smoothing > 0 && !few && !chart.least ? [raw, shown] : [shown]; // of a share what was logged is 0 or 1: a filled box
   });
 }

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from core.checkpoints.trained_weights import find_checkpoint
 from core.contracts import UserError
@@ -17,11 +19,12 @@ from core.engine.best import Watch, named_best
 from core.engine.launch import stopping
 from core.engine.parallel.exchange import join
 from core.engine.samples import first
-from core.recipe import Recipe, load, resolved_yaml
+from core.recipe import Recipe, check, load
 from core.registry import Registry
 from core.testing.tiny_model import TinyModel, regions
 from tests.engine.distributed_worker import start_ranks
 
+ROOT = Path(__file__).parents[2]
 Make = Callable[..., Recipe]
 
 #: Gives the next of some numbers, kept in a file, and draws from every global generator. ``stop``: the evaluation in which a signal comes.
@@ -194,6 +197,23 @@ def test_the_watched_metric_names_an_evaluator(scripted: Make) -> None:
             demands.require(scripted([], f"checkpoint.best={best}").values)
 
 
+def test_the_keys_in_the_documentation_are_the_recipes(tiny: Make) -> None:
+    [keys] = [
+        block for block in re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "tracking.md").read_text(), re.DOTALL) if "patience" in block
+    ]
+    given = yaml.safe_load(keys)
+    evaluator = "evaluate.referring={use: refcoco, data: {use: refcoco, root: '${data.world}/ref_seg', split: val}}"
+    recipe = tiny(evaluator, *(f"{part}.{key}={value}" for part, values in given.items() for key, value in values.items()))
+    check_best(recipe.values)
+    assert {key: recipe.values["train"][key] for key in given["train"]} == given["train"]
+    shipped = (ROOT / "recipes" / "dual_loop_8gpu.yaml").read_text().splitlines()
+    entry = yaml.safe_load("\n".join(line.removeprefix("#") for line in shipped if line.startswith(("#   evaluate:", "#     referring:"))))
+    overrides = next(line for line in shipped if line.startswith("#   train.evaluate_every")).removeprefix("#").split()
+    whole = load(ROOT / "recipes" / "dual_loop_8gpu.yaml", [f"evaluate={json.dumps(entry['evaluate'])}", *overrides])
+    assert not check(whole, Registry())
+    check_best(whole.values)
+
+
 def watch(*values: float, **given: object) -> tuple[Watch, list[bool]]:
     made = Watch("e/m", **given)
     return made, [made.add(update, {"e": {"m": value}}) for update, value in enumerate(values, start=1)]
@@ -269,26 +289,74 @@ def both(files: list[str]) -> None:
     leave()
 
 
-def test_two_ranks_train_the_same_with_evaluations_and_samples(tiny: Make, tmp_path: Path) -> None:
+#: Loops of the contract's small model: no checkpoint is read, and the ranks load no library of models.
+SMALL = """
+recipe: 1
+name: {name}
+seed: 1
+output: {folder}/runs
+model: {{use: "core.testing.tiny_model:TinyModel"}}
+teacher: {{use: ema, decay: 0.9}}
+loops:
+  loop1:
+    tasks:
+      pseudo:
+        use: mask_caption_mask
+        caption_length: 5
+        sampler: {{use: st_gumbel_topk, k: 4}}
+        losses: {{mask: {{use: bce_dice, points: 16}}, answer: {{use: caption_ce}}}}
+        data: {{made: {{use: ./parts.py:Made}}}}
+  loop2:
+    tasks:
+      cycle:
+        use: caption_mask_caption
+        caption_length: 8
+        losses: {{caption: {{use: caption_ce}}, answer: {{use: caption_ce}}}}
+        data: {{made: {{use: ./parts.py:Made}}}}
+optimizer: {{use: adamw, lr: 0.01}}
+train: {{updates: 3, batch_size: 2, clip_norm: 1.0{train}}}
+checkpoint: {{every: 3, keep: 1{checkpoint}}}
+evaluate: {{score: {{use: ./parts.py:Drawing}}}}
+launch: {{strategy: ddp, processes: 2, device: cpu, timeout_s: 120}}
+"""
+PARTS = """
+from __future__ import annotations
+import random
+import numpy as np
+import torch
+from core.testing.tiny_model import regions
+class Made:
+    def __init__(self):
+        self.regions = regions(9)
+    def __len__(self):
+        return 9
+    def __getitem__(self, index):
+        return self.regions[index]
+class Drawing:
+    def __len__(self):
+        return 3
+    def measure(self, model, unit):
+        random.random(), np.random.rand(), torch.rand(1)
+        return [{"id": str(unit), "value": 4.0**unit}]
+    def tally(self, items):
+        return {"sum": np.array([item["value"] for item in items])}
+    def metrics(self, sums):
+        return sums
+"""
+
+
+def test_two_ranks_train_the_same_with_evaluations_and_samples(tmp_path: Path) -> None:
+    (tmp_path / "parts.py").write_text(PARTS)
+    asked = {"train": ", evaluate_every: 1, samples_every: 2, samples: 1", "checkpoint": ", best: score/sum"}
     files = []
-    for name, more in {
-        "plain": [],
-        "watched": ["train.evaluate_every=1", "checkpoint.best=referring/gIoU", "train.samples_every=1"],
-    }.items():
-        recipe = tiny(
-            "launch={strategy: ddp, processes: 2, device: cpu, timeout_s: 120}",
-            "train={updates: 2, batch_size: 1, accumulate: 1}",
-            "evaluate.referring={use: refcoco, max_new_tokens: 4, max_samples: 3, "
-            "data: {use: refcoco, root: '${data.world}/ref_seg', split: val}}",
-            f"name={name}",
-            *more,
-        )
-        (tmp_path / f"{name}.yaml").write_text(resolved_yaml(recipe, Registry()))
+    for name, keys in {"plain": {"train": "", "checkpoint": ""}, "watched": asked}.items():
+        (tmp_path / f"{name}.yaml").write_text(SMALL.format(name=name, folder=tmp_path, **keys))
         files.append(str(tmp_path / f"{name}.yaml"))
     start_ranks(2, both, files)
     plain, watched = (next((tmp_path / "runs").glob(f"{name}-*")) for name in ("plain", "watched"))
     for file in ("trained", "optimizer", "teacher"):
-        mine, other = (folder / "checkpoints" / "update-000002" / f"{file}.safetensors" for folder in (watched, plain))
+        mine, other = (folder / "checkpoints" / "update-000003" / f"{file}.safetensors" for folder in (watched, plain))
         assert mine.read_bytes() == other.read_bytes(), file
-    assert [line["evaluation/referring/n_pictures"] for line in lines(watched)] == [3, 3]
-    assert len(list((watched / "samples").glob("*.png"))) == 2
+    assert [line["evaluation/score/sum"] for line in lines(watched)] == [21.0] * 3  # each unit once
+    assert saved(watched) == ["best.json", "update-000001", "update-000003"]
+    assert len(list((watched / "samples").glob("*.png"))) == 1

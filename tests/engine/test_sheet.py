@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.contracts import Picture
+from core.contracts import Picture, Sample
 from core.engine.sheet import CELL, RIGHT, TRUTH, WRONG, draw_masks, picture_sheet
 
 GREY = np.full((32, 32, 3), 128, dtype=np.uint8)
@@ -58,3 +58,15 @@ def test_a_mask_of_another_size_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="mask of 'cat'"):
         picture_sheet([Picture("cat", GREY, np.ones((4, 4), bool))], tmp_path / "s.png")
     assert not (tmp_path / "s.png").exists()
+
+
+def test_a_sample_shows_its_texts_by_name():
+    from core.engine import sheet
+
+    sample = Sample("loop1/pseudo", GREY, score=0.25, texts={"teacher": "a red box", "student": ""})
+    assert sheet._caption(sample) == [
+        ("loop1/pseudo", sheet.INK),
+        ("teacher: a red box", sheet.FAINT),
+        ("student: (nothing)", sheet.FAINT),
+        ("IoU 0.25", WRONG),
+    ]

@@ -171,6 +171,22 @@ def test_panels_go_to_the_trackers_that_have_them():
     assert trackers.active == ("shows", "plain")
 
 
+def test_samples_go_to_the_trackers_that_show_them_and_as_panels_to_others():
+    class Panels(Recorder):
+        def panels(self, update, name, pictures):
+            self.calls.append(("panels", update, name, pictures))
+
+    class Samples(Panels):
+        def training_samples(self, update, name, samples):
+            self.calls.append(("training_samples", update, name, samples))
+
+    both, panels, plain = Samples(), Panels(), Recorder()
+    Trackers({"both": both, "panels": panels, "plain": plain}).training_samples(3, "samples/loop1/pseudo", [])
+    assert both.calls == [("training_samples", 3, "samples/loop1/pseudo", [])]
+    assert panels.calls == [("panels", 3, "samples/loop1/pseudo", [])]
+    assert plain.calls == []
+
+
 def test_a_run_that_ends_with_an_error_still_hands_over_what_waits(tmp_path):
     script = f"""
 import time

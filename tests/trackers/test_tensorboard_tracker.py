@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from core.contracts import RunInfo, Tracker
+from core.contracts import RunInfo, Sample, Tracker
 from plugins.trackers.tensorboard import Tensorboard
 
 
@@ -56,3 +56,21 @@ def test_resume_hides_the_points_past_the_checkpoint(tmp_path, monkeypatch):
 def test_folder_stays_in_the_run_folder(folder):
     with pytest.raises(ValueError, match="folder must"):
         Tensorboard(folder=folder)
+
+
+def test_the_texts_of_samples_are_a_table(tmp_path):
+    image = np.zeros((4, 4, 3), np.uint8)
+    samples = [
+        Sample("t", image, score=0.5, id="a", texts={"teacher": "a|b\nc", "student": "d"}),
+        Sample("t", image, id="b", texts={"student": "e"}),
+    ]
+    tracker = run(tmp_path, [1])
+    tracker.training_samples(1, "samples/loop1/pseudo", samples)
+    tracker.finish({})
+    [event] = read(tmp_path).Tensors("samples/loop1/pseudo/text_summary")
+    assert event.tensor_proto.string_val[0].decode().splitlines() == [
+        "| id | teacher | student | IoU |",
+        "| --- | --- | --- | --- |",
+        "| a | a\\|b c | d | 0.50 |",
+        "| b |  | e |  |",
+    ]

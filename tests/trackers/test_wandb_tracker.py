@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.contracts import Picture, RunInfo, Tracker
+from core.contracts import Picture, RunInfo, Sample, Tracker
 from plugins.trackers import wandb as module
 from plugins.trackers.wandb import Wandb, has_key
 
@@ -103,6 +103,29 @@ def test_an_offline_run_reads_back_and_resumes_as_one_run(tmp_path, capfd):
     assert summary["referring/cIoU"] == 0.75
     assert [record["name"] for record in first["artifact"]] == [f"checkpoint-{runs[0]['run_id']}"]
     assert capfd.readouterr() == ("", "")  # it leaves the console to the progress display
+
+
+def test_samples_are_a_table_of_texts_and_masks(tmp_path):
+    mask = np.eye(8, dtype=bool)
+    samples = [Sample("t", np.zeros((8, 8, 3), np.uint8), mask, ~mask, score=0.5, id="a", texts={"teacher": "x", "student": "y"})]
+    tracker = Wandb(project="p")
+    tracker.start(RunInfo(tmp_path, "r", RECIPE | {"train": {"evaluate_every": 2, "samples_every": 2}}, 0))
+    tracker.log(2, {"loop1/loss": 0.5, "evaluation/referring/cIoU": 0.25})
+    tracker.training_samples(2, "samples/loop1/pseudo", samples)
+    tracker.finish({})
+    [part] = parts(tmp_path)
+    clocks = {metric.get("name") or metric["glob_name"]: metric.get("step_metric") for metric in part["metric"]}
+    assert clocks["evaluation/*"] == clocks["samples/*"] == "update"
+    [row] = [record["item"] for record in part["history"]]
+    assert row["evaluation/referring/cIoU"] == 0.25
+    assert row["samples/loop1/pseudo._type"] == "table-file"
+    [table] = tmp_path.glob("wandb/offline-run-*/files/media/table/samples/loop1/*.table.json")
+    written = json.loads(table.read_text())
+    assert written["columns"] == ["id", "picture", "teacher", "student", "IoU"]
+    assert [written["data"][0][i] for i in (0, 2, 3, 4)] == ["a", "x", "y", 0.5]
+    [artifact] = part["artifact"]  # the whole table: its pictures and their masks
+    held = [entry["path"].rsplit("/", 1)[0] for entry in artifact["manifest"]["contents"]]
+    assert (held.count("media/images"), held.count("media/images/mask")) == (1, 2)
 
 
 def test_no_checkpoint_leaves_the_machine_unasked(tmp_path):
