@@ -204,14 +204,14 @@ def test_the_keys_in_the_documentation_are_the_recipes(tiny: Make) -> None:
     given = yaml.safe_load(keys)
     evaluator = "evaluate.referring={use: refcoco, data: {use: refcoco, root: '${data.world}/ref_seg', split: val}}"
     recipe = tiny(evaluator, *(f"{part}.{key}={value}" for part, values in given.items() for key, value in values.items()))
-    check_best(recipe.values)
+    demands.require(recipe.values)
     assert {key: recipe.values["train"][key] for key in given["train"]} == given["train"]
     shipped = (ROOT / "recipes" / "dual_loop_8gpu.yaml").read_text().splitlines()
     entry = yaml.safe_load("\n".join(line.removeprefix("#") for line in shipped if line.startswith(("#   evaluate:", "#     referring:"))))
     overrides = next(line for line in shipped if line.startswith("#   train.evaluate_every")).removeprefix("#").split()
     whole = load(ROOT / "recipes" / "dual_loop_8gpu.yaml", [f"evaluate={json.dumps(entry['evaluate'])}", *overrides])
     assert not check(whole, Registry())
-    check_best(whole.values)
+    demands.require(whole.values)
 
 
 def watch(*values: float, **given: object) -> tuple[Watch, list[bool]]:
