@@ -34,13 +34,19 @@ def cannot_start(launch: Mapping[str, Any]) -> tuple[str, str] | None:
         return "processes", message
     if launch["device"] != "cuda":
         return None
-    asked, found = int(os.environ.get("LOCAL_WORLD_SIZE", launch["processes"])), 0
-    if any(Path("/dev").glob("nvidia[0-9]*")) or not Path("/dev").is_dir() or Path("/dev/kfd").exists() or Path("/dev/dxg").exists():
-        import torch  # late: where there is no GPU at all, it need not be loaded to say so
-
-        found = torch.cuda.device_count()
+    asked, found = int(os.environ.get("LOCAL_WORLD_SIZE", launch["processes"])), gpus()
     here = "launch.strategy=single launch.processes=1 launch.device=cpu runs it here"
     return ("device", f"launch asks for {asked} GPUs, {found} found; {here}") if found < asked else None
+
+
+def gpus() -> int:
+    """How many GPUs there are. Where Linux has no device file of one, torch need not be loaded to say so."""
+    files = ("nvidia[0-9]*", "kfd", "dxg", "nvhost*")  # of CUDA, ROCm, WSL, Jetson
+    if Path("/dev").is_dir() and not any(any(Path("/dev").glob(file)) for file in files):
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def check_launch(launch: Mapping[str, Any]) -> None:
