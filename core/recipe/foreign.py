@@ -73,15 +73,25 @@ _KEY = {word: key for key, words in NAMES.items() for word in words.split()}
 _NONE, _REMARK = _by_word(NONE), _by_word(_REMARKS)
 
 
+def key_of(name: str) -> str:
+    """The key here of another trainer's name, empty for a name that is unknown."""
+    return _KEY.get(_word(name), "")
+
+
 def here_it_is(name: str, accepts: Mapping[KeyPath, tuple[str, ...]]) -> str:
     """``: here it is train.updates``, or what else is to be said of another trainer's name; empty for a name that is unknown.
 
     ``accepts``: the keys that each mapping of this recipe takes; a key that is not among them is not named.
     """
-    word = name.strip("-").replace("-", "_").lower()
+    word = _word(name)
     if word in _NONE:
         return f": {_NONE[word]}"
-    *parent, key = _KEY.get(word, "").split(".")
-    if (key == "use" and tuple(parent) in accepts) or key in accepts.get(tuple(parent), ()):
+    *parent, key = key_of(name).split(".")
+    taken = accepts.get(tuple(parent))
+    if taken is not None and key in (*taken, "use"):
         return f": here it is {_KEY[word]}{_REMARK.get(word, '')}"
     return ""
+
+
+def _word(name: str) -> str:
+    return name.strip("-").replace("-", "_").lower()

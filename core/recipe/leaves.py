@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from core.contracts import UserError
+from core.installed.home import home
 from core.recipe.faults import shown
-from core.recipe.paths import home
 from core.recipe.scalars import plain_value, why_no_number
 from core.registry.signature import type_name
 
 _SPOKEN = {bool: "true or false", int: "an integer", float: "a number", str: "text", Path: "a path", type(None): "null"}
 _HALF, _WHOLE = ("bf16", "bfloat16"), ("fp32", "float32")
 #: Words that are no choice, and the choices that are meant by them.
-_MEANT = {"gpu": ("cuda",), "zero": ("deepspeed",), "fsdp": ("fsdp2",), "dp": ("ddp",)}
+_MEANT: dict[str, tuple[str, ...]] = {"gpu": ("cuda",), "zero": ("deepspeed",), "fsdp": ("fsdp2",), "dp": ("ddp",)}
 _MEANT |= dict.fromkeys(("fp16", "float16", "half", "mixed", "amp", "16", "bf16", "bfloat16"), _HALF)
 _MEANT |= dict.fromkeys(("float32", "fp32", "float", "single", "32"), _WHOLE)
 _MEANT |= dict.fromkeys(("max", "higher"), ("highest",)) | dict.fromkeys(("min", "lower"), ("lowest",))

@@ -1,23 +1,15 @@
-"""Paths as recipes write them: ``~`` is the user's home, in components' parameters and in the engine's own keys."""
+"""Paths among the engine's own keys, whose type is text: ``~`` in them is the user's home, as in components' parameters."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from core.contracts import UserError
+from core.installed.home import home
 from core.recipe.faults import KeyPath
 
-ENGINE_PATHS = ("output", "start_from")  # top-level keys that are paths and whose type is text
-
-
-def home(written: Path | str) -> Path:
-    """The path with ``~`` replaced. Raises ``UserError`` for ``~name`` where there is no such user."""
-    try:
-        return Path(written).expanduser()
-    except RuntimeError:
-        raise UserError(f"{written}: there is no home folder of that name; write ./{written} for a path that begins with ~") from None
+ENGINE_PATHS = ("output", "start_from")
 
 
 def expand(values: dict[str, Any], fault: Callable[[KeyPath, str], object]) -> None:

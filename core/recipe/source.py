@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from core.contracts import UserError
+from core.installed.home import home
 from core.recipe.faults import COMMAND_LINE, Fault, KeyPath, Origin
-from core.recipe.paths import home
 from core.recipe.reader import Reader, Source, compose, problem
 from core.recipe.scalars import PLAIN, plain_value
 
