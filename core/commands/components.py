@@ -15,7 +15,7 @@ from pathlib import Path
 from core.commands.printing import printing, table
 from core.contracts import KINDS, UserError
 from core.installed.starting import spoken
-from core.registry import Registry
+from core.registry import Registry, UnknownName
 from core.registry.described import sentence
 from core.registry.doctor import examine
 from core.registry.explain import explain, find
@@ -41,11 +41,23 @@ def main(argv: list[str] | None = None) -> int:
 
                 print(reference(registry), end="")
             else:
-                print(explain(find(registry, arguments.name)))
+                print(_explained(registry, arguments.name))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return code
+
+
+def _explained(registry: Registry, name: str) -> str:
+    """The page of a component, or of a recipe's section."""
+    try:
+        return explain(find(registry, name))
+    except UnknownName:
+        from core.recipe.sections import section  # the recipe's schema is not needed by the others
+
+        if page := section(name, spoken("components")):
+            return page
+        raise
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 from core.commands.printing import table
+from core.commands.words import parse, recipe_and_run
 from core.contracts import UserError
 from core.engine.launch import become_worker, print_notes, report_error, report_stop, start_workers, to_start
 from core.engine.launch.stopping import Stopped, listening
 from core.engine.rehearsal import cannot_start_here, rehearse
-from core.installed.shipped import recipe_names
 from core.installed.starting import spoken
 from core.recipe import Recipe, check, components_used, json_schema, load, path_report, path_text, resolved_yaml
+from core.recipe.missing import missing_paths
+from core.recipe.schema import RecipeSchema
 from core.registry import Registry
 
 
@@ -22,24 +25,14 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code: 2 for what the user can put right."""
     parser = _parser()
     argv = sys.argv[1:] if argv is None else argv
-    arguments = parser.parse_intermixed_args(argv)
-    become_worker()
     try:
+        arguments = parse(parser, argv, tuple(entry.name for entry in fields(RecipeSchema)))
+        become_worker()
         registry = Registry()
         if arguments.schema:
             print(json.dumps(json_schema(registry), indent=2))
             return 0
-        resume = Path(arguments.resume) if isinstance(arguments.resume, str) else arguments.resume
-        if isinstance(arguments.resume, str) and "=" in arguments.resume and not Path(arguments.resume).exists():
-            arguments.overrides.append(arguments.resume)  # "--resume key=value": the option took it for its folder
-            resume = True
-        if arguments.recipe is None and isinstance(resume, Path):
-            # "--resume RECIPE": the option took the recipe for its folder
-            named_recipe = resume.is_file() or (not resume.exists() and str(resume) in recipe_names())
-            arguments.recipe = str(resume if named_recipe else resume / "recipe.yaml")  # a run folder keeps its resolved recipe
-            resume = True if named_recipe else resume
-        if arguments.recipe is None:
-            parser.error("name a recipe")
+        arguments.recipe, resume = recipe_and_run(arguments)
         if arguments.sweep:
             if resume or arguments.resolved:
                 parser.error("--sweep starts new runs: it goes with neither --resume nor --resolved")
@@ -113,16 +106,15 @@ def report(recipe: Recipe, registry: Registry, here: bool = True) -> int:
     used = [(path_text(path), c.entry) for path, c in components_used(recipe, registry)]
     table(("key", "component", "distribution"), [(key, f"{e.kind}/{e.name}", f"{e.distribution} {e.version}".rstrip()) for key, e in used])
     paths = path_report(recipe, registry)
-    if paths:
+    if any(found for _, _, found, _ in paths):
         print()
-        rows = [(key, str(path), "found" if found else "MISSING", origin) for key, path, found, origin in paths]
-        table(("key", "path", "", "given at"), rows)
+        table(("key", "path", "given at"), [(key, str(path), origin) for key, path, found, origin in paths if found])
     train, processes = recipe.values["train"], recipe.values["launch"]["processes"]
     size, accumulate = train["batch_size"], train["accumulate"]
     print(f"\nsamples per update and loop: {size * accumulate * processes} = {size} x {accumulate} accumulated x {processes} processes")
     missing = [entry for entry in paths if not entry[2]]
-    for key, path, _, origin in missing:
-        print(f"warning: {origin}: {key}: {path} does not exist", file=sys.stderr)
+    for line in missing_paths(recipe, registry, paths):
+        print(f"warning: {line}", file=sys.stderr)
     unable = list(cannot_start_here(recipe)) if here else []
     for fault in unable:
         print(f"{fault}; for another machine check it with --check --elsewhere", file=sys.stderr)

@@ -82,7 +82,9 @@ def sweep(recipe: str, overrides: Sequence[str], axes: Sequence[str], registry: 
     With ``options.dry_run`` the commands are printed instead, with ``options.check`` nothing more is done than the check.
     """
     runs, notes = points(recipe, overrides, axes, registry)
-    values = load(recipe, overrides).values
+    whole = load(recipe, overrides)
+    check(whole, registry)  # only then it has the name and the output as they were typed
+    values = whole.values
     folder = Path(values["output"]) / f"{values['name']}-sweep-{time.strftime('%Y%m%d-%H%M%S')}"
     varied = [" ".join(own[len(overrides) :]) for own in runs]
     commands = [[recipe, *own, f"output={folder}", *(["--quiet"] if options.quiet else [])] for own in runs]

@@ -131,7 +131,7 @@ def _recipe(job: Job, overrides: Sequence[str], registry: Registry) -> Recipe:
     for text in (f"model={json.dumps(model_entry(job.path, job.base, registry))}", *overrides):
         override(source, text)
     values, broken = resolve(source)
-    return Recipe(job.path, values, source.origins, source.faults, broken)
+    return Recipe(job.path, values, source.origins, source.faults, broken, typed=source.typed, notes=source.notes)
 
 
 def _cut(recipe: Recipe, names: list[str], registry: Registry) -> list[str]:
@@ -140,8 +140,9 @@ def _cut(recipe: Recipe, names: list[str], registry: Registry) -> list[str]:
     recipe.faults = [fault for fault in recipe.faults if not fault.path or fault.path[0] == "model" or fault.path[:2] in chosen]
     given = _mapping(recipe.values, "evaluate")
     recipe.values = {"model": recipe.values.get("model"), "evaluate": {name: given[name] for name in names if name in given}}
-    planner = Planner(registry, recipe.locate, recipe.broken, recipe.from_environment, recipe.foreign)
+    planner = Planner(registry, recipe.locate, recipe.broken, recipe.from_environment, recipe.foreign, recipe.typed)
     root = planner.plan(Asked, recipe.values, ())
+    recipe.take_texts(planner.taken)
     planner.close()
     recipe.leave_out(planner.left_out)
     recipe.plans[registry] = Plan(root, planner.faults)

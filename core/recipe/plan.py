@@ -8,12 +8,15 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 from core.contracts import UserError, Within
 from core.recipe.faults import Fault, KeyPath, Origin, path_text, shown
-from core.recipe.leaves import NotGiveable, Unfit, leaf
+from core.recipe.foreign import here_it_is
+from core.recipe.leaves import NotGiveable, Unfit, leaf, takes_text
 from core.recipe.moving import Moving, Way, is_moving, moving_keys
+from core.recipe.reader import Typed
 from core.recipe.schema import EngineKeys
 from core.registry import Component, Registry
 from core.registry.call_shape import misfit
@@ -43,8 +46,10 @@ class Planner:
         broken: set[KeyPath],  # paths without a value; each has its fault already
         environment: set[KeyPath],  # paths whose value came from an environment variable
         foreign: Callable[[KeyPath], bool] = lambda path: False,  # whether a key was meant for a component since exchanged
+        typed: Typed = Typed(),  # noqa: B008 (it is only read)
     ) -> None:
         self.registry, self.locate, self.broken, self.environment, self.foreign = registry, locate, broken, environment, foreign
+        self.typed, self.taken = typed, dict[KeyPath, str]()  # ``taken``: texts of it that were asked for
         self.faults: list[Fault] = []
         self.accepts: dict[KeyPath, tuple[str, ...]] = {}  # the keys that each mapping takes
         self.unknown: list[KeyPath] = []
@@ -72,6 +77,8 @@ class Planner:
             return self._record(record_fields(annotation), lambda given: annotation(**given), value, path)
         if origin in (typing.Union, types.UnionType):
             return self._union(annotation, arguments, value, path)
+        if path in self.typed.unread and annotation not in (str, Path):
+            return self.fault(path, f"{value!r} is not YAML: {self.typed.unread[path]}")
         if is_moving(annotation, value):
             return self._moving(annotation, value, path)
         container = origin or annotation
@@ -80,6 +87,8 @@ class Planner:
         if container in (dict, Mapping):
             return self._mapping(arguments, value, path)
         try:
+            if (text := self.typed.texts.get(path)) is not None and takes_text(annotation, text):
+                self.taken[path] = value = text
             return Node(path, leaf(annotation, value, path in self.environment))
         except Unfit as unfit:
             return self.fault(path, str(unfit))
@@ -173,13 +182,13 @@ class Planner:
                     (self.left_out if self.foreign((*path, name)) else self.unknown).append((*path, name))
 
     def _union(self, annotation: Any, branches: tuple[Any, ...], value: Any, path: KeyPath) -> Node:
-        """The first branch without a fault; else the faults of the one branch that fits as far as this level."""
-        trials = []
-        for branch in branches:
-            trial = Planner(self.registry, self.locate, self.broken, self.environment, self.foreign)
-            node = trial.plan(branch, value, path)
-            trials.append((trial, node))
-            if not trial.faults and not trial.unknown:
+        """The first branch without a fault; else the faults of the one branch that fits as far as this level.
+
+        What YAML reads comes before what was typed: 3 is a number for ``str | int``, and a text for ``str | None``.
+        """
+        for typed in (Typed(unread=self.typed.unread), self.typed):
+            trials = self._trials(branches, value, path, typed)
+            if any(not trial.faults and not trial.unknown for trial, _ in trials):
                 break
         good = [t for t in trials if not t[0].faults and not t[0].unknown]
         inside = [t for t in trials if all(len(f.path) > len(path) for f in t[0].faults)]
@@ -192,12 +201,25 @@ class Planner:
         self.faults += trial.faults
         self.unknown += trial.unknown
         self.left_out += trial.left_out
+        self.taken |= trial.taken
         self.accepts |= trial.accepts
         return node
 
+    def _trials(self, branches: tuple[Any, ...], value: Any, path: KeyPath, typed: Typed) -> list[tuple[Planner, Node]]:
+        """Each branch by a planner of its own, up to the first without a fault."""
+        trials = []
+        for branch in branches:
+            trial = Planner(self.registry, self.locate, self.broken, self.environment, self.foreign, typed)
+            node = trial.plan(branch, value, path)
+            trials.append((trial, node))
+            if not trial.faults and not trial.unknown:
+                break
+        return trials
+
     def _list(self, container: Any, arguments: tuple[Any, ...], value: Any, path: KeyPath) -> Node:
         if not isinstance(value, list):
-            return self.fault(path, f"expected a list, got {shown(value)}")
+            hint = f": write [{', '.join(str(value).replace(',', ' ').split())}]" if isinstance(value, str | int | float) else ""
+            return self.fault(path, f"expected a list, got {shown(value)}{hint}")
         fixed = container is tuple and arguments and arguments[-1] is not ...
         if fixed and len(value) != len(arguments):
             return self.fault(path, f"expected a list of {len(arguments)} items, got {len(value)}")
@@ -206,9 +228,9 @@ class Planner:
         return Node(path, children=children, make=lambda given: (tuple if container is tuple else list)(given.values()))
 
     def _mapping(self, arguments: tuple[Any, ...], value: Any, path: KeyPath) -> Node:
-        if not isinstance(value, dict):
-            return self.fault(path, f"expected a mapping, got {shown(value)}")
         key_type, item_type = arguments or (str, Any)
+        if not isinstance(value, dict):
+            return self.fault(path, f"expected a mapping, got {shown(value)}{_example(item_type)}")
         for key in value if key_type is not str else ():
             self.plan(key_type, key, (*path, key))
         return Node(path, children={key: self.plan(item_type, item, (*path, key)) for key, item in value.items()}, make=dict)
@@ -221,14 +243,26 @@ class Planner:
             homes = [place for place, names in self.accepts.items() if name in names and place != parent]
             closest = min((distance(parent, place) for place in homes), default=0)
             homes = [place for place in homes if distance(parent, place) == closest][:3]
-            message = f"unknown key {name!r}" + (f", did you mean {near[0]!r}?" if near else "")
+            elsewhere = "" if near or homes else here_it_is(name, self.accepts)
+            message = f"unknown key {name!r}" + (f", did you mean {near[0]!r}?" if near else "") + elsewhere
             if homes:
                 message += f"; {name!r} belongs to {' or '.join(path_text(home) or 'the top level' for home in homes)}"
-            elif not near:
+            elif not near and not elsewhere:
                 takes = ", ".join(self.accepts[parent])
                 message += f"; this place takes {takes}" if takes else "; this place takes no keys"
             self.fault(path, message)
         self.unknown = []
+
+
+def _example(item: Any) -> str:
+    """How an entry of a mapping of components or records is written."""
+    if typing.get_origin(item) is Annotated:
+        item = typing.get_args(item)[0]
+    if kind_of(item):
+        return ": write NAME: {use: COMPONENT, ...}"
+    if keys := record_fields(item):
+        return f": write NAME: {{{', '.join(f'{key.name}: ...' for key in keys if key.required)}}}"
+    return ": write NAME: VALUE"
 
 
 def distance(a: KeyPath, b: KeyPath) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,10 @@ from core.installed.shipped import find_recipe
 from core.recipe.faults import COMMAND_LINE, Fault, KeyPath, Origin, path_text
 from core.recipe.interpolate import resolve
 from core.recipe.moving import MOVABLE, Moving, require_plain
+from core.recipe.names import check_names
+from core.recipe.paths import expand
 from core.recipe.plan import Node, Planner
+from core.recipe.reader import Typed
 from core.recipe.schema import RecipeSchema, drop_removed, fill_defaults
 from core.recipe.source import read
 from core.registry import Component, Registry, is_local, local_path
@@ -41,6 +44,7 @@ class Recipe:
     readable: bool = True
     exchanged: set[KeyPath] = field(default_factory=set)  # components of the file that the command line names anew
     notes: list[str] = field(default_factory=list)  # for the user to read, after ``check``
+    typed: Typed = field(default_factory=Typed)  # texts of the command line of which YAML makes something else
     plans: dict[Registry, Plan] = field(default_factory=dict, repr=False)
 
     @property
@@ -59,6 +63,14 @@ class Recipe:
         """Whether a key was written for a component that ``....use=other`` has exchanged. What the command line gives is not."""
         inside = (origin for place, origin in self.origins.items() if place[: len(path)] == path)
         return path[:-1] in self.exchanged and COMMAND_LINE not in inside
+
+    def take_texts(self, taken: Mapping[KeyPath, str]) -> None:
+        """Puts texts as they were typed where a key asks for text and YAML read something else."""
+        for path, text in taken.items():
+            around: Any = self.values
+            for key in path[:-1]:
+                around = around[key]
+            around[path[-1]] = text
 
     def leave_out(self, paths: Iterable[KeyPath]) -> None:
         """Takes keys out of the recipe, with a note for each."""
@@ -86,7 +98,20 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     written = {place: str(_value_at(source.values, place)) for place in source.origins}
     shipped = {place: text for place, text in written.items() if text.startswith("${shipped:")}
     values, broken = resolve(source)
-    return Recipe(path, values, source.origins, source.faults, broken, environment, shipped, source.readable, source.exchanged)
+    expand(values, lambda place, message: source.faults.append(Fault(source.origins[place], place, message)))
+    return Recipe(
+        path,
+        values,
+        source.origins,
+        source.faults,
+        broken,
+        environment,
+        shipped,
+        source.readable,
+        source.exchanged,
+        source.notes,
+        source.typed,
+    )
 
 
 def _value_at(values: Any, path: KeyPath) -> Any:
@@ -114,11 +139,13 @@ def in_order(faults: Iterable[Fault]) -> list[Fault]:
 def plan_of(recipe: Recipe, registry: Registry) -> Plan:
     """The recipe matched with the components' signatures; done once for each registry."""
     if registry not in recipe.plans:
-        planner = Planner(registry, recipe.locate, recipe.broken, recipe.from_environment, recipe.foreign)
+        planner = Planner(registry, recipe.locate, recipe.broken, recipe.from_environment, recipe.foreign, recipe.typed)
         root = Node(())
         if recipe.readable:
             root = planner.plan(RecipeSchema, recipe.values, ())
+            recipe.take_texts(planner.taken)
             _cross_check(recipe, root, planner)
+            check_names(recipe.values, planner.fault)
             planner.close()
             recipe.leave_out(planner.left_out)
         recipe.plans[registry] = Plan(root, planner.faults)

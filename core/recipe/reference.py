@@ -7,24 +7,21 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import re
 import typing
 from typing import Any
 
 from core.contracts import KINDS, OPTIONAL, UserError
-from core.recipe.schema import Checkpoint, Launch, LoopEntry, RecipeSchema, Train
+from core.recipe.schema import RecipeSchema
+from core.recipe.sections import SECTIONS, comments
 from core.registry import Component, Registry
 from core.registry.signature import OMITTED, Parameter, record_fields, type_name
-
-_SECTIONS: dict[str, Any] = {"train": Train, "checkpoint": Checkpoint, "launch": Launch, "loops.NAME": LoopEntry}
-_COMMENT = re.compile(r"^    (\w+): .*?  # (.+)$", re.MULTILINE)
 
 
 def reference(registry: Registry) -> str:
     """All keys of a recipe. Imports every component; one that cannot be imported is named with what is wrong."""
-    parts = ["# Recipe reference", _INTRODUCTION, "## Top level", _keys(record_fields(RecipeSchema), _comments(RecipeSchema))]
-    for name, record in _SECTIONS.items():
-        parts += [f"### `{name}`", _keys(record_fields(record), _comments(record))]
+    parts = ["# Recipe reference", _INTRODUCTION, "## Top level", _keys(record_fields(RecipeSchema), comments(RecipeSchema))]
+    for name, record in SECTIONS.items():
+        parts += [f"### `{name}`", _keys(record_fields(record), comments(record))]
     for kind in KINDS:
         parts += [f"## {kind}", *components(registry, kind)]
     return "\n\n".join(parts) + "\n"
@@ -75,7 +72,7 @@ def _keys(keys: tuple[Parameter, ...], comments: dict[str, str], prefix: str = "
 
 def _rows(keys: tuple[Parameter, ...], comments: dict[str, str], prefix: str) -> typing.Iterator[list[str]]:
     for key in keys:
-        record = dataclasses.is_dataclass(key.type) and not prefix and key.name in _SECTIONS
+        record = dataclasses.is_dataclass(key.type) and not prefix and key.name in SECTIONS
         default = "**required**" if key.required else "" if key.default is OMITTED or record else f"`{_written(key.default)}`"
         what = f"see [`{key.name}`](#{key.name})" if record else f"`{_spoken(key.type)}`"
         yield [f"`{prefix}{key.name}`", what, default, comments.get(key.name, "")]
@@ -93,10 +90,6 @@ def _written(default: Any) -> str:
     """A default as YAML has it."""
     words = {None: "null", True: "true", False: "false"}
     return words[default] if default is None or isinstance(default, bool) else str(default)
-
-
-def _comments(record: Any) -> dict[str, str]:
-    return dict(_COMMENT.findall(inspect.getsource(record)))
 
 
 _INTRODUCTION = """\

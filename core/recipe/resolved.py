@@ -10,6 +10,7 @@ import yaml
 from core.recipe.faults import KeyPath, Origin
 from core.recipe.plan import Node
 from core.recipe.recipe import Recipe, nodes, plan_of
+from core.recipe.scalars import Dumper
 from core.registry import Registry, is_local, local_path
 
 
@@ -82,5 +83,7 @@ def _plain(value: Any) -> Any:
 def _scalar(value: Any) -> str:
     """One line of YAML; lists and mappings in flow style."""
     style = '"' if isinstance(value, str) and "\n" in value else None
-    text = yaml.safe_dump(value, default_flow_style=True, default_style=style, width=float("inf"), allow_unicode=True, sort_keys=False)
+    text = yaml.dump(
+        value, None, Dumper, default_flow_style=True, default_style=style, width=float("inf"), allow_unicode=True, sort_keys=False
+    )
     return text.removesuffix("\n").removesuffix("\n...")

@@ -1,27 +1,19 @@
-"""YAML text to plain values that remember their lines; one base file; ``key=value`` overrides."""
+"""A recipe file with its one base below it and ``key=value`` of the command line above it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from core.contracts import UserError
+from core.installed.home import home
 from core.recipe.faults import COMMAND_LINE, Fault, KeyPath, Origin
-
-
-@dataclass
-class Source:
-    """Values as written, before interpolation, the origin of each key, and what was wrong with the writing."""
-
-    values: dict[str, Any] = field(default_factory=dict)
-    origins: dict[KeyPath, Origin] = field(default_factory=dict)
-    faults: list[Fault] = field(default_factory=list)
-    exchanged: set[KeyPath] = field(default_factory=set)  # components of the file that the command line names anew
-    readable: bool = True
+from core.recipe.reader import Reader, Source, compose, problem
+from core.recipe.scalars import PLAIN, plain_value
 
 
 def read(file: Path, overrides: Sequence[str] = ()) -> Source:
@@ -29,9 +21,26 @@ def read(file: Path, overrides: Sequence[str] = ()) -> Source:
     source = _read_file(file)
     if "base" in source.values:
         source = _with_base(source, file)
-    for text in overrides:
-        override(source, text)
+    override_all(source, overrides)
     return source
+
+
+def override_all(source: Source, words: Sequence[str]) -> None:
+    """Sets what each word says; words that belong together and were written apart are one fault."""
+    left, before = list(words), ""
+    while left:
+        word = left.pop(0)
+        apart = [word]
+        while left and ("=" not in word or word.endswith("=")) and "=" not in left[0].strip("="):
+            apart.append(left.pop(0))
+        parts = [part.strip("=") for part in apart if part.strip("=")]
+        if len(apart) == 1 and "=" in word[1:]:
+            override(source, before := word)
+            continue
+        remedy = f"write {parts[0]}={' '.join(parts[1:])}, as one word" if len(parts) > 1 else "write key.path=value"
+        if "=" not in word and before:
+            remedy += f"; if it belongs to the word before, put both in quotes: '{before} {word}'"
+        source.faults.append(Fault(COMMAND_LINE, (), f"{' '.join(apart)!r} is no override: {remedy}"))
 
 
 def _read_file(file: Path) -> Source:
@@ -43,10 +52,11 @@ def _read_file(file: Path) -> Source:
     source = Source()
     top = Origin(str(file), 1)
     try:
-        values = _Reader(source, lambda node: Origin(str(file), node.start_mark.line + 1)).read(text)
+        values = Reader(source, lambda node: Origin(str(file), node.start_mark.line + 1)).read(text)
     except yaml.YAMLError as error:
         source.readable = False
-        source.faults.append(Fault(_mark(error, file), (), f"this is not YAML: {_problem(error)}"))
+        mark = getattr(error, "problem_mark", None)
+        source.faults.append(Fault(Origin(str(file), mark.line + 1 if mark else 1), (), f"this is not YAML: {problem(error)}"))
         return source
     if isinstance(values, dict):
         source.values = values
@@ -57,88 +67,24 @@ def _read_file(file: Path) -> Source:
     return source
 
 
-def _mark(error: yaml.YAMLError, file: Path) -> Origin:
-    mark = getattr(error, "problem_mark", None)
-    return Origin(str(file), mark.line + 1 if mark else 1)
-
-
-def _problem(error: yaml.YAMLError) -> str:
-    return getattr(error, "problem", None) or str(error).splitlines()[0]
-
-
-class _Reader:
-    """Builds plain values from YAML nodes; only null, booleans, numbers, text, lists and mappings with text keys."""
-
-    def __init__(self, source: Source, place: Callable[[yaml.Node], Origin]) -> None:
-        self._source, self._place = source, place
-        self._open: set[int] = set()  # nodes being read, to notice an alias to an enclosing one
-
-    def read(self, text: str, path: KeyPath = ()) -> Any:
-        """Raises ``yaml.YAMLError``."""
-        self._loader = yaml.SafeLoader(text)
-        try:
-            node = self._loader.get_single_node()
-            return None if node is None else self._value(node, path)
-        finally:
-            self._loader.dispose()
-
-    def _value(self, node: yaml.Node, path: KeyPath) -> Any:
-        self._source.origins.setdefault(path, self._place(node))
-        if isinstance(node, yaml.ScalarNode):
-            return self._scalar(node, path)
-        if id(node) in self._open:
-            return self._fault(node, path, "this alias refers to a mapping or list that contains it")
-        self._open.add(id(node))
-        if isinstance(node, yaml.SequenceNode):
-            value: Any = [self._value(item, (*path, index)) for index, item in enumerate(node.value)]
-        else:
-            value = self._mapping(node, path)
-        self._open.remove(id(node))
-        return value
-
-    def _mapping(self, node: yaml.Node, path: KeyPath) -> dict[str, Any]:
-        values: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            key = self._scalar(key_node, path) if isinstance(key_node, yaml.ScalarNode) and key_node.tag != _MERGE else None
-            if not isinstance(key, str):
-                said = key_node.value if isinstance(key_node, yaml.ScalarNode) else "this key"
-                hint = "use base or ${...} instead" if key_node.tag == _MERGE else "keys are text, put it in quotes"
-                self._fault(key_node, path, f"{said!r} is no key of a recipe: {hint}")
-                continue
-            here = (*path, key)
-            if key in values:
-                self._fault(key_node, here, f"duplicate key {key!r}: it is already given at {self._source.origins[here]}")
-                continue
-            self._source.origins[here] = self._place(key_node)
-            values[key] = self._value(value_node, here)
-        return values
-
-    def _scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Any:
-        try:
-            value = self._loader.construct_object(node)
-        except (yaml.YAMLError, ValueError) as error:
-            return self._fault(node, path, f"{node.value!r} cannot be read ({error}): put it in quotes if it is text".replace("\n", " "))
-        if value is not None and not isinstance(value, bool | int | float | str):
-            return self._fault(node, path, f"YAML reads {node.value!r} as a {type(value).__name__}: put it in quotes if it is text")
-        return value
-
-    def _fault(self, node: yaml.Node, path: KeyPath, message: str) -> None:
-        self._source.faults.append(Fault(self._place(node), path, message))
-
-
-_MERGE = "tag:yaml.org,2002:merge"
-
-
 def _with_base(child: Source, file: Path) -> Source:
     """The base with the child laid over it."""
     name, origin = child.values.pop("base"), child.origins[("base",)]
-    if not isinstance(name, str):
-        child.faults.append(Fault(origin, ("base",), "expected the path of one recipe, relative to this file"))
-        return child
-    base_file = file.parent / name
-    if not base_file.is_file():
-        child.faults.append(Fault(origin, ("base",), f"there is no file {base_file}"))
-        return child
+    missing = "expected the path of one recipe, relative to this file"
+    if isinstance(name, str) and name:
+        base_file = file.parent / home(name)
+        if base_file.is_file():
+            return _laid_over(base_file, child, origin)
+        others = {one.stem: one.name for one in base_file.parent.glob("*.y*ml") if one.name != file.name}
+        near = difflib.get_close_matches(base_file.stem, others, n=1)
+        missing = f"there is no file {base_file}" + (f", did you mean {others[near[0]]!r}?" if near else "")
+        missing = f"{base_file} is a folder, not a recipe" if base_file.is_dir() else missing
+    child.faults.append(Fault(origin, (), f"base: {missing}"))
+    child.values, child.readable = {}, False  # what else seems wrong may be so because the base is missing
+    return child
+
+
+def _laid_over(base_file: Path, child: Source, origin: Origin) -> Source:
     base = _read_file(base_file)
     if "base" in base.values:
         message = f"{base_file} has a base of its own: chains of bases are not allowed, a recipe has one base at most"
@@ -187,7 +133,7 @@ def override(source: Source, text: str) -> None:
         source.faults.append(Fault(COMMAND_LINE, (), message))
 
     dotted, equals, written = text.partition("=")
-    keys = dotted.split(".")
+    keys = dotted.strip().split(".")
     if not equals or not all(keys):
         return fault(f"{text!r} is no override: write key.path=value")
     if keys[0] == "base":
@@ -204,13 +150,12 @@ def override(source: Source, text: str) -> None:
             return fault(f"{text!r} leads nowhere: the list has no item {keys[-1]!r}")
         last = int(keys[-1])
     path = (*path, last)
-    above = Source()
-    try:
-        value = _Reader(above, lambda node: COMMAND_LINE).read(written, path)
-    except yaml.YAMLError as error:
-        return fault(f"the value of {text!r} is not YAML: {_problem(error)}")
+    above = Source(origins={path: COMMAND_LINE})
+    value = _typed_value(above, written.strip(), path)
     source.faults += above.faults
-    above.origins[path] = COMMAND_LINE
+    source.typed.forget(path)
+    source.typed.texts |= above.typed.texts
+    source.typed.unread |= above.typed.unread
     if isinstance(parent, dict) and isinstance(value, dict) and isinstance(parent.get(last), dict) and "use" not in value:
         above.values = _nested(path, value)
         lay_over(source, above, path)
@@ -220,6 +165,23 @@ def override(source: Source, text: str) -> None:
         parent[last] = value
         _forget(source.origins, path)
         source.origins |= above.origins
+
+
+def _typed_value(above: Source, written: str, path: KeyPath) -> Any:
+    """The value of a text from the command line, where nothing is a comment; ``above.typed`` keeps the text if the value is none."""
+    try:
+        node = compose(written)
+        if node is None or node.tag == PLAIN or node.end_mark.index < len(written):
+            value = plain_value(written)
+        else:
+            value = Reader(above, lambda node: COMMAND_LINE).read(written, path)
+    except yaml.YAMLError as error:
+        above.typed.unread[path] = problem(error)
+        return written
+    quoted = isinstance(node, yaml.ScalarNode) and node.tag != PLAIN
+    if value is not None and not isinstance(value, str) and not quoted and "${" not in written:
+        above.typed.texts[path] = written
+    return value
 
 
 def _step(source: Source, parent: Any, path: KeyPath, key: str) -> tuple[Any, KeyPath]:

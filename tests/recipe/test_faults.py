@@ -35,7 +35,7 @@ loops:
         data:
           a: {use: "./parts.py:source", root: /a, split: trian}
 gradient: {use: "./parts.py:Surgery", anchor: won}
-optimizer: {use: "./parts.py:Optimizer", lr: 2e-5}
+optimizer: {use: "./parts.py:Optimizer", lr: fast}
 train: {updates: 2, batch_size: 3}
 checkpoint: {every: 1}
 train: {updates: 4}
@@ -55,7 +55,7 @@ def test_ten_seeded_faults_are_reported_in_one_pass(folder, monkeypatch) -> None
         f"r.yaml:16: {task}.losses.mask.use: no component 'bce_dise' in losses: did you mean 'bce_dice'?",
         f"r.yaml:18: {task}.data.a.split: expected 'train' or 'val', got 'trian' (text): did you mean 'train'?",
         "r.yaml:19: gradient.anchor: there is no loop 'won': did you mean 'one'?",
-        "r.yaml:20: optimizer.lr: expected a number, got '2e-5' (text): YAML 1.1 reads this as text, write 2.0e-5",
+        "r.yaml:20: optimizer.lr: expected a number, got 'fast' (text)",
         "r.yaml:23: train: duplicate key 'train': it is already given at r.yaml:21",
     ]
 
@@ -86,13 +86,7 @@ def test_ten_seeded_faults_are_reported_in_one_pass(folder, monkeypatch) -> None
         ("k: 4", "k: '4'", "r.yaml:13: loops.one.tasks.seg.sampler.k: expected an integer, got '4' (text): take the quotes off"),
         ("k: 4", "k:", "r.yaml:13: loops.one.tasks.seg.sampler.k: expected an integer, got null"),
         ("lr: 1.0e-3", "lr: '2.0e-5'", "r.yaml:22: optimizer.lr: expected a number, got '2.0e-5' (text): take the quotes off"),
-        (
-            "lr: 1.0e-3",
-            "lr: 1.0e5",
-            "r.yaml:22: optimizer.lr: expected a number, got '1.0e5' (text): YAML 1.1 reads this as text, write 1.0e+5",
-        ),
         ("lr: 1.0e-3", "lr: false", "r.yaml:22: optimizer.lr: expected a number, got false (a boolean)"),
-        ("name: small", "name: 2024-01-01", "r.yaml:2: name: YAML reads '2024-01-01' as a date: put it in quotes if it is text"),
         (
             'root: "${data.root}/a"}',
             "root: /a, split: nosuch}",
@@ -204,11 +198,12 @@ def test_faults_of_overrides_are_located_at_the_command_line(folder) -> None:
     assert folder.faults(
         "train.updates=1.5", "trian.updates=3", "seed", "base=x", "name.x=1", "loops.one.tasks.seg.sampler.k=many", "optimizer.lr=["
     ) == [
-        "command line: 'seed' is no override: write key.path=value",
+        "command line: 'seed' is no override: write key.path=value; if it belongs to the word before, put both in quotes: "
+        "'trian.updates=3 seed'",
         "command line: base cannot be overridden: it is read before the command line",
         "command line: 'name.x=1' leads nowhere: there is no mapping or item 'name' on the way",
-        "command line: the value of 'optimizer.lr=[' is not YAML: expected the node content, but found '<stream end>'",
         "command line: loops.one.tasks.seg.sampler.k: expected an integer, got 'many' (text)",
+        "command line: optimizer.lr: '[' is not YAML: expected the node content, but found '<stream end>'",
         "command line: train.updates: expected an integer, got 1.5 (a float)",
         "command line: trian: unknown key 'trian', did you mean 'train'?",
     ]
