@@ -56,7 +56,8 @@ class Wandb:
         checkpoints: bool = False,
     ) -> None:
         if not project or set(project) & set("/\\#?%:"):
-            raise ValueError(f"project must be a name without any of / \\ # ? % :, not {project!r}.")
+            hint = "; whose project it is goes into entity" if "/" in project else ""
+            raise ValueError(f"project must be a name without any of / \\ # ? % :, not {project!r}{hint}.")
         if mode not in ("auto", "online", "offline"):
             raise ValueError(f"mode must be auto, online or offline, not {mode!r}.")
         if panels < 0:
