@@ -128,7 +128,7 @@ IN_THE_FILE: list[tuple[str, str, str]] = [
     ("seed: 42", "seed: {42", r"r\.yaml:\d+: this is not YAML: expected ',' or '\}'"),
     (
         "world: data/shapes",
-        "world: ${data.wrld}",
+        'world: "${data.wrld}"',
         r"r\.yaml:\d+: data\.world: '\$\{data\.wrld\}' refers to 'data\.wrld', which is not given",
     ),
     ("recipe: 1", "base: nothing.yaml\nrecipe: 1", r"r\.yaml:\d+: base: there is no file .*nothing\.yaml"),
