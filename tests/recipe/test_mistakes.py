@@ -3,7 +3,6 @@
 A row: what is written (overrides, or a change of the file's text), where it is told to stand, and what the sentence must say.
 """
 
-# ruff: noqa: E501  (a table of sentences)
 from __future__ import annotations
 
 import re
