@@ -155,6 +155,7 @@ def _surgery(recipe: Recipe, registry: Registry, groups: Groups, own: Groups, pa
     op, schedule = build(recipe, ("gradient",), registry, parts), build(recipe, ("schedule",), registry)
     apart = frozenset() if setting.get("own_weights") == "surgery" else frozenset(own)
     surgery, by_task = Surgery(op, recipe.values["seed"], apart), setting.get("by") == "task"
+    surgery.unreached = {f"{group}/{name}": parameter for group, members in own.items() for name, parameter in members}
     if isinstance(schedule, KeepsRunningGradient):
         if by_task or isinstance(op, ElementWise):
             what = "gradient.by=task" if by_task else f"gradient.use={setting['use']}, number by number"

@@ -16,8 +16,8 @@ from core.engine.demands import unmet
 from core.engine.launch import cannot_start
 from core.recipe import Fault, KeyPath, Recipe, path_text
 from core.recipe.faults import COMMAND_LINE
-from core.recipe.plan import Node
-from core.recipe.recipe import construct, in_order, nodes, plan_of
+from core.recipe.plan import Node, nodes
+from core.recipe.recipe import construct, in_order, plan_of
 from core.registry import Registry
 
 HEAVY = ("models", "datasets")  # kinds whose components read files when they are built

@@ -120,6 +120,7 @@ def _updates(built: Run, between: Between, progress: Progress) -> list[dict[str,
             built.trainer.strategy.check_agreement(f"after update {number + 1}")
         if save:
             _save(built, number + 1, between.watch)
+            _warn_of_unreached(built, number + 1, progress)
         if better:
             between.mark_best()
         if stop:
@@ -142,6 +143,13 @@ def _save(built: Run, update: int, watch: Watch) -> None:
     keep, running = built.recipe.values["checkpoint"]["keep"], built.trainer.surgery.running
     mean = running.state_dict() if running else None
     checkpoint.save(built.folder / "checkpoints", update, built.groups, optimizer, built.teacher, state, keep, mean, built.own)
+
+
+def _warn_of_unreached(built: Run, updates: int, progress: Progress) -> None:
+    """Says once which weights that loops brought no loss has reached so far: they have stayed as they were."""
+    if names := ", ".join(built.trainer.surgery.unreached):
+        progress.note(f"warning: in {updates} updates no loss has reached {names}: use them in the loop's losses, or freeze them")
+        built.trainer.surgery.unreached = {}
 
 
 def _room(built: Run) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from core.contracts import ElementWise, GradientOp, Gram, PerParameter, UserError
 from core.engine.noise import derived_seed
@@ -27,6 +27,7 @@ class Surgery:
     seed: int = 0
     apart: frozenset[str] = frozenset()  # parameter groups whose gradients it does not see: they are summed with the loops' weights
     running: RunningGradient | None = None
+    unreached: dict[str, nn.Parameter] = field(default_factory=dict)  # weights of loops' own that no loss has reached yet, by name
 
     def step(
         self, strategy: Strategy, gradients: Mapping[str, Gradients], scales: Mapping[str, float], number: int, values: Values
@@ -37,6 +38,8 @@ class Surgery:
         """
         order = list(gradients.values())
         strategy.reduce(order)
+        touched = set().union(*(gradient.touched for gradient in order)) if self.unreached else set()
+        self.unreached = {name: parameter for name, parameter in self.unreached.items() if parameter not in touched}
         matrix = strategy.gram(order, self._per_parameter)  # [blocks, n, n]
         if not bool(matrix.isfinite().all()):  # before the op, whose state would keep it
             return False

@@ -265,6 +265,11 @@ def _example(item: Any) -> str:
     return ": write NAME: VALUE"
 
 
+def nodes(node: Node) -> list[Node]:
+    """The node and all below it, from the top."""
+    return [node, *(inner for child in node.children.values() for inner in nodes(child))]
+
+
 def distance(a: KeyPath, b: KeyPath) -> int:
     """Steps between two places in the tree of keys."""
     common = next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core.contracts import NeedsSomething, UserError
+from core.contracts import UserError
 from core.installed.shipped import find_recipe
+from core.recipe.cross_checks import cross_check
 from core.recipe.faults import COMMAND_LINE, Fault, KeyPath, Origin, path_text
 from core.recipe.interpolate import resolve
-from core.recipe.moving import MOVABLE, Moving, require_plain
+from core.recipe.moving import Moving, require_plain
 from core.recipe.names import check_names
 from core.recipe.paths import expand
-from core.recipe.plan import Node, Planner
+from core.recipe.plan import Node, Planner, nodes
 from core.recipe.reader import Typed
 from core.recipe.schema import RecipeSchema, drop_removed, fill_defaults
 from core.recipe.source import read
@@ -144,103 +144,12 @@ def plan_of(recipe: Recipe, registry: Registry) -> Plan:
         if recipe.readable:
             root = planner.plan(RecipeSchema, recipe.values, ())
             recipe.take_texts(planner.taken)
-            _cross_check(recipe, root, planner)
+            cross_check(recipe.values, root, planner.fault)
             check_names(recipe.values, planner.fault)
             planner.close()
             recipe.leave_out(planner.left_out)
         recipe.plans[registry] = Plan(root, planner.faults)
     return recipe.plans[registry]
-
-
-def _cross_check(recipe: Recipe, root: Node, planner: Planner) -> None:
-    """What one part of a recipe says of another."""
-    _cross_check_precision(recipe, root, planner)
-    _cross_check_moving(root, planner)
-    loops = recipe.values.get("loops")
-    if not isinstance(loops, dict):
-        return
-    for section, key in (("gradient", "anchor"), ("schedule", "order"), ("schedule", "main"), ("schedule", "other")):
-        named = _given(root.children.get(section), key)
-        known = _task_names(loops) if section == "gradient" and _by_task(recipe) else list(loops)
-        for name in [named] if isinstance(named, str) else named if isinstance(named, list | tuple) else []:
-            if isinstance(name, str) and name not in known:
-                near = difflib.get_close_matches(name, known, n=1) or known
-                what = "task" if known != list(loops) else "loop"
-                planner.fault((section, key), f"there is no {what} {name!r}: did you mean {' or '.join(map(repr, near))}?")
-    _cross_check_weights(loops, planner)
-    for node in nodes(root):
-        loop = node.component.object if node.component and node.component.entry.kind == "loops" else None
-        if isinstance(loop, NeedsSomething) and "teacher" in loop.needs and recipe.values.get("teacher") is None:
-            planner.fault(node.path, "this loop needs a teacher: give the recipe one, e.g. teacher: {use: ema}")
-
-
-def _by_task(recipe: Recipe) -> bool:
-    gradient = recipe.values.get("gradient")
-    return isinstance(gradient, dict) and gradient.get("by") == "task"
-
-
-def _task_names(loops: dict[str, Any]) -> list[str]:
-    """``LOOP/TASK`` of every task, which is what their gradients are called."""
-    tasks = {name: entry.get("tasks") for name, entry in loops.items() if isinstance(entry, dict)}
-    return [f"{name}/{task}" for name, inside in tasks.items() if isinstance(inside, dict) for task in inside]
-
-
-def _cross_check_precision(recipe: Recipe, root: Node, planner: Planner) -> None:
-    """float32 arithmetic and frozen weights in 16 bit do not go together; the model would say so after gigabytes have been read."""
-    train, dtype = recipe.values.get("train"), _given(root.children.get("model"), "dtype")
-    if isinstance(train, dict) and train.get("precision") == "fp32" and dtype in ("bfloat16", "float16"):
-        planner.fault(("train", "precision"), f"fp32 does not go with model.dtype={dtype}: write auto or bf16, or model.dtype=float32")
-
-
-def _cross_check_moving(root: Node, planner: Planner) -> None:
-    """A number may only move where the engine can set it: as a parameter of a component that is asked anew in every update."""
-    for node in nodes(root):
-        owner = node.component.entry.kind if node.component else "weight" if node.path[:1] == ("loops",) and len(node.path) == 2 else None
-        for key, child in node.children.items():
-            if child.moving is not None and not (owner in MOVABLE or (owner == "weight" and key == "weight")):
-                movable = f"the weight of a loop and numbers of {', '.join(MOVABLE)} can"
-                planner.fault(child.path, f"this number cannot move with the updates: {movable}; write a plain number")
-
-
-def _cross_check_weights(loops: dict[str, Any], planner: Planner) -> None:
-    """All sources of a loop have a weight, above zero, or none has."""
-    for name, loop in loops.items():
-        tasks = loop.get("tasks") if isinstance(loop, dict) else None
-        weights = {
-            ("loops", name, "tasks", task, "data", source): entry.get("weight")
-            for task, setting in (tasks.items() if isinstance(tasks, dict) else ())
-            if isinstance(setting, dict) and isinstance(setting.get("data"), dict)
-            for source, entry in setting["data"].items()
-            if isinstance(entry, dict)
-        }
-        weighted = next((path for path, weight in weights.items() if weight is not None), None)
-        for path, weight in weights.items():
-            if weight is None and weighted is not None:
-                message = f"this source has no weight, but {path_text(weighted)} has one: give every source of {name} a weight, or none"
-                planner.fault(path, message)
-            if weight in (0, float("inf")):
-                message = (
-                    f"expected a finite number above 0, got {weight}; to leave the source out, remove it or write {path_text(path)}=null"
-                )
-                planner.fault((*path, "weight"), message)
-
-
-def _given(node: Node | None, key: str) -> Any:
-    """The value of a component's parameter as the recipe or else its default gives it."""
-    if node is None or node.component is None:
-        return None
-    if key in node.children:
-        return _plain(node.children[key])
-    return next((p.default for p in node.component.parameters if p.name == key), None)
-
-
-def _plain(node: Node) -> Any:
-    return node.value if node.make is None else [_plain(child) for child in node.children.values()]
-
-
-def nodes(node: Node) -> list[Node]:
-    """The node and all below it, from the top."""
-    return [node, *(inner for child in node.children.values() for inner in nodes(child))]
 
 
 def moving_numbers(recipe: Recipe, registry: Registry) -> dict[KeyPath, Moving]:

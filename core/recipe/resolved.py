@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from core.recipe.faults import KeyPath, Origin
-from core.recipe.plan import Node
-from core.recipe.recipe import Recipe, nodes, plan_of
+from core.recipe.plan import Node, nodes
+from core.recipe.recipe import Recipe, plan_of
 from core.recipe.scalars import Dumper
 from core.registry import Registry, is_local, local_path
 
