@@ -15,9 +15,9 @@ from core.recipe.foreign import key_of
 
 def parse(parser: argparse.ArgumentParser, argv: list[str], keys: tuple[str, ...]) -> argparse.Namespace:
     """The arguments. Raises ``UserError`` for options that are none; ``keys``: the top-level keys of recipes."""
-    arguments, unknown = parser.parse_known_intermixed_args(argv)
+    _, unknown = parser.parse_known_intermixed_args(argv)
     if not unknown:
-        return arguments
+        return parser.parse_intermixed_args(argv)
     word, equals, value = unknown[0].partition("=")
     name = word.lstrip("-")
     if not equals:

@@ -32,7 +32,7 @@ def find_recipe(given: Path | str) -> Path:
     What is written as a path (with a folder or a suffix) is a file and nothing else.
     """
     path = home(given)
-    if path.is_file():
+    if path.exists() and not path.is_dir():  # also a pipe
         return path
     if path.name in recipe_names() and len(path.parts) == 1:
         return shipped(f"recipes/{path.name}.yaml")

@@ -48,6 +48,8 @@ def _around(key: str) -> list[str]:
 
 def _commands(recipe: Recipe, path: Path) -> list[str]:
     """Lines of the comment at the recipe's beginning that are commands and name the path or a folder around it."""
+    if not recipe.file.is_file():  # a pipe is read once
+        return []
     places = {str(path), *(str(folder) for folder in path.parents if folder.name)}
     lines = recipe.file.read_text(encoding="utf-8").splitlines()
     head = lines[: next((number for number, line in enumerate(lines) if not line.startswith("#")), len(lines))]

@@ -97,5 +97,7 @@ A recipe is a YAML file of these keys. `use: NAME` chooses a component; the keys
 OTHER.yaml` takes another recipe and changes it, `${data.name}` and `${oc.env:NAME,default}` insert values, `${shipped:assets/NAME}` is
 what comes with dualloop, `key.path=value` on the command line overrides. Every fault is reported at once with file and line: `python -m
 core.run RECIPE --check`; `--resolved` prints the whole recipe with defaults and where each value was given, `--schema` a JSON Schema for
-editors. No value is converted, except an integer where a number is asked for. In the tables "samplers component" and the like are
-mappings with `use`."""
+editors. No value is converted, except an integer where a number is asked for. Numbers are written as everywhere (`1e-4`, `.5`, `1_000`,
+`0x10`); `0123`, `12:30` and dates are text, `yes`, `no`, `on` and `off` are booleans. On the command line a key that asks for text gets
+it as it was typed (`name=123`, `output='my runs #3'`): nothing there is a comment. `~` in a path is the home folder. In the tables
+"samplers component" and the like are mappings with `use`."""

@@ -46,7 +46,10 @@ def test_a_file_of_the_name_comes_first(tmp_path: Path, monkeypatch: pytest.Monk
     assert find_recipe("dual_loop_tiny") == ROOT / "recipes" / "dual_loop_tiny.yaml"
     Path("dual_loop_tiny").write_text("recipe: 1\n")
     assert find_recipe("dual_loop_tiny") == Path("dual_loop_tiny")
-    assert find_recipe("dual_loop_tiny.yaml") == Path("dual_loop_tiny.yaml")  # a path is a path
+    with pytest.raises(UserError, match=r"the recipe dual_loop_tiny\.yaml cannot be read: .*; did you mean dual_loop_tiny\?"):
+        find_recipe("dual_loop_tiny.yaml")  # a path is a path
+    Path("dual_loop_tiny.yaml").write_text("recipe: 1\n")
+    assert find_recipe("dual_loop_tiny.yaml") == Path("dual_loop_tiny.yaml")
 
 
 @pytest.mark.parametrize(
