@@ -124,7 +124,7 @@ def test_the_reference_says_key_type_default_and_meaning(capsys: pytest.CaptureF
     text = capsys.readouterr().out
     assert text == reference(Registry())
     assert "| `accumulate` | `int >= 1` | `1` | micro-batches of a loop in an update |" in text
-    assert "| `temperature` | `float` | `0.7` |" in text
+    assert "| `temperature` | `float > 0` | `0.7` |" in text
     assert "| `lora.r` | `int` |" in text
     assert "``" not in text.replace("```", "")
 
@@ -213,7 +213,7 @@ def components_in(value: Any) -> Iterator[Mapping[str, Any]]:
 
 
 #: Keys that stand among a component's own but are the engine's.
-ENGINES = {"datasets": {"weight"}, "loops": {"data"}}
+ENGINES = {"datasets": {"weight"}, "loops": {"data"}, "gradient_ops": {"by", "own_weights"}}
 
 
 @pytest.mark.parametrize("path", TEXTS)
