@@ -125,7 +125,7 @@ def test_the_reference_says_key_type_default_and_meaning(capsys: pytest.CaptureF
     assert text == reference(Registry())
     assert "| `accumulate` | `int >= 1` | `1` | micro-batches of a loop in an update |" in text
     assert "| `temperature` | `float > 0` | `0.7` |" in text
-    assert "| `lora.r` | `int` |" in text
+    assert "| `lora.r` | `int >= 1` |" in text
     assert "``" not in text.replace("```", "")
 
 
