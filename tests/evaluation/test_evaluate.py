@@ -302,7 +302,7 @@ def test_a_picture_that_is_none(world: Path, job: list[str], tmp_path: Path, out
         (["{checkpoint}", "--data", "refcoco"], "--data goes with --use"),
         (["{checkpoint}"], "names no evaluator"),
         (["{recipe}", "max_sample=3"], "did you mean 'max_samples'?"),
-        (["{recipe}", "max_samples=0"], "max_samples: expected a value >= 1, got 0"),
+        (["{recipe}", "evaluate.referring.max_samples=0"], "max_samples: expected a value >= 1, got 0"),
         (["{recipe}", "evaluate.caption=null", "max_samples=many"], "expected an integer"),
         (["{recipe}", "max_samples"], "write key=value"),
         (["{recipe}", "ablate=yes"], "ablate=true or ablate=false"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from core.testing import GradientOpKit
 from plugins.gradient_ops.aligned_mtl import AlignedMtl
 from plugins.gradient_ops.cagrad import Cagrad
+from plugins.gradient_ops.graddrop import GradDrop
 from plugins.gradient_ops.gradvac import Gradvac
 from plugins.gradient_ops.imtl_g import ImtlG
 from plugins.gradient_ops.mgda import Mgda
@@ -102,3 +103,13 @@ class TestTorchJdPcgrad(GradientOpKit):
 
     def make(self):
         return TorchJd(weighting="pcgrad", scope="group")
+
+
+class TestGradDrop(GradientOpKit):
+    def make(self):
+        return GradDrop()
+
+
+class TestGradDropWithLeak(GradientOpKit):
+    def make(self):
+        return GradDrop(leak=0.3)
