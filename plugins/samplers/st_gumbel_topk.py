@@ -8,6 +8,7 @@ and only k indices and k soft weights per row are stored for backward. Backward 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,9 @@ class StGumbelTopk:
         if len(generators) != B:
             raise ValueError(f"st_gumbel_topk needs one generator for each of the {B} rows of states, not {len(generators)}.")
         k = min(self.k, weight.shape[0])
+        if k < self.k:
+            what = f"st_gumbel_topk: k={self.k} is more than the {k} tokens of this vocabulary, all of which are kept"
+            warnings.warn(f"{what}; st_gumbel is the sampler for that", stacklevel=2)
         noise = torch.stack([gumbel(T, k, generator) for generator in generators]).to(states.device)  # [B, T, k]
         text, mass, ids = StraightThrough.apply(states.flatten(0, 1), weight, bias, embedding, noise.flatten(0, 1), self.temperature)
         return text.unflatten(0, (B, T)), {"topk_mass": mass.unflatten(0, (B, T)), "ids": ids.unflatten(0, (B, T))}

@@ -141,6 +141,24 @@ def test_in_the_file(told: Callable[..., list[str]], there: str, old: str, new: 
     assert re.match(says, lines[0]), lines
 
 
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("return ['loop1', 'loop2'] if update else ['loop1', 'loop3']", "it names the loop 'loop3' in update 0; there are loop1, loop2"),
+        ("return [['loop1', 'loop2'], []][update % 2]", "it gives no loop for update 1"),
+        ("return ['loop1', 'loop2', 'loop1']", r"it gives a loop twice \(loop1, loop2, loop1\) for update 0"),
+        ("return self.plan[update]", r"loops\(0\) raises AttributeError: "),
+    ],
+)
+def test_a_schedule_of_ones_own_is_asked_for_its_loops(
+    told: Callable[..., list[str]], there: str, tmp_path: Path, body: str, says: str
+) -> None:
+    (tmp_path / "mine.py").write_text(f"class Mine:\n    def loops(self, update):\n        {body}\n")
+    [line] = told(there, f"schedule={{use: '{tmp_path / 'mine.py'}:Mine'}}")
+    assert line.startswith(f"{CLI}: schedule"), line
+    assert re.search(says, line), line
+
+
 def test_an_empty_file(told: Callable[..., list[str]]) -> None:
     assert told(text="") == ["r.yaml:1: a recipe is a mapping of keys to values, and this file holds none"]
 

@@ -170,3 +170,10 @@ def test_arguments_are_checked():
         StGumbelTopk(k=0)
     with pytest.raises(ValueError, match="temperature must"):
         StGumbelTopk(temperature=0.0)
+
+
+def test_a_k_beyond_the_vocabulary_is_told() -> None:
+    states, table = torch.randn(1, 2, 4), torch.randn(6, 4)
+    with pytest.warns(UserWarning, match="k=9 is more than the 6 tokens of this vocabulary"):
+        text, _ = StGumbelTopk(k=9)(states, (table, None), table, [torch.Generator().manual_seed(0)])
+    assert text.shape == (1, 2, 4)
