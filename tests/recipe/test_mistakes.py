@@ -142,6 +142,24 @@ def test_in_the_file(told: Callable[..., list[str]], there: str, old: str, new: 
 
 
 @pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("share: 1.5", r"gradient\.share: expected a value in 0\.\.1, got 1\.5"),
+        ("power: 0", "gradient.power: expected a value > 0, got 0"),
+        ("every: 0", "gradient.every: expected a value >= 1, got 0"),
+        ("angle: 270", r"gradient\.angle: expected a value in 0\.\.180, got 270"),
+        ("share: {from: 0.1, to: 1.5, over: 9}", r"gradient\.share: expected a value in 0\.\.1, got 1\.5"),
+        ("angle: 0", r"gradient\.angle: angle must be above 0 where share is\."),
+    ],
+)
+def test_the_pages_component_states_its_ranges(told: Callable[..., list[str]], there: str, tmp_path: Path, key: str, says: str) -> None:
+    page = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8").split("## Ranges")[1]
+    (tmp_path / "softer.py").write_text(page.split("```python\n")[1].split("```")[0], encoding="utf-8")
+    [line] = told(there, f"gradient={{use: '{tmp_path / 'softer.py'}:Softer', {key}}}")
+    assert re.search(says, line), line
+
+
+@pytest.mark.parametrize(
     ("body", "says"),
     [
         ("return ['loop1', 'loop2'] if update else ['loop1', 'loop3']", "it names the loop 'loop3' in update 0; there are loop1, loop2"),
