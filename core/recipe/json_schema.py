@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from core.contracts import KINDS, UserError, Within
-from core.recipe.schema import EngineKeys, RecipeSchema
+from core.recipe.moving import MOVABLE, moving_keys
+from core.recipe.schema import EngineKeys, LoopEntry, RecipeSchema, Source, Surgery, Task
 from core.registry import Component, Registry
 from core.registry.signature import Parameter, kind_of, record_fields
 
@@ -24,15 +26,17 @@ def json_schema(registry: Registry) -> dict[str, Any]:
     skipped: list[str] = []
     definitions: dict[str, Any] = {}
     for kind in KINDS:
-        definitions[kind] = _kind(registry, kind, {}, skipped)
-    task = _kind(registry, "loops", {"data": {"type": "object", "additionalProperties": _ref("datasets"), "minProperties": 1}}, [])
-    top = _object(record_fields(RecipeSchema), {})
+        definitions[kind] = _kind(registry, kind, EngineKeys(), skipped)
+    for annotation in (Task, Source, Surgery):  # components with keys of the engine's beside their own
+        component, note = typing.get_args(annotation)
+        definitions[_with_engine_keys(component, note)] = _kind(registry, str(kind_of(component)), note, [])
+    top = _object(record_fields(RecipeSchema))
     top["properties"]["base"] = {"type": "string", "description": "one recipe below this one; required keys may stand there"}
     top["properties"]["data"] = {"type": "object"}
     required = top.pop("required")
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "dualloop recipe", **top}
     schema["anyOf"] = [{"required": ["base"]}, {"required": required}]
-    schema["$defs"] = {**definitions, "task": task}
+    schema["$defs"] = definitions
     if skipped:
         schema["$comment"] = "left out: " + "; ".join(skipped)
     return schema
@@ -42,8 +46,13 @@ def _ref(name: str) -> dict[str, Any]:
     return {"$ref": f"#/$defs/{name}"}
 
 
-def _kind(registry: Registry, kind: str, engine: dict[str, Any], skipped: list[str]) -> dict[str, Any]:
-    """Any component of a kind; ``engine``: schemas of keys beside the component's own."""
+def _with_engine_keys(component: Any, note: EngineKeys) -> str:
+    """The name of a definition."""
+    return "-".join([str(kind_of(component)), "with", *note.types, *note.optional])
+
+
+def _kind(registry: Registry, kind: str, engine: EngineKeys, skipped: list[str]) -> dict[str, Any]:
+    """Any component of a kind; ``engine``: keys beside the component's own."""
     choices = []
     for entry in registry.list(kind):
         try:
@@ -53,19 +62,33 @@ def _kind(registry: Registry, kind: str, engine: dict[str, Any], skipped: list[s
     return {"oneOf": [*choices, _LOCAL]}
 
 
-def _component(component: Component, engine: dict[str, Any]) -> dict[str, Any]:
-    schema = _object(component.parameters, engine)
-    schema["properties"] = {"use": {"const": component.entry.name}, **schema["properties"]}
-    schema["required"] = ["use", *schema["required"], *engine]
+def _component(component: Component, engine: EngineKeys) -> dict[str, Any]:
+    schema = _object(component.parameters, component.entry.kind in MOVABLE)
+    beside = {name: _type(annotation) for name, annotation in (*engine.types.items(), *engine.optional.items())}
+    schema["properties"] = {"use": {"const": component.entry.name}, **schema["properties"], **beside}
+    schema["required"] = ["use", *schema["required"], *engine.types]
     if text := (component.object.__doc__ or "").strip():
         schema["description"] = text.split("\n\n")[0]
     return schema
 
 
-def _object(keys: tuple[Parameter, ...], engine: dict[str, Any]) -> dict[str, Any]:
-    properties = {key.name: _type(key.type) for key in keys}
+def _object(keys: tuple[Parameter, ...], moving: bool = False) -> dict[str, Any]:
+    """``moving``: whether numbers among the keys may move with the updates."""
+    properties = {key.name: _number_or_moving(key.type) if moving and _is_number(key.type) else _type(key.type) for key in keys}
     required = [key.name for key in keys if key.required]
-    return {"type": "object", "properties": {**properties, **engine}, "required": required, "additionalProperties": False}
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+def _is_number(annotation: Any) -> bool:
+    plain = typing.get_args(annotation)[0] if typing.get_origin(annotation) is Annotated else annotation
+    return plain in (int, float)
+
+
+def _number_or_moving(annotation: Any) -> dict[str, Any]:
+    """A number, or how it moves: the ranges hold at both ends."""
+    number = _type(annotation)
+    moving = _object(moving_keys(annotation))
+    return {"anyOf": [number, moving]}
 
 
 def _type(annotation: Any) -> dict[str, Any]:
@@ -75,7 +98,7 @@ def _type(annotation: Any) -> dict[str, Any]:
     if kind := kind_of(annotation):
         return _ref(kind)
     if typing.is_typeddict(annotation) or dataclasses.is_dataclass(annotation):
-        return _object(record_fields(annotation), {})
+        return _object(record_fields(annotation), moving=annotation is LoopEntry)
     if origin in (typing.Union, types.UnionType):
         return {"anyOf": [_type(branch) for branch in arguments]}
     if origin is Literal:
@@ -93,11 +116,14 @@ def _type(annotation: Any) -> dict[str, Any]:
 
 
 def _annotated(annotation: Any, notes: tuple[Any, ...]) -> dict[str, Any]:
-    if any(isinstance(note, EngineKeys) for note in notes):
-        return _ref("task")
+    if engine := next((note for note in notes if isinstance(note, EngineKeys)), None):
+        return _ref(_with_engine_keys(annotation, engine))
     schema = _type(annotation)
     for note in notes:
         if isinstance(note, Within):
-            schema |= {"minProperties": int(note.low)} if schema.get("type") == "object" else {"minimum": note.low}
-            schema |= {"maximum": note.high} if note.high != float("inf") else {}
+            if schema.get("type") == "object":
+                schema |= {"minProperties": int(note.low)}
+                continue
+            ends = {"minimum": note.low, "maximum": note.high, "exclusiveMinimum": note.above, "exclusiveMaximum": note.below}
+            schema |= {name: end for name, end in ends.items() if end is not None and math.isfinite(end)}
     return schema
