@@ -311,8 +311,9 @@ def test_a_run_that_cannot_be_built_leaves_no_folder(tiny: Make, tmp_path: Path,
     with pytest.raises(UserError):
         runner.run(broken, Registry(), quiet=True)
     assert list((tmp_path / "runs").iterdir()) == [folder]
+    longer = tiny("train.updates=5", *[f"model.checkpoint={tmp_path}/nowhere"] * (fault == "build"))
     with pytest.raises(UserError):  # what was there before stays
-        runner.run(broken, Registry(), quiet=True, resume=folder)
+        runner.run(longer, Registry(), quiet=True, resume=folder)
     assert list((tmp_path / "runs").iterdir()) == [folder]
 
 

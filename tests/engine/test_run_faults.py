@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from core.commands.run import main
 from core.contracts import UserError
-from core.engine import building, run_folder, runner
+from core.engine import building, going_on, runner
 from core.engine.launch import stopping
 from core.recipe import Recipe, resolved_yaml
 from core.registry import Registry
@@ -237,7 +237,7 @@ def test_a_run_folder_that_is_not_complete_is_removed(tiny: Make, tmp_path: Path
     def full(path: Path, text: str) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(run_folder, "write_whole", full)
+    monkeypatch.setattr(going_on, "write_whole", full)
     with pytest.raises(UserError, match="the run cannot write"):
         runner.run(tiny(), Registry(), quiet=True)
     assert list((tmp_path / "runs").iterdir()) == []
