@@ -123,6 +123,9 @@ class Trainer:
                             terms = loop.tasks[task](self.model, self.teacher, batch.to(self.device), noise)
                         parts = [term.weight * term.total / max(totals[key], 1) for key, term in terms.terms.items()]
                         loss = torch.stack(parts).sum()
+                        if not loss.requires_grad:
+                            what = f"{loop.name}/{task}: no loss of it reaches a trained weight"
+                            raise UserError(f"{what}; train a group that it uses (model.train), or take the task out of the recipe")
                         self.strategy.backward(loss)  # also of NaN: the ranks' backward passes may wait for each other
                         value = float(loss.detach())
                         self._seen.append(Seen(f"{loop.name}/{task}", batch.ids, math.isfinite(value)))

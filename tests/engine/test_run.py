@@ -317,6 +317,14 @@ def test_a_run_that_cannot_be_built_leaves_no_folder(tiny: Make, tmp_path: Path,
     assert list((tmp_path / "runs").iterdir()) == [folder]
 
 
+def test_a_task_that_reaches_no_trained_weight_is_named(tiny: Make, tmp_path: Path) -> None:
+    run = built(tiny("model.train=[sam2_decoder]", "model.lora=null", "gradient={use: sum}"), tmp_path / "run")
+    with pytest.raises(
+        UserError, match=r"loop2/cycle: no loss of it reaches a trained weight; train a group"
+    ):
+        run.trainer.update(0)
+
+
 def test_several_threads_sum_in_one_order(tiny: Make, tmp_path: Path) -> None:
     torch.use_deterministic_algorithms(False)
     built(tiny(), tmp_path)
