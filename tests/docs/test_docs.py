@@ -246,18 +246,20 @@ def test_the_chinese_text_has_the_english_commands(translated: str, original: st
 def test_the_python_of_the_readme_and_of_the_page_on_plugins_runs(tmp_path: Path) -> None:
     """The ten lines are a gradient op; the test subclasses the kit for the op that the scaffold writes; a function offers what it reads."""
     [code] = [code for language, code in CODE.findall((ROOT / "README.md").read_text()) if language == "python"]
-    test, offering = [code for language, code in CODE.findall((ROOT / "docs" / "plugins.md").read_text()) if language == "python"]
+    ranges, test, offering = [code for language, code in CODE.findall((ROOT / "docs" / "plugins.md").read_text()) if language == "python"]
     (tmp_path / "my_surgery.py").write_text(contents("gradient_ops", "my-surgery")[1].code)
     (tmp_path / "test_my_surgery.py").write_text(test)
     (tmp_path / "mine.py").write_text(code)
+    (tmp_path / "softer.py").write_text(ranges)
     (tmp_path / "test_offering.py").write_text(
         f"{offering}\n\nfrom core.contracts import ReadsFiles\nfrom core.registry.offers import faults\n\n\n"
         "def test_offers(tmp_path):\n    assert isinstance(load, ReadsFiles) and not list(faults(load, 'models'))\n"
         "    (tmp_path / 'my_model.json').touch()\n    assert load.reads(tmp_path, None) == {'checkpoint': tmp_path}\n"
     )
     (tmp_path / "test_mine.py").write_text(
-        "from core.testing import GradientOpKit\nfrom mine import Half\n\n\n"
-        "class TestHalf(GradientOpKit):\n    def make(self):\n        return Half(anchor='loop1')\n"
+        "from core.testing import GradientOpKit\nfrom mine import Half\nfrom softer import Softer\n\n\n"
+        "class TestHalf(GradientOpKit):\n    def make(self):\n        return Half(anchor='loop1')\n\n\n"
+        "class TestSofter(GradientOpKit):\n    def make(self):\n        return Softer()\n"
     )
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(tmp_path), str(tmp_path)]

@@ -319,9 +319,7 @@ def test_a_run_that_cannot_be_built_leaves_no_folder(tiny: Make, tmp_path: Path,
 
 def test_a_task_that_reaches_no_trained_weight_is_named(tiny: Make, tmp_path: Path) -> None:
     run = built(tiny("model.train=[sam2_decoder]", "model.lora=null", "gradient={use: sum}"), tmp_path / "run")
-    with pytest.raises(
-        UserError, match=r"loop2/cycle: no loss of it reaches a trained weight; train a group"
-    ):
+    with pytest.raises(UserError, match=r"loop2/cycle: no loss of it reaches a trained weight; train a group"):
         run.trainer.update(0)
 
 
