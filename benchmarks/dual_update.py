@@ -34,6 +34,7 @@ from core.contracts import RegionBatch
 from core.engine.drawing import MicroBatch
 from core.engine.parallel.exchange import Alone
 from core.engine.parallel.strategy import make_strategy
+from core.engine.surgery import Surgery
 from core.engine.update import LoopSetup, Trainer
 from plugins.gradient_ops.pcgrad_orthogonal import PcgradOrthogonal
 from plugins.loops.caption_mask_caption import CaptionMaskCaption
@@ -118,7 +119,7 @@ def trainer(model: Sa2va, batches: tuple[RegionBatch, RegionBatch], args: argpar
     optimizer, rate = AdamW(lr=2e-5).build(groups, 1000)
     op, schedule = PcgradOrthogonal(anchor="loop1"), Alternate(order=["loop1", "loop2"])
     strategy = make_strategy({"strategy": "single"}, groups, optimizer, 1.0, Alone(), len(loops))
-    return Trainer(model, loops, teacher, op, schedule, strategy, rate, SEED, "cpu", precision, Path("."))
+    return Trainer(model, loops, teacher, Surgery(op, SEED), schedule, strategy, rate, SEED, "cpu", precision, Path("."))
 
 
 Phases = dict[str, float]
@@ -164,11 +165,11 @@ def watch(run: Trainer, clock: Clock) -> None:
     assert isinstance(model, Sa2va)
     assert isinstance(teacher, Ema)
     assert isinstance(one, MaskCaptionMask)
-    gradient, sampler, weights, network = run._gradient, one.sampler, teacher.weights, model.network
+    gradients, sampler, weights, network = run._gradients, one.sampler, teacher.weights, model.network
 
     def loop(setup: LoopSetup, *given: Any) -> Any:
         clock.at("first forward" if setup.name == "loop1" else "loop 2")
-        result = gradient(setup, *given)
+        result = gradients(setup, *given)
         clock.at("rest")
         return result
 
@@ -189,11 +190,11 @@ def watch(run: Trainer, clock: Clock) -> None:
 
     network.backend.tile_features = clock.around("pictures", network.backend.tile_features)  # type: ignore[method-assign]
     network.sam_features = clock.around("pictures", network.sam_features)  # type: ignore[method-assign]
-    run._gradient, one.sampler, teacher.weights = loop, sample, teaching  # type: ignore[method-assign]
+    run._gradients, one.sampler, teacher.weights = loop, sample, teaching  # type: ignore[method-assign]
     teacher.update = clock.around("EMA", teacher.update)  # type: ignore[method-assign]
     run.strategy.gram = clock.around("surgery", run.strategy.gram)  # type: ignore[method-assign]
     strategy_module.combine = clock.around("surgery", strategy_module.combine)
-    run.op.weights = clock.around("surgery", run.op.weights)  # type: ignore[method-assign]
+    run.surgery.op.weights = clock.around("surgery", run.surgery.op.weights)  # type: ignore[method-assign]
     run.strategy.step = clock.around("optimizer", run.strategy.step)  # type: ignore[method-assign]
 
 
