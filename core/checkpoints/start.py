@@ -63,7 +63,9 @@ def start_weights(recipe: Recipe, registry: Registry, groups: Groups, folder: Pa
         new = [group for group in groups if group not in there]
         begun = {f"{group}/{name}": p.detach().cpu().contiguous() for group, members in groups.items() for name, p in members}
         facts = {"start_from": str(source), "sha256": sha256(source / "trained.safetensors"), "from_the_base": new}
-        _keep(folder, begun, facts | {"differences": differences})
+        brought = read_tensors(source / "own.safetensors") if (source / "own.safetensors").is_file() else {}
+        left = list(dict.fromkeys(name.partition("/")[0] for name in brought))  # groups of loops' own weights, called after their tasks
+        _keep(folder, begun, facts | {"differences": differences, "left": left})
 
 
 def _keep(folder: Path, begun: dict[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -102,6 +104,7 @@ def started_from(folder: Path) -> list[str]:
     return [
         f"start: the trained weights of {facts['start_from']}{new}",
         *(f"warning: start_from: {each}" for each in facts["differences"]),
+        *(f"note: the weights that {each} brought itself there are not taken over, they begin anew" for each in facts["left"]),
     ]
 
 

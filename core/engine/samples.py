@@ -39,10 +39,12 @@ def show_samples(built: Run, number: int, batches: Batches) -> None:
             for task, loop in built.trainer.loops[name].tasks.items()
             if isinstance(loop, ShowsSamples)
         }
+    if not any(found.values()):  # only loops that show none took part, or none of their tasks had a region
+        return
     update, trackers = number + 1, built.trackers
     file = built.folder / "samples" / f"update-{update:06d}.png"
     pictures = [replace(sample, title=task) for task, samples in found.items() for sample in samples]
-    columns = min(COLUMNS, max(1, *map(len, found.values())))
+    columns = min(COLUMNS, max(map(len, found.values())))
     picture_sheet(pictures, file, columns, title=f"{built.recipe.values['name']}: samples after update {update}")
     rows = {task: [{"id": one.id, "texts": one.texts, "iou": one.score} for one in samples] for task, samples in found.items()}
     text = json.dumps(strict({"update": update, "samples": rows}), indent=1, ensure_ascii=False, allow_nan=False)

@@ -132,6 +132,20 @@ def test_a_run_is_the_same_with_evaluations_and_samples_and_keeps_the_best(scrip
     assert 0 <= sample["iou"] <= 1
 
 
+def test_an_update_of_loops_that_show_nothing_leaves_no_samples(tiny: Make) -> None:
+    words = (
+        "{use: phrase_to_mask, losses: {mask: {use: bce_dice, points: 64}}, data: {refs: {use: refcoco, root: '${data.world}/ref_seg'}}}"
+    )
+    folder = run(
+        tiny(
+            f"loops.loop1.tasks={{pseudo: null, referring: null, words: {words}}}",
+            "schedule={use: stages, stages: [{loops: [loop1], until: 1}, {loops: [loop2]}]}",
+            "train={updates: 2, samples_every: 1, samples: 1}",
+        )
+    )
+    assert sorted(path.name for path in (folder / "samples").iterdir()) == ["update-000002.json", "update-000002.png"]
+
+
 def test_training_ends_early_and_goes_on_with_more_patience(scripted: Make, capsys: pytest.CaptureFixture[str]) -> None:
     values = [0.25, 0.5, 0.5, 0.25, 0.125, 0.25]
     folder = run(scripted(values, "train.updates=6", "train.patience=2"))

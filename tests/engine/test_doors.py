@@ -78,6 +78,15 @@ def test_they_are_trained_saved_and_resumed_and_are_no_part_of_the_model(tiny: M
     assert all(equal(whole[name], again[name]) for name in ("trained", "optimizer", "own", "teacher"))
 
 
+def test_a_run_that_starts_from_one_with_some_says_that_they_begin_anew(
+    tiny: Make, balanced: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = go(tiny(balanced, "train.updates=1", "checkpoint.every=1"))
+    runner.run(tiny(balanced, "train.updates=1", "checkpoint.every=1", f"start_from={first}"), Registry())
+    told = capsys.readouterr().out
+    assert f"note: the weights that {GROUP} brought itself there are not taken over, they begin anew" in told
+
+
 def test_a_checkpoint_without_them_is_refused_by_name(tiny: Make, balanced: str) -> None:
     run = go(tiny(balanced, "train.updates=2"))
     last = run / "checkpoints" / "update-000002"
