@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,8 +13,8 @@ import yaml
 
 from core.checkpoints.trained_weights import find_checkpoint
 from core.contracts import UserError
-from core.engine import checkpoint, demands, runner
-from core.engine.best import Watch, named_best
+from core.engine import demands, runner
+from core.engine.best import Watch
 from core.engine.launch import stopping
 from core.engine.parallel.exchange import join
 from core.engine.samples import first
@@ -228,54 +227,17 @@ def test_the_keys_in_the_documentation_are_the_recipes(tiny: Make) -> None:
     demands.require(whole.values)
 
 
-def watch(*values: float, **given: object) -> tuple[Watch, list[bool]]:
-    made = Watch("e/m", **given)
-    return made, [made.add(update, {"e": {"m": value}}) for update, value in enumerate(values, start=1)]
-
-
-def test_which_value_is_the_best() -> None:
-    nan, inf = float("nan"), float("inf")
-    assert watch(nan, 1.0, 1.0, inf, 2.0)[1] == [False, True, False, False, True]
-    assert watch(1.0, 2.0, 0.5, -inf, highest=False)[1] == [True, False, True, False]
-    ended, _ = watch(nan, nan, patience=2)
-    assert ended.ended() == "after update 2: e/m has not been a number for 2 evaluations"
-    assert watch(1.0, 0.5, 2.0, patience=2)[0].ended() is None
-    assert watch(1.0, 0.5)[0].line() == "update 2: e/m 0.5 (best 1 at update 1)"
-    plain = Watch()
-    assert not plain.add(3, {"a": {"x": 0.25, "y": 1.0}, "b": {"z": nan}})
-    assert plain.line() == "update 3: a/x 0.25  b/z NaN"
-
-
 def test_another_metric_begins_anew(scripted: Make) -> None:
     values = scripted([], "train.patience=2").values
-    seen, _ = watch(0.5, 0.25)
-    seen.metric = "score/mean"
+    seen = Watch("score/mean")
+    for update, value in enumerate((0.5, 0.25), start=1):
+        seen.add(update, {"score": {"mean": value}})
     kept = json.loads(json.dumps(seen.state()))
     again = Watch.of(values, kept)
     assert (again.update, again.value, again.without, len(again.history)) == (1, 0.5, 1, 2)
     for change in ({"best": "score/n_items"}, {"best_is": "lowest"}):
         other = Watch.of(values | {"checkpoint": values["checkpoint"] | change}, kept)
         assert (other.update, other.value, other.without, len(other.history)) == (None, None, 0, 2)
-
-
-def test_the_best_checkpoint_has_a_name_and_outlives_the_newest(tmp_path: Path) -> None:
-    folder = tmp_path / "checkpoints"
-    for update in range(1, 6):
-        (folder / f"update-{update:06d}").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"best: the run has kept no best checkpoint; train with train\.evaluate_every and"):
-        named_best(folder / "best")
-    watched, _ = watch(0.5, 0.75, 0.25)
-    watched.write(folder)
-    checkpoint.prune(folder, 2)
-    assert saved(tmp_path) == ["best.json", "update-000002", "update-000004", "update-000005"]
-    assert named_best(folder / "best") == folder / "update-000002"
-    assert named_best(tmp_path / "best") == tmp_path / "best"
-    shutil.rmtree(folder / "update-000002")
-    watched.write(folder)
-    assert saved(tmp_path) == ["update-000004", "update-000005"]
-    (folder / "best.json").write_text("{}")
-    with pytest.raises(UserError, match=r"best.json: cannot be read .* remove it"):
-        checkpoint.prune(folder, 2)
 
 
 def test_the_first_regions_of_a_batch_bring_only_their_pictures() -> None:
