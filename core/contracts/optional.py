@@ -53,6 +53,18 @@ class TellsUsage(Protocol):
 
 
 @runtime_checkable
+class KnowsItsFiles(Protocol):
+    """The files that describe its samples are known. A run keeps a stamp of them, so that other data at the same path are noticed."""
+
+    def its_files(self) -> Sequence[Path]:
+        """Annotation files and tables, in an order that does not depend on where they lie; pictures need not be among them.
+
+        Of thousands, some hundreds that are spread over all.
+        """
+        ...
+
+
+@runtime_checkable
 class Draws(Protocol):
     """A data set that draws: an augmentation, a second view. Training then asks ``draw`` instead of ``[index]``."""
 
@@ -298,7 +310,7 @@ class ShowsTrainingSamples(Protocol):
 
 #: kind -> what a component of it may offer. Those of ``BEFORE_BUILDING`` are looked for on the component itself, not on what it builds.
 OPTIONAL: dict[str, tuple[type, ...]] = {
-    "datasets": (GroupsByPicture, KnowsCocoPictures, TellsUsage, Draws, ChecksKeys),
+    "datasets": (GroupsByPicture, KnowsCocoPictures, TellsUsage, KnowsItsFiles, Draws, ChecksKeys),
     "models": (ReportsChanges, VerifiesExport, ExportsAdapters, ExportsTrainingFile, KnowsBaseValues, TellsFacts, ReadsFiles, ChecksKeys),
     "loops": (TakesEmptyMasks, WithinBatch, ShowsSamples),
     "teachers": (ReportsStatistics, WritesCaptions, PreparesItsOwn),

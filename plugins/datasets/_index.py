@@ -19,6 +19,7 @@ from core.contracts import BadSample, UserError
 
 #: No picture or mask larger than this is ever allocated, whatever a file claims.
 MAX_PIXELS = 100_000_000
+STAMPED = 500  # of a source's many files, those that tell its data from others
 FACTORS = (2, 4, 8)  # by which JPEGs can be reduced while they are decoded
 
 

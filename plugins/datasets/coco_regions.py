@@ -49,6 +49,9 @@ class CocoRegions:
             raise UserError(f"coco_regions: {self._file} has no annotation to use; check it, or set crowds.")
         self._chosen = spread(len(self._index["begin"]), max_samples)
 
+    def its_files(self) -> list[Path]:
+        return [self._file]
+
     def __len__(self) -> int:
         return len(self._chosen)
 

@@ -54,6 +54,9 @@ class Dam:
             raise UserError(f"{source}: {self._file} describes no region; check root.")
         self._chosen = spread(count, max_samples)
 
+    def its_files(self) -> list[Path]:
+        return [self._file]
+
     def __len__(self) -> int:
         return len(self._chosen)
 

@@ -44,6 +44,9 @@ class FolderRegions:
             raise UserError(f"folder_regions: {self._table} is empty; write one JSON object a line into it.")
         self._chosen = spread(len(self._index["starts"]), max_samples)
 
+    def its_files(self) -> list[Path]:
+        return [self._table]
+
     def __len__(self) -> int:
         return len(self._chosen)
 

@@ -64,6 +64,9 @@ class OpenImages:
         self._chosen = spread(count, max_samples)
         self._names = _class_names(self.root) if caption == "class_name" else None
 
+    def its_files(self) -> list[Path]:
+        return [self._table]
+
     def __len__(self) -> int:
         return len(self._chosen)
 

@@ -60,7 +60,7 @@ class Refcoco:
         if not refs.is_file() and (others := ", ".join(sorted(path.name for path in refs.parent.glob("refs(*).p")))):
             raise UserError(f"refcoco: {refs} is missing, but there is {others}; set split_by to what stands in the brackets.")
         refs = existing_file(refs, "refcoco")
-        self._file = existing_file(self.root / dataset / "instances.json", "refcoco")
+        self._refs, self._file = refs, existing_file(self.root / dataset / "instances.json", "refcoco")
         self._folder, self._name = _picture_folder(self.root, dataset, images), f"{dataset}/{split_by}"
         options = {"refs": refs.resolve(), "split": split, "text": text}
         build = partial(_build, refs, self._file, split, text)
@@ -76,6 +76,9 @@ class Refcoco:
             raise UserError(f"dataset {dataset} is split by {' or '.join(there)}, not by {split_by}: write split_by={next(iter(there))}")
         if split not in there[split_by]:
             raise UserError(f"split {split} is not there: {dataset} by {split_by} has {', '.join(there[split_by])}")
+
+    def its_files(self) -> list[Path]:
+        return [self._refs, self._file]
 
     def __len__(self) -> int:
         return len(self._chosen)

@@ -19,7 +19,7 @@ from core.contracts import BadSample, Count, Region, UserError, Within
 from plugins.datasets import _rle
 from plugins.datasets._build import listing, over_files
 from plugins.datasets._cache import cached, pack, stamp_of
-from plugins.datasets._index import check_draft, existing_folder, read_view, spread
+from plugins.datasets._index import STAMPED, check_draft, existing_folder, read_view, spread
 
 
 class Sa1b:
@@ -48,6 +48,10 @@ class Sa1b:
         if not len(rows):
             raise UserError(f"sa1b: no sa_*.json under {self.root} has a mask of at least {min_area} pixels; check root and min_area.")
         self._chosen: Sequence[int] = _one_of_each(rows[:, 0]) if one_each else spread(len(rows), max_samples)
+
+    def its_files(self) -> list[Path]:
+        """Of many files some, spread over all."""
+        return [self.root / self._index.text("name", row) for row in spread(self._index.count("name"), STAMPED)]
 
     def __len__(self) -> int:
         return len(self._chosen)

@@ -20,7 +20,7 @@ from core.contracts import BadSample, Count, Region, UserError, Within
 from plugins.datasets import _rle, _video
 from plugins.datasets._build import listing, over_files
 from plugins.datasets._cache import cached, pack, stamp_of
-from plugins.datasets._index import existing_folder, spread
+from plugins.datasets._index import STAMPED, existing_folder, spread
 
 _VIDEO_RATE = 24  # frames a second, of all SA-V videos
 
@@ -58,6 +58,10 @@ class Sav:
         if not count:
             raise UserError(f"sav: no *_{annotations}.json under {self.root} shows an object on two frames {distance} apart; check root.")
         self._chosen = spread(count, max_samples)
+
+    def its_files(self) -> list[Path]:
+        """Of many files some, spread over all."""
+        return [self.root / self._index.text("name", row) for row in spread(self._index.count("name"), STAMPED)]
 
     def __len__(self) -> int:
         return len(self._chosen)

@@ -15,7 +15,7 @@ import numpy as np
 
 from core.contracts import BadSample, Count, Region, UserError
 from plugins.datasets._build import listing
-from plugins.datasets._index import MAX_PIXELS, existing_folder, spread
+from plugins.datasets._index import MAX_PIXELS, STAMPED, existing_folder, spread
 
 _KEYS = ("frame1", "mask1", "frame2", "mask2")
 
@@ -33,6 +33,10 @@ class SavPairs:
         if not self._files.count("name"):
             raise UserError(f"sav.pairs: there is no masklet_data_*.npz under {self.root}; check root.")
         self._chosen = spread(self._files.count("name"), max_samples)
+
+    def its_files(self) -> list[Path]:
+        """Of many files some, spread over all."""
+        return [self.root / self._files.text("name", row) for row in spread(self._files.count("name"), STAMPED // 10)]  # they hold pictures
 
     def __len__(self) -> int:
         return len(self._chosen)
