@@ -20,8 +20,8 @@ from core.engine.demands import require
 from core.engine.evaluation import before_after_table
 from core.engine.feed import bad_summary
 from core.engine.going_on import finished, train_longer
-from core.engine.launch import RESUME, stopping
-from core.engine.parallel.exchange import Exchange, join, lost_loader
+from core.engine.launch import stopping
+from core.engine.parallel.exchange import Exchange, join
 from core.engine.progress import Progress
 from core.engine.result import before_training, finish
 from core.engine.run_folder import removed_on_failure, run_folder
@@ -102,7 +102,13 @@ def _updates(built: Run, between: Between, progress: Progress) -> list[dict[str,
             break
         skipped = built.trainer.skipped
         between.watch_batches(number)
-        values = built.trainer.update(number)
+        try:
+            values = built.trainer.update(number)
+        except stopping.Stopped:  # it waited for samples, and has changed nothing yet
+            saved = dict(checkpoint.list_checkpoints(built.folder / "checkpoints"))
+            if exchange.world == 1 and number > built.start and number not in saved:
+                _save(built, number, between.watch)
+            raise
         samples = train["batch_size"] * train["accumulate"] * built.trainer.strategy.world * len(built.trainer.schedule.loops(number))
         values["time/samples_per_s"] = samples / values["time/update_s"]
         values["memory/peak_gib"] = peak_gib(built.trainer.device)
@@ -174,7 +180,7 @@ def _feeds_closed(trainer: Trainer) -> Iterator[None]:
 
 @contextmanager
 def _as_user_error(output: Path) -> Iterator[None]:
-    """What a full or read-only disk throws, wherever the run writes, and the death of a loader's worker become a ``UserError``."""
+    """What a full or read-only disk throws, wherever the run writes, becomes a ``UserError``."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -182,11 +188,4 @@ def _as_user_error(output: Path) -> Iterator[None]:
             raise
         raise UserError(
             f"{output}: the run cannot write ({error}); its checkpoints are untouched. Make room or give another disk, then --resume"
-        ) from error
-    except RuntimeError as error:
-        if not lost_loader(error):
-            raise
-        what = str(error).strip().rstrip(".")
-        raise UserError(
-            f"a process that loads data is gone ({what}); {RESUME}. Mostly the memory is too small: lower train.workers"
         ) from error

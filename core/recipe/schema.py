@@ -48,7 +48,8 @@ class Train:
     group_pictures: bool = False  # regions of one picture follow each other, so that a batch encodes it once
     activation_checkpointing: bool = False  # of the model's layers: less memory, one more forward
     compile: bool = False  # the model's layers with torch.compile, in the forwards that train
-    workers: Annotated[int, Within(0)] = 0  # of the loader; 0 prepares samples in the main process
+    workers: Annotated[int, Within(0)] = 0  # that load data, for each process and all its loops; 0 prepares samples in the main process
+    prefetch_gib: Annotated[float, Within(0)] = 2.0  # of samples that workers prepare ahead for each process; one micro-batch at least
     max_bad_fraction: Annotated[float, Within(0, 1)] = 0.01  # of a source's samples, before the run stops
     max_bad_updates: Annotated[int, Within(0)] = 0  # with a loss or gradient of NaN or Inf, skipped before the run stops
     evaluate: Literal["none", "before_and_after"] = "none"  # within the run; `core.evaluate` measures it later

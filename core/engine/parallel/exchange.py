@@ -20,11 +20,6 @@ from core.engine.launch import RESUME, LostRank, check_launch
 from core.engine.parallel.table import STRATEGIES
 
 
-def lost_loader(error: RuntimeError) -> bool:
-    """Whether torch says that a loader's worker died; it raises that in a signal's handler, wherever the process is then."""
-    return str(error).startswith("DataLoader worker")
-
-
 class Exchange(ABC):
     """What the parts of a run that need the other processes ask for."""
 
@@ -167,8 +162,6 @@ class Group(Exchange):
                 self.store.set(f"at{self.rank}", f"{self.exchanges} {doing}")
             yield
         except RuntimeError as error:  # also what gloo, NCCL and the store raise
-            if lost_loader(error):
-                raise
             reason = str(error).splitlines()[0].split("] ")[-1][:160]
             silent = self._silent() if numbered and time.monotonic() - began >= self.timeout_s else ""
             raise LostRank(
