@@ -263,9 +263,7 @@ def signal_in(seconds: float, times: int = 1) -> None:
 @pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize(("grace", "apart", "times"), [(0.3, 1000, 2), (1000, 0.0, 2)], ids=["after the grace", "at the second signal"])
-def test_a_signal_ends_a_wait_for_samples(
-    monkeypatch: pytest.MonkeyPatch, workers: int, grace: float, apart: float, times: int
-) -> None:
+def test_a_signal_ends_a_wait_for_samples(monkeypatch: pytest.MonkeyPatch, workers: int, grace: float, apart: float, times: int) -> None:
     monkeypatch.setattr(stopping, "GRACE_S", grace)
     monkeypatch.setattr(stopping, "_APART_S", apart)
     stuck = supply(workers, Stuck(40))
