@@ -11,7 +11,7 @@ from pathlib import Path
 from core.commands.printing import table
 from core.commands.words import parse, recipe_and_run
 from core.contracts import UserError
-from core.engine.launch import become_worker, print_notes, report_error, report_stop, start_workers, to_start
+from core.engine.launch import become_worker, device_notes, print_notes, report_error, report_stop, start_workers, to_start
 from core.engine.launch.stopping import Stopped, listening
 from core.engine.rehearsal import cannot_start_here, rehearse
 from core.installed.starting import spoken
@@ -87,6 +87,7 @@ def _run(recipe: Recipe, registry: Registry, arguments: argparse.Namespace, resu
         return 0
     if arguments.check:
         return report(recipe, registry, here=not arguments.elsewhere)
+    print_notes(device_notes(recipe.values["launch"]))
     if to_start(recipe.values["launch"]):
         return start_workers(recipe.values["launch"], argv)
     try:

@@ -13,6 +13,7 @@ from core.checkpoints.start import start_weights
 from core.contracts import ElementWise, Evaluator, KeepsRunningGradient, Loop, Model, Schedule, Stateful, Teacher, Usage, UserError
 from core.engine import checkpoint
 from core.engine.feed import Feed, Supply, ahead
+from core.engine.launch import device_of
 from core.engine.moving import MovingValue
 from core.engine.noise import derived_seed
 from core.engine.own_weights import Named, move_to, own_weights, refuse_untrained
@@ -55,7 +56,7 @@ def build_run(recipe: Recipe, registry: Registry, folder: Path, last: Path | Non
     exchange = exchange or Alone()
     values, seed = recipe.values, recipe.values["seed"]
     train, launch = values["train"], values["launch"]
-    if launch["device"] == "cpu":
+    if device_of(launch) == "cpu":
         _sums_in_one_order()
     torch.manual_seed(derived_seed(seed, "weights"))  # fresh adapters are drawn from it
     with exchange.main_first("building the model"):  # it may write files that the others then read
@@ -75,7 +76,7 @@ def build_run(recipe: Recipe, registry: Registry, folder: Path, last: Path | Non
     strategy = make_strategy(launch, groups | own, optimizer, train["clip_norm"], exchange, most)
     teacher: Teacher | None = build(recipe, ("teacher",), registry, parts) if values.get("teacher") else None
     if teacher is not None:
-        move_to(teacher, launch["device"])
+        move_to(teacher, device_of(launch))
         teacher.start(groups)
     for where, component in {"teacher": teacher, "gradient": surgery.op, "schedule": schedule, "optimizer": factory}.items():
         refuse_untrained(component, where, groups | own)
@@ -97,7 +98,7 @@ def build_run(recipe: Recipe, registry: Registry, folder: Path, last: Path | Non
     evaluators = {name: build(recipe, ("evaluate", name), registry, parts) for name in values["evaluate"]}
     for name, evaluator in evaluators.items():
         refuse_untrained(evaluator, f"evaluate.{name}", groups | own)
-    trainer = Trainer(model, loops, teacher, surgery, schedule, strategy, rate, seed, launch["device"], train["precision"], folder)
+    trainer = Trainer(model, loops, teacher, surgery, schedule, strategy, rate, seed, device_of(launch), train["precision"], folder)
     trainer.max_bad_updates, trainer.skipped, trainer.by_task = train["max_bad_updates"], skipped, by_task
     owners = parts | {("loops", name): loop for name, loop in loops.items()}
     trainer.moving = [MovingValue(path, owners[path[:-1]], moving) for path, moving in moving_numbers(recipe, registry).items()]
@@ -117,7 +118,7 @@ def _tasks(recipe: Recipe, registry: Registry, parts: dict[KeyPath, Any]) -> tup
             path: KeyPath = ("loops", name, "tasks", task)
             torch.manual_seed(derived_seed(recipe.values["seed"], "weights", *path))  # the same on all ranks
             component = tasks[name][task] = build(recipe, path, registry, parts)
-            move_to(component, recipe.values["launch"]["device"])
+            move_to(component, device_of(recipe.values["launch"]))
             try:
                 weights = own_weights(component)
             except UserError as error:
@@ -165,7 +166,7 @@ def _loops(
         strategy.world,
         ahead(train),
         teacher_preparation=teacher_preparation(teacher, model),
-        pinned=values["launch"]["device"] == "cuda",
+        pinned=device_of(values["launch"]) == "cuda",
     )
     record = folder / f"bad_samples{f'.rank{strategy.rank}' if strategy.rank else ''}.jsonl"
     return {

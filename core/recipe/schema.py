@@ -73,7 +73,7 @@ class Launch:
     strategy: Literal["single", "ddp", "deepspeed", "fsdp2"] = "single"  # how several processes share the work
     zero_stage: Annotated[int, Within(1, 2)] = 2  # of deepspeed; stage 0 is ddp
     processes: Annotated[int, Within(1)] = 1  # of all machines together
-    device: Literal["cpu", "cuda"] = "cpu"  # one GPU for each process
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda where there is a GPU, else cpu; one GPU for each process
     check_every: Annotated[int, Within(1)] = 50  # updates, after which the ranks' weights are compared; also at every checkpoint
     timeout_s: Annotated[int, Within(1)] = 1800  # how long a rank waits for the others in an exchange
     requeue: bool = False  # after SIGTERM or SIGUSR1 exit with 0; the same command goes on with the newest unfinished run
