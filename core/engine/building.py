@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from core.checkpoints.start import start_weights
-from core.contracts import ElementWise, Evaluator, KeepsRunningGradient, Loop, Model, Schedule, Stateful, Teacher, UserError
+from core.contracts import Dataset, ElementWise, Evaluator, KeepsRunningGradient, Loop, Model, Schedule, Stateful, Teacher, UserError
 from core.engine import checkpoint
 from core.engine.feed import Feed
 from core.engine.moving import MovingValue
@@ -46,6 +46,7 @@ class Run:
     start: int  # updates already done
     groups: Groups  # the model's trained weights
     own: Groups  # weights that loops brought themselves, by the key path of their task
+    datasets: dict[KeyPath, Dataset]  # the sources and the data sets inside them, by their place in the recipe
 
 
 def build_run(recipe: Recipe, registry: Registry, folder: Path, last: Path | None, exchange: Exchange | None = None) -> Run:
@@ -89,13 +90,14 @@ def build_run(recipe: Recipe, registry: Registry, folder: Path, last: Path | Non
         if surgery.running:
             surgery.running.load_state_dict(checkpoint.load_running(last))
     loops: dict[str, LoopSetup] = {}
+    datasets: dict[KeyPath, Any] = {}
     for name, loop in values["loops"].items():
         sources = [
             Source(
                 name,
                 task,
                 source,
-                build(recipe, ("loops", name, "tasks", task, "data", source), registry),
+                build(recipe, ("loops", name, "tasks", task, "data", source), registry, datasets),
                 needs_of(tasks[name][task]),
                 entry.get("weight"),
             )
@@ -126,7 +128,7 @@ def build_run(recipe: Recipe, registry: Registry, folder: Path, last: Path | Non
     trainer.max_bad_updates, trainer.skipped, trainer.by_task = train["max_bad_updates"], skipped, by_task
     owners = parts | {("loops", name): loop for name, loop in loops.items()}
     trainer.moving = [MovingValue(path, owners[path[:-1]], moving) for path, moving in moving_numbers(recipe, registry).items()]
-    return Run(recipe, folder, model, teacher, trainer, evaluators, Trackers(trackers), optimizer, start, groups, own)
+    return Run(recipe, folder, model, teacher, trainer, evaluators, Trackers(trackers), optimizer, start, groups, own, datasets)
 
 
 def _tasks(recipe: Recipe, registry: Registry, parts: dict[KeyPath, Any]) -> tuple[dict[str, dict[str, Loop]], dict[str, Named]]:
