@@ -8,6 +8,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+from core.checkpoints.own_recipe import own_recipe
 from core.commands.printing import table
 from core.commands.words import parse, recipe_and_run
 from core.contracts import UserError
@@ -41,7 +42,11 @@ def main(argv: list[str] | None = None) -> int:
             return sweep(arguments.recipe, arguments.overrides, arguments.sweep, registry, arguments)
         if arguments.dry_run:
             parser.error("--dry-run goes with --sweep; --check looks at one recipe")
-        return _run(load(arguments.recipe, arguments.overrides), registry, arguments, resume, argv)
+        if isinstance(resume, Path) and Path(arguments.recipe) == resume / "recipe.yaml":
+            recipe = own_recipe(resume, arguments.overrides)
+        else:
+            recipe = load(arguments.recipe, arguments.overrides)
+        return _run(recipe, registry, arguments, resume, argv)
     except UserError as error:
         report_error(error)
         return 2

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from core.contracts import UserError
+from core.engine.which_run import run_named
 from core.installed.home import home
 from core.installed.shipped import recipe_names
 from core.recipe.foreign import key_of
@@ -51,25 +52,8 @@ def recipe_and_run(arguments: argparse.Namespace) -> tuple[str, Path | Literal[T
         raise UserError(f"name a recipe: a YAML file, or one that comes with dualloop: {', '.join(recipe_names())}")
     if folder.suffix in (".yaml", ".yml") or (not folder.exists() and str(folder) in recipe_names()):
         return str(folder), True  # "--resume RECIPE": the option took the recipe for its folder
-    require_run(folder)
-    return str(folder / "recipe.yaml"), folder
-
-
-def require_run(folder: Path) -> None:
-    """Raises ``UserError``, with the run that may be meant, unless a run lies in the folder."""
-    if (folder / "recipe.json").is_file() and (folder / "recipe.yaml").is_file():
-        return
-    if folder.is_file():
-        raise UserError(f"--resume {folder}: this file is neither a run folder nor a recipe, which is a .yaml file")
-    if around := next((one for one in folder.resolve().parents if (one / "recipe.json").is_file()), None):
-        raise UserError(f"--resume {folder}: it lies in the run {around}: name that folder, the newest checkpoint is found in it")
-    if folder.is_dir():
-        runs = sorted((file.parent for file in folder.glob("*/recipe.json")), key=lambda run: run.stat().st_mtime)
-        hint = f"; the newest run in it is {runs[-1]}" if runs else ""
-        raise UserError(f"nothing to resume: {folder} is no run folder (no recipe.json in it){hint}")
-    near = difflib.get_close_matches(folder.name, [file.parent.name for file in folder.parent.glob("*/recipe.json")], n=1)
-    hint = f"did you mean {folder.parent / near[0]}?" if near else "run without --resume first"
-    raise UserError(f"nothing to resume: no run folder {folder}; {hint}")
+    run = run_named(folder)
+    return str(run / "recipe.yaml"), run
 
 
 def _is_setting(word: str) -> bool:

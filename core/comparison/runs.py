@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from core.contracts import UserError
+from core.engine.history import NO_METRICS, metrics_file, rows
 
 FINISHED, RUNNING, STOPPED = "finished", "running", "stopped"
 _QUIET_S = 300.0  # a run that has written nothing for longer than this and than ten updates is taken for stopped
@@ -99,7 +100,7 @@ def read_run(folder: Path, now: float | None = None) -> RunData:
     if not isinstance(recipe, dict):
         raise UserError(f"{folder / 'recipe.json'} holds no recipe")
     notes: list[str] = []
-    metrics = folder / _metrics_file(recipe)
+    metrics = folder / metrics_file(recipe)
     updates, series = _table(_rows(metrics, notes))
     run = RunData(folder, recipe, updates, series, STOPPED, notes=notes)
     run.state = _state(run, metrics, time.time() if now is None else now)
@@ -112,35 +113,19 @@ def read_run(folder: Path, now: float | None = None) -> RunData:
     return run
 
 
-def _metrics_file(recipe: Mapping[str, Any]) -> str:
-    own = [t.get("file") for t in _within(recipe, "track").values() if isinstance(t, Mapping) and t.get("use") == "jsonl"]
-    return own[0] if own and isinstance(own[0], str) else "metrics.jsonl"
-
-
 def _rows(file: Path, notes: list[str]) -> dict[int, dict[str, Any]]:
-    """Update -> row; of two rows for one update the later counts. A last line that is still being written is left out."""
-    rows: dict[int, dict[str, Any]] = {}
+    """Update -> row. Notes tell of a missing file and of damaged lines."""
     if not file.is_file():
         notes.append(f"no {file.name} yet")
-        return rows
-    bad = 0
-    lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
-    for line in lines:
-        try:
-            row = json.loads(line) if line else None
-        except ValueError:
-            bad += line is not lines[-1]
-            continue
-        if isinstance(row, dict) and isinstance(row.get("update"), int):
-            rows[row["update"]] = rows.get(row["update"], {}) | row
+    found, bad = rows(file)
     if bad:
         notes.append(f"{bad} damaged line{'s' if bad > 1 else ''} in {file.name} left out")
-    return dict(sorted(rows.items()))
+    return found
 
 
-def _table(rows: Mapping[int, Mapping[str, Any]]) -> tuple[list[int], dict[str, list[float | None]]]:
-    trained = {update: row for update, row in rows.items() if update > 0}
-    names = dict.fromkeys(name for row in trained.values() for name in row if name not in ("update", "time", "non_finite"))
+def _table(found: Mapping[int, Mapping[str, Any]]) -> tuple[list[int], dict[str, list[float | None]]]:
+    trained = {update: row for update, row in found.items() if update > 0}
+    names = dict.fromkeys(name for row in trained.values() for name in row if name not in NO_METRICS)
     series = {name: [_number(row.get(name)) for row in trained.values()] for name in names}
     return list(trained), {name: values for name, values in series.items() if any(value is not None for value in values)}
 

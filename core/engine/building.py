@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from core.checkpoints.start import start_weights
-from core.contracts import ElementWise, Evaluator, KeepsRunningGradient, Loop, Model, Schedule, Stateful, Teacher, Usage, UserError
+from core.contracts import Dataset, ElementWise, Evaluator, KeepsRunningGradient, Loop, Model, Schedule, Stateful, Teacher, Usage, UserError
 from core.engine import checkpoint
 from core.engine.feed import Feed, Supply, ahead
 from core.engine.launch import device_of
@@ -48,6 +48,7 @@ class Run:
     start: int  # updates already done
     groups: Groups  # the model's trained weights
     own: Groups  # weights that loops brought themselves, by the key path of their task
+    datasets: dict[KeyPath, Dataset]  # the sources and the data sets inside them, by their place in the recipe
     usages: dict[str, list[Usage]]  # key path of each data set -> how much of its sources it uses
 
 
@@ -91,7 +92,9 @@ def build_run(recipe: Recipe, registry: Registry, folder: Path, last: Path | Non
             surgery.op.load_state_dict(state["gradient_op"])
         if surgery.running:
             surgery.running.load_state_dict(checkpoint.load_running(last))
-    loops = _loops(recipe, registry, parts, tasks, schedule, start, strategy, model, teacher, folder)
+    datasets: dict[KeyPath, Any] = {}
+    loops = _loops(recipe, registry, datasets, tasks, schedule, start, strategy, model, teacher, folder)
+    parts |= datasets
     trackers = {name: build(recipe, ("track", name), registry) for name in values["track"] if exchange.main}
     if exchange.main and not any(tracker["use"] == "jsonl" for tracker in values["track"].values()):
         trackers["metrics.jsonl"] = registry.get("trackers", "jsonl").object()  # always on, whatever the recipe's trackers are called
@@ -105,7 +108,7 @@ def build_run(recipe: Recipe, registry: Registry, folder: Path, last: Path | Non
     used = usages_of(parts)
     if exchange.main and last is None:
         write_left_out(folder / "bad_samples.jsonl", used)
-    return Run(recipe, folder, model, teacher, trainer, evaluators, Trackers(trackers), optimizer, start, groups, own, used)
+    return Run(recipe, folder, model, teacher, trainer, evaluators, Trackers(trackers), optimizer, start, groups, own, datasets, used)
 
 
 def _tasks(recipe: Recipe, registry: Registry, parts: dict[KeyPath, Any]) -> tuple[dict[str, dict[str, Loop]], dict[str, Named]]:
@@ -131,7 +134,7 @@ def _tasks(recipe: Recipe, registry: Registry, parts: dict[KeyPath, Any]) -> tup
 def _loops(
     recipe: Recipe,
     registry: Registry,
-    parts: dict[KeyPath, Any],
+    datasets: dict[KeyPath, Any],
     tasks: Mapping[str, Mapping[str, Loop]],
     schedule: Schedule,
     start: int,
@@ -140,7 +143,7 @@ def _loops(
     teacher: Teacher | None,
     folder: Path,
 ) -> dict[str, LoopSetup]:
-    """The loops with their data; the workers that load it are started."""
+    """The loops with their data, which is added to ``datasets`` by key path; the workers that load it are started."""
     values, train = recipe.values, recipe.values["train"]
     plans: dict[str, Plan] = {}
     for name, loop in values["loops"].items():
@@ -149,7 +152,7 @@ def _loops(
                 name,
                 task,
                 source,
-                build(recipe, ("loops", name, "tasks", task, "data", source), registry, parts),
+                build(recipe, ("loops", name, "tasks", task, "data", source), registry, datasets),
                 needs_of(tasks[name][task]),
                 entry.get("weight"),
             )

@@ -11,6 +11,7 @@ from core.contracts import Evaluation, Picture
 from core.engine.between import Between
 from core.engine.building import Run
 from core.engine.evaluation import evaluate_all, metric_values, write_result, write_whole
+from core.engine.history import logged_before, metrics_file
 from core.engine.progress import Progress
 from core.engine.sheet import picture_sheet
 from core.engine.usage import for_result
@@ -54,10 +55,13 @@ def finish(
     """Pictures, result files and the export; returns the summary shown to the user."""
     _sheet(built, between.done, "after", after)
     summary: dict[str, Any] = between.summary()
-    for name, (first, last) in ends(history).items():
+    earlier, lost = logged_before(built.folder, built.recipe.values, built.start)
+    for name, (first, last) in ends([*earlier, *history]).items():
         summary[name] = f"{first:.4f} -> {last:.4f}"
         if name.endswith("/topk_mass") and last < LOW_TOPK_MASS:
             summary[name] += f"; below {LOW_TOPK_MASS}: the sampler's gradient leaves much out, raise its k"
+    if lost:
+        summary["not in the means"] = f"{lost} of the first {built.start} updates, of which {metrics_file(built.recipe.values)} has no line"
     if built.trainer.skipped:
         summary["skipped updates"] = f"{built.trainer.skipped}, in which a loss or gradient was NaN or Inf; see not_finite-*.json"
     if bad:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -19,12 +19,12 @@ from core.engine.building import Run, build_run, trained_shares
 from core.engine.demands import require
 from core.engine.evaluation import before_after_table
 from core.engine.feed import bad_summary
-from core.engine.going_on import finished, train_longer
+from core.engine.going_on import go_on_with, take_over
 from core.engine.launch import stopping
 from core.engine.parallel.exchange import Exchange, join
 from core.engine.progress import Progress
 from core.engine.result import before_training, finish
-from core.engine.run_folder import removed_on_failure, run_folder
+from core.engine.run_folder import Found, remember, removed_on_failure, run_folder
 from core.engine.tracking import peak_gib
 from core.engine.update import Trainer
 from core.engine.usage import lines
@@ -44,24 +44,32 @@ def run(recipe: Recipe, registry: Registry, resume: Path | bool | None = None, q
 
 
 def _run(recipe: Recipe, registry: Registry, resume: Path | bool | None, quiet: bool, exchange: Exchange) -> int:
+    with ExitStack() as held:  # the lock of the run's folder
+        found = Found(**exchange.from_main(lambda: run_folder(recipe, registry, resume, held).plain()))
+        return _in_folder(found, recipe, registry, quiet, exchange)
+
+
+def _in_folder(found: Found, recipe: Recipe, registry: Registry, quiet: bool, exchange: Exchange) -> int:
     console = Console()
-    where = exchange.from_main(lambda: [path and str(path) for path in run_folder(recipe, registry, resume)])
-    folder, last, new = Path(where[0]), where[1] and Path(where[1]), bool(where[2])
+    folder, last = Path(found.folder), found.last and Path(found.last)
     total = recipe.values["train"]["updates"]
-    if sentence := exchange.from_main(lambda: finished(folder, total)):
+    if found.finished:
         exchange.leave()
         if exchange.main:
-            console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+            console.print(found.finished, highlight=False, markup=False, soft_wrap=True)
         return 0
+    take_over(recipe, found.taken_over, folder)
     with Progress(total, quiet or not exchange.main) as progress:
         progress.note(f"run folder: {folder}")
-        with removed_on_failure(folder, new and exchange.main):
-            built = build_run(recipe, registry, folder, last, exchange)
-            between = Between(built, progress, last)
+        with removed_on_failure(folder, found.new and exchange.main):
+            built = build_run(recipe, registry, folder, last or None, exchange)
+            between = Between(built, progress, last or None)
             _room(built)
+            notes = [*found.notes, *_remembered(built, registry, progress)]
             built.trainer.strategy.check_agreement("at the start")
-        longer = train_longer(folder, recipe, registry) if exchange.main else None
-        for line in [*trained_shares(built.model, built.own), *lines(built.usages), *started_from(folder), *filter(None, [longer])]:
+        longer = go_on_with(folder, recipe, registry) if exchange.main else None
+        told = [*trained_shares(built.model, built.own), *lines(built.usages), *started_from(folder), *notes]
+        for line in [*told, *filter(None, [longer])]:
             progress.note(line)
         built.trackers.start(RunInfo(folder, recipe.values["name"], recipe.values, built.start))
         evaluate = recipe.values["train"]["evaluate"] == "before_and_after" and bool(built.evaluators)
@@ -81,6 +89,13 @@ def _run(recipe: Recipe, registry: Registry, resume: Path | bool | None, quiet: 
         console.print(f"{name}: {value}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"finished: {folder}", highlight=False, markup=False, soft_wrap=True)
     return 0
+
+
+def _remembered(built: Run, registry: Registry, progress: Progress) -> list[str]:
+    """The main rank writes down what the run is made of, or finds it to be the same; sentences for the user. Raises ``UserError``."""
+    exchange = built.trainer.strategy.exchange
+    with exchange.main_first("looking at the base and the data"), progress.phase("looking at the base and the data"):
+        return remember(built.folder, built.recipe, registry, built.datasets, built.start) if exchange.main else []
 
 
 def _train(built: Run, between: Between, progress: Progress) -> list[dict[str, float]]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,8 @@ from core.contracts import Evaluator, Item, Picture, ShowsPictures
 from core.engine.evaluation import bad_reasons, scored, strict, usable, write_whole
 from core.engine.sheet import picture_sheet
 from core.evaluation.intervals import DRAWS, LEVEL, SEED, draw, interval
+from core.installed.versions import versions
 
-PACKAGES = ("dualloop", "torch", "transformers", "peft", "numpy", "Pillow", "pycocotools", "pycocoevalcap")
 COLUMNS = 4  # pictures in each row of the sheet: the best, those in the middle, the worst
 
 Results = dict[str, dict[str, Any]]  # metric -> {"value": v, "interval": [low, high], "to_full": {the same of the difference}}
@@ -57,17 +55,6 @@ def results(measured: Measured, full: Measured | None) -> Results:
 def _ends(draws: np.ndarray | None) -> dict[str, Any]:
     found = interval(draws) if draws is not None else None
     return {"interval": list(found)} if found else {}
-
-
-def versions() -> dict[str, str]:
-    """Of Python and the packages that numbers depend on."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # an extra
-            continue
-    return found
 
 
 def write_card(

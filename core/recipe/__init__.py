@@ -2,8 +2,8 @@
 
 from core.recipe.faults import Fault, KeyPath, path_text
 from core.recipe.json_schema import json_schema
-from core.recipe.recipe import Recipe, build, check, components_used, load, local_files, moving_numbers, path_report
-from core.recipe.resolved import resolved_values, resolved_yaml
+from core.recipe.recipe import Recipe, build, check, components_used, load, local_files, moving_numbers, path_report, paths_in
+from core.recipe.resolved import default_values, resolved_values, resolved_yaml
 
 __all__ = [
     "Fault",
@@ -12,12 +12,14 @@ __all__ = [
     "build",
     "check",
     "components_used",
+    "default_values",
     "json_schema",
     "load",
     "local_files",
     "moving_numbers",
     "path_report",
     "path_text",
+    "paths_in",
     "resolved_values",
     "resolved_yaml",
 ]

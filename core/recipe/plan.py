@@ -32,6 +32,7 @@ class Node:
     children: dict[str | int, Node] = field(default_factory=dict)
     make: Callable[[dict[Any, Any]], Any] | None = None
     component: Component | None = None
+    fields: tuple[Parameter, ...] = ()  # of a component or a record: the keys that it takes
     engine_keys: frozenset[str] = frozenset()  # children that are not given to the component
     moving: Moving | None = None  # of a leaf whose value moves with the updates; ``value`` is its first
 
@@ -169,7 +170,7 @@ class Planner:
 
     def _fields(self, keys: tuple[Parameter, ...], value: dict[str, Any], node: Node, spare: set[str] | None) -> None:
         """Children by name; missing and unknown keys are faults. ``spare`` keys are also taken, with None any key."""
-        path = node.path
+        path, node.fields = node.path, keys
         self.accepts[path] = tuple(key.name for key in keys)
         for key in keys:
             if key.name in value:

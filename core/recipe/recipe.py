@@ -10,7 +10,7 @@ from typing import Any
 from core.contracts import UserError
 from core.installed.shipped import find_recipe
 from core.recipe.cross_checks import cross_check
-from core.recipe.faults import COMMAND_LINE, Fault, KeyPath, Origin, path_text
+from core.recipe.faults import COMMAND_LINE, DEFAULT, Fault, KeyPath, Origin, path_text
 from core.recipe.interpolate import resolve
 from core.recipe.moving import Moving, require_plain
 from core.recipe.names import check_names
@@ -41,6 +41,7 @@ class Recipe:
     broken: set[KeyPath] = field(default_factory=set)  # without a value; each has its fault
     from_environment: set[KeyPath] = field(default_factory=set)  # written as ${oc.env:...}
     shipped: dict[KeyPath, str] = field(default_factory=dict)  # written as ${shipped:...}: as written
+    variables: dict[KeyPath, str] = field(default_factory=dict)  # written with ${data.NAME} and no other reference: as written
     readable: bool = True
     exchanged: set[KeyPath] = field(default_factory=set)  # components of the file that the command line names anew
     notes: list[str] = field(default_factory=list)  # for the user to read, after ``check``
@@ -72,6 +73,19 @@ class Recipe:
                 around = around[key]
             around[path[-1]] = text
 
+    def give(self, path: KeyPath, value: Any, origin: Origin) -> None:
+        """Sets a key as if ``origin`` had given it; it is checked anew."""
+        around: Any = self.values
+        for key in path[:-1]:
+            around = around[key]
+        around[path[-1]] = value
+        self.origins[path] = origin
+        self.plans.clear()
+
+    def given(self, path: KeyPath) -> bool:
+        """Whether a key was written, rather than a default."""
+        return self.origins.get(path, DEFAULT) != DEFAULT
+
     def leave_out(self, paths: Iterable[KeyPath]) -> None:
         """Takes keys out of the recipe, with a note for each."""
         for path in paths:
@@ -97,6 +111,7 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     environment = {place for place in source.origins if "oc.env" in str(_value_at(source.values, place))}
     written = {place: str(_value_at(source.values, place)) for place in source.origins}
     shipped = {place: text for place, text in written.items() if text.startswith("${shipped:")}
+    variables = {place: text for place, text in written.items() if _only_of_data(text)}
     values, broken = resolve(source)
     expand(values, lambda place, message: source.faults.append(Fault(source.origins[place], place, message)))
     return Recipe(
@@ -107,11 +122,17 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
         broken,
         environment,
         shipped,
+        variables,
         source.readable,
         source.exchanged,
         source.notes,
         source.typed,
     )
+
+
+def _only_of_data(text: str) -> bool:
+    """Whether a text refers to the recipe's own variables, ``data``, and to nothing else."""
+    return "${data." in text and all(part.startswith("data.") for part in text.replace("\\${", "").split("${")[1:])
 
 
 def _value_at(values: Any, path: KeyPath) -> Any:
@@ -200,6 +221,11 @@ def construct(node: Node, given: dict[Any, Any]) -> Any:
 def components_used(recipe: Recipe, registry: Registry) -> list[tuple[KeyPath, Component]]:
     """Each component of the recipe with its key path."""
     return [(node.path, node.component) for node in nodes(plan_of(recipe, registry).root) if node.component is not None]
+
+
+def paths_in(recipe: Recipe, registry: Registry) -> dict[KeyPath, Path]:
+    """Every path that the recipe gives, by its place."""
+    return {node.path: node.value for node in nodes(plan_of(recipe, registry).root) if isinstance(node.value, Path)}
 
 
 def path_report(recipe: Recipe, registry: Registry) -> list[tuple[str, Path, bool, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from core.registry import Registry, is_local, local_path
 def resolved_yaml(recipe: Recipe, registry: Registry | None = None, beside: bool = False) -> str:
     """A recipe that gives the same run without base, overrides or environment.
 
-    With a registry the components' own defaults are written out. ``beside``: local files are named as lying beside
-    the recipe, where a run folder keeps copies of them (``local_files``).
+    With a registry the components' own defaults are written out. ``beside``: as a run's folder keeps it. Local files are named as lying
+    beside the recipe, where the folder has copies of them (``local_files``), and ``${data.NAME}`` stays, so that data can be moved.
     """
     defaults = _defaults(plan_of(recipe, registry).root) if registry is not None else {}
     return "\n".join(_lines(recipe.values, (), recipe, defaults, beside)) + "\n"
@@ -36,12 +37,17 @@ def _filled(values: dict[str, Any], path: KeyPath, recipe: Recipe, defaults: dic
 
 
 def _defaults(root: Node) -> dict[KeyPath, dict[str, Any]]:
-    """For each component the defaults that YAML can write."""
-    return {
-        node.path: {p.name: p.default for p in node.component.parameters if p.name not in node.children and _writable(p.default)}
-        for node in nodes(root)
-        if node.component is not None
+    """For each component and record the defaults of keys that are not given, where YAML can write them."""
+    found = {
+        node.path: {p.name: p.default for p in node.fields if p.name not in node.children and _writable(p.default)} for node in nodes(root)
     }
+    return {path: defaults for path, defaults in found.items() if defaults}
+
+
+def default_values(recipe: Recipe, registry: Registry) -> dict[KeyPath, Any]:
+    """The default of each key that components and records of the recipe take, given or not, where YAML can write it; paths as text."""
+    found = [(node.path, p.name, p.default) for node in nodes(plan_of(recipe, registry).root) for p in node.fields if _writable(p.default)]
+    return {(*path, name): str(default) if isinstance(default, Path) else default for path, name, default in found}
 
 
 def _writable(value: Any) -> bool:
@@ -64,17 +70,20 @@ def _lines(values: dict[str, Any], path: KeyPath, recipe: Recipe, defaults: dict
         if isinstance(value, dict) and (value or defaults.get(here)) and key not in added:
             lines += [f"{indent}{_scalar(key)}:", *_lines(value, here, recipe, defaults, beside)]
         else:
-            text = recipe.shipped[here] if here in recipe.shipped else _plain(value)  # a shipped file has another path on another machine
+            # a shipped file has another path on another machine
+            text = recipe.shipped[here] if here in recipe.shipped else _plain(value, here, recipe.variables if beside else {})
             lines.append(f"{indent}{_scalar(key)}: {_scalar(text)}  # {origin}")
     return lines
 
 
-def _plain(value: Any) -> Any:
-    """Plain YAML values that mean themselves: a literal ``${`` stays one."""
+def _plain(value: Any, here: KeyPath, variables: Mapping[KeyPath, str]) -> Any:
+    """Plain YAML values that mean themselves: a literal ``${`` stays one. Those of ``variables`` are as they were written."""
+    if here in variables:
+        return variables[here]
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _plain(item, (*here, key), variables) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_plain(item, (*here, index), variables) for index, item in enumerate(value)]
     if isinstance(value, Path):
         return str(value)
     return value.replace("${", "\\${") if isinstance(value, str) else value
