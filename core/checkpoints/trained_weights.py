@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from core.checkpoints.model_files import Weights
+from core.checkpoints.model_files import Weights, group_names
 from core.contracts import KnowsBaseValues, Model, UserError
 from core.engine import checkpoint
 from core.engine.best import named_best
@@ -45,7 +45,7 @@ class Trained:
     def use(self, variant: str) -> None:
         """Trained values in the groups of ``variant`` (joined by ``+``; ``full``: all; ``base``: none), the base's in the others."""
         groups = self.model.trainable()
-        wanted = {"full": set(groups), "base": set()}.get(variant, set(variant.split("+")))
+        wanted = {group for name in group_names(variant) for group in {"full": list(groups), "base": []}.get(name, [name])}
         if unknown := sorted(wanted - set(groups)):
             raise UserError(f"--groups {variant}: {', '.join(unknown)} was not trained here; there are {', '.join(groups)}")
         for group, members in groups.items():

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from core.commands.printing import table
-from core.contracts import ExportsAdapters, ExportsTrainingFile, Model, ReportsChanges, UserError, VerifiesExport
+from core.contracts import ExportsAdapters, ExportsTrainingFile, Model, ReportsChanges, TellsLeftOut, UserError, VerifiesExport
+from core.engine.best import named_best
 from core.registry import Registry
 from core.registry.offers import wanted
 
@@ -36,7 +37,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("source", type=Path, metavar="SOURCE", help=sources)
     parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write, or a training file NAME.pth; must not exist")
     parser.add_argument(
-        "--groups", default="full", metavar="GROUPS", help="trained groups to take, joined by +; the others are the base's (default: full)"
+        "--groups",
+        default="full",
+        metavar="GROUPS",
+        help="trained groups to take, joined by +; the others are the base's (default: full). Of a .pth or adapters also groups beyond the "
+        "method's, such as full+embeddings, which takes token embeddings and output layer as the file has them",
     )
     weights = "of a run: what was trained (default), or the teacher's slow weights, e.g. an average"
     parser.add_argument("--weights", choices=("trained", "teacher"), default="trained", help=weights)
@@ -51,8 +56,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    from core.checkpoints.model_files import holds_trained_tensors_only, model_entry
-    from core.checkpoints.trained_weights import Trained, open_file, open_run  # late: it imports torch
+    from core.checkpoints.model_files import holds_trained_tensors_only, model_entry, refuse_other_folder
+    from core.checkpoints.trained_weights import Trained, is_run, open_file, open_run  # late: it imports torch
 
     out, registry = arguments.out, Registry()
     if out.exists():
@@ -63,11 +68,13 @@ def _convert(arguments: argparse.Namespace) -> int:
     if holds_trained_tensors_only(arguments.source):
         if arguments.weights != "trained":
             raise UserError(f"--weights {arguments.weights} needs a run or one of its checkpoints; {arguments.source} is none")
-        entry = model_entry(arguments.source, arguments.base, registry)
-        keys = {name: Path(value) for name, value in entry.items() if name != "use"}
+        entry = model_entry(arguments.source, arguments.base, registry, arguments.groups)
+        keys = {name: Path(value) if isinstance(value, str) else value for name, value in entry.items() if name != "use"}
         alpha = {} if arguments.lora_alpha is None else {"lora_alpha": arguments.lora_alpha}
         trained = open_file(arguments.source, registry.get("models", entry["use"]).create(**keys, **alpha))
     else:
+        if not is_run(named_best(arguments.source)):
+            refuse_other_folder(arguments.source, registry)
         trained = open_run(arguments.source, registry, weights=arguments.weights)
     trained.use(arguments.groups)
     model, whose = trained.model, f"{trained.source}" + ("'s teacher" if arguments.weights == "teacher" else "")
@@ -90,7 +97,8 @@ def _convert(arguments: argparse.Namespace) -> int:
     differences = model.verify(out) if arguments.verify and isinstance(model, VerifiesExport) else {}
     passed = _passed(differences, changes, model)
     report = {"source": str(trained.source), "weights": arguments.weights, "out": str(out), "groups": arguments.groups}
-    report |= {"changes": changes, "verify": differences}
+    left_out = {group: list(names) for group, names in model.left_out().items()} if isinstance(model, TellsLeftOut) else {}
+    report |= {"changes": changes, "verify": differences, "left_out": left_out}
     if arguments.json:
         print(json.dumps(report | {"passed": passed}, indent=2))
     else:
@@ -125,7 +133,13 @@ def _print(report: dict[str, Any], whose: str, passed: bool) -> None:
     print(f"wrote {report['groups']} of {whose} to {report['out']}")
     if report["verify"]:
         values = ", ".join(f"{name} {value:.3g}" for name, value in report["verify"].items())
-        print(f"verified by reloading: {'equal' if passed else 'NOT EQUAL'} (largest differences: {values})")
+        result = "NOT EQUAL" if not passed else "it holds what was taken" if report["left_out"] else "equal"
+        print(f"verified by reloading: {result} (largest differences: {values})")
+    for group, names in report["left_out"].items():
+        shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        print(
+            f"LEFT OUT: {len(names)} trained tensors of {group} that {report['source']} holds ({shown}); --groups full+{group} takes them"
+        )
 
 
 if __name__ == "__main__":

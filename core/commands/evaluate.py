@@ -93,7 +93,7 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str]) -> int:
 
     registry = Registry()
     given = arguments
-    job, faults = read_job(given.source, given.use, given.data, given.base, given.settings, registry, given.weights)
+    job, faults = read_job(given.source, given.use, given.data, given.base, given.settings, registry, given.weights, given.groups)
     if faults:
         for fault in faults:
             print(fault, file=sys.stderr)

@@ -122,6 +122,15 @@ class KnowsBaseValues(Protocol):
         ...
 
 
+@runtime_checkable
+class TellsLeftOut(Protocol):
+    """A model that may be read from a training file, of which it does not take everything."""
+
+    def left_out(self) -> Mapping[str, Sequence[str]]:
+        """Group -> tensors of the file that were not taken though they are not the base's; empty where there are none."""
+        ...
+
+
 # ---------------------------------------------------------------------------------------------- models, before they are built
 
 
@@ -144,7 +153,10 @@ class ReadsFiles(Protocol):
     """Of the component itself (see ``offers``): the files that ``core.evaluate`` and ``core.convert`` may hand to it."""
 
     def reads(self, path: Path, base: Path | None) -> Mapping[str, Path] | None:
-        """The component's keys for ``path``, and for ``base``, which a file of trained tensors needs; None: not mine."""
+        """The component's keys for ``path``, and for ``base``, which a file of trained tensors needs; None: not mine.
+
+        Raises ``UserError`` for what it knows and cannot read: its sentence says what that is and what to do.
+        """
         ...
 
 
@@ -311,7 +323,17 @@ class ShowsTrainingSamples(Protocol):
 #: kind -> what a component of it may offer. Those of ``BEFORE_BUILDING`` are looked for on the component itself, not on what it builds.
 OPTIONAL: dict[str, tuple[type, ...]] = {
     "datasets": (GroupsByPicture, KnowsCocoPictures, TellsUsage, KnowsItsFiles, Draws, ChecksKeys),
-    "models": (ReportsChanges, VerifiesExport, ExportsAdapters, ExportsTrainingFile, KnowsBaseValues, TellsFacts, ReadsFiles, ChecksKeys),
+    "models": (
+        ReportsChanges,
+        VerifiesExport,
+        ExportsAdapters,
+        ExportsTrainingFile,
+        KnowsBaseValues,
+        TellsLeftOut,
+        TellsFacts,
+        ReadsFiles,
+        ChecksKeys,
+    ),
     "loops": (TakesEmptyMasks, WithinBatch, ShowsSamples),
     "teachers": (ReportsStatistics, WritesCaptions, PreparesItsOwn),
     "optimizers": (NamesGroups,),

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from core.checkpoints.hashes import sha256
 from core.checkpoints.trained_weights import VARIANTS, Trained, open_file, open_run
-from core.contracts import Evaluator, Item, Model, UserError
+from core.contracts import Evaluator, Item, Model, TellsLeftOut, UserError
 from core.engine import checkpoint
 from core.engine.evaluation import bad_reasons, measured
 from core.engine.parallel.exchange import Exchange
@@ -53,6 +53,7 @@ def run(job: Job, registry: Registry, options: Options, exchange: Exchange) -> i
         trained.use(variants[0])  # reports an unknown group before anything is written
     if isinstance(model, torch.nn.Module):
         model.to(options.device)
+    left_out = {group: list(names) for group, names in model.left_out().items()} if isinstance(model, TellsLeftOut) else {}
     console = Console()
     with Progress(0, options.quiet or not exchange.main, console=console) as progress:
         claimed = exchange.from_main(lambda: _claim(job, registry, options, evaluators))
@@ -64,7 +65,7 @@ def run(job: Job, registry: Registry, options: Options, exchange: Exchange) -> i
     exchange.leave()
     if exchange.main:
         for name, evaluator in evaluators.items():
-            _finish(name, evaluator, claimed[name], variants, options, exchange, console)
+            _finish(name, evaluator, claimed[name], variants, options, exchange, console, left_out)
     return 0
 
 
@@ -162,6 +163,7 @@ def _finish(
     options: Options,
     exchange: Exchange,
     console: Console,
+    left_out: Mapping[str, list[str]],
 ) -> None:
     """Everything in the evaluator's folder that is whole goes on the card, also variants that were measured before."""
     folder, found, bad = options.out / name, {}, []
@@ -178,6 +180,7 @@ def _finish(
         full = whole if variant == "full" else full  # it comes first
         bad += unusable
         card.sheet(folder / variant / "sheet.png", card.result_name(name, variant), evaluator, items)
-    card.write_card(folder, name, protocol, found, bad, {"device": options.device, "processes": exchange.world})
+    facts = {"device": options.device, "processes": exchange.world, "left_out": left_out}
+    card.write_card(folder, name, protocol, found, bad, facts)
     card.show(console, card.title(name, protocol), found)
     console.print(f"{folder / 'card.md'}", highlight=False, markup=False, soft_wrap=True)

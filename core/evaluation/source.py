@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from core.checkpoints.model_files import Weights, holds_trained_tensors_only, model_entry
+from core.checkpoints.model_files import Weights, holds_trained_tensors_only, model_entry, refuse_other_folder
 from core.contracts import Evaluator, Model, UserError, Within
 from core.engine.best import named_best
 from core.installed.shipped import find_recipe, recipe_names
@@ -44,6 +44,7 @@ class Job:
     base: Path | None = None  # of a training file
     ablate: bool = False
     weights: Weights = "trained"  # of a run's checkpoint
+    groups: str = "full"  # those that are asked for
 
     @property
     def trained(self) -> bool:
@@ -59,6 +60,7 @@ def read_job(
     pairs: Sequence[str],
     registry: Registry,
     weights: Weights = "trained",
+    groups: str = "full",
 ) -> tuple[Job, list[str]]:
     """The job, and the faults of its settings as lines. Raises ``UserError`` for a source that cannot be evaluated.
 
@@ -71,7 +73,8 @@ def read_job(
     ablate = settings.pop("ablate", "false")
     if ablate not in ("true", "false"):
         raise UserError(f"ablate={ablate}: write ablate=true or ablate=false")
-    job = _job(source, base)
+    job = _job(source, base, registry)
+    job.groups = groups
     job.ablate, job.weights = ablate == "true", weights
     if weights == "teacher":
         if job.kind != "run":
@@ -98,7 +101,7 @@ def read_job(
     return job, _cut(job.recipe, list(entries), registry)
 
 
-def _job(source: Path, base: Path | None) -> Job:
+def _job(source: Path, base: Path | None, registry: Registry) -> Job:
     if not source.exists() and source.name in recipe_names():
         source = find_recipe(source)
     source = named_best(source)
@@ -115,8 +118,10 @@ def _job(source: Path, base: Path | None) -> Job:
     elif (source / "config.json").is_file():
         job = Job(nothing, "folder", source, Path("evaluations") / source.resolve().name)
     else:
-        from core.checkpoints.trained_weights import find_checkpoint  # late: it imports torch
+        from core.checkpoints.trained_weights import find_checkpoint, is_run  # late: it imports torch
 
+        if not is_run(source):
+            refuse_other_folder(source, registry)
         checkpoint, recipe = find_checkpoint(source)
         job = Job(nothing, "run", checkpoint, recipe.parent / "evaluation" / checkpoint.name, recipe)
     if base is not None:
@@ -128,7 +133,7 @@ def _recipe(job: Job, overrides: Sequence[str], registry: Registry) -> Recipe:
     if job.file is not None:
         return load(job.file, overrides)
     source = Source(origins={(): COMMAND_LINE})
-    for text in (f"model={json.dumps(model_entry(job.path, job.base, registry))}", *overrides):
+    for text in (f"model={json.dumps(model_entry(job.path, job.base, registry, job.groups))}", *overrides):
         override(source, text)
     values, broken = resolve(source)
     return Recipe(job.path, values, source.origins, source.faults, broken, typed=source.typed, notes=source.notes)

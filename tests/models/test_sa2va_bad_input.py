@@ -85,8 +85,8 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no grid": (lambda f: change_config(f, lambda c: c.update(downsample_ratio=0)), "has no whole grid at downsample_ratio 0"),
     "half a patch": (lambda f: change_config(f, lambda c: c.update(force_image_size=440)), "a picture of 440 pixels in patches of 14"),
     "sizes that do not fit": (
-        lambda f: change_config(f, lambda c: c["llm_config"].update(vocab_size=500)),
-        "weights do not fit config.json; 2 of another shape: language_model.lm_head.weight (536, 128) where (500, 128) is expected",
+        lambda f: change_config(f, lambda c: c["llm_config"].update(vocab_size=600)),
+        "weights do not fit config.json; 2 of another shape: language_model.lm_head.weight (536, 128) where (600, 128) is expected",
     ),
     "another template": (lambda f: change_config(f, lambda c: c.update(template="vicuna")), "template 'vicuna' is not supported"),
     "quantized": (quantized, "mlp1.1.weight is stored as int8"),

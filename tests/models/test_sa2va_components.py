@@ -39,8 +39,8 @@ def test_the_loaders_processes_need_no_transformers() -> None:
 def test_which_keys_a_path_of_the_users_fills(tmp_path: Path) -> None:
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").touch()
-    (tmp_path / "iter_1.pth").touch()
-    paths = [CHECKPOINT, tmp_path / "adapter", tmp_path / "iter_1.pth", tmp_path, tmp_path / "gone.pth"]
+    (tmp_path / "run.pth").touch()
+    paths = [CHECKPOINT, tmp_path / "adapter", tmp_path / "run.pth", tmp_path, tmp_path / "gone.pth"]
     assert [load.reads(path, None) for path in paths] == [{"checkpoint": CHECKPOINT}, None, None, None, None]
     both = [{"file": path, "checkpoint": CHECKPOINT} for path in paths]
     assert [load_legacy.reads(path, CHECKPOINT) for path in paths] == [None, both[1], both[2], None, None]

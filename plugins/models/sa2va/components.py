@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from core.contracts import Count, ShareBelow1, UserError, Within, offers
 from plugins.models.sa2va.groups import Group, Lora
+from plugins.models.sa2va.published.other_folders import told
 from plugins.models.sa2va.sizes import Sizes
 
 if TYPE_CHECKING:
@@ -26,24 +27,34 @@ def _facts(**given: Any) -> Mapping[str, Any]:
     return facts(**given)
 
 
+#: What torch.save wrote, by the end of its name.
+_TRAINING_FILES = (".pth", ".pt", ".bin")
+
+
 def _reads_folder(path: Path, base: Path | None) -> Mapping[str, Path] | None:
-    """A folder with a config.json is a checkpoint, and needs no base."""
-    return {"checkpoint": path} if base is None and (path / "config.json").is_file() else None
+    """A folder with a config.json is a checkpoint, and needs no base. Raises ``UserError`` for one that is known to be something else."""
+    if base is None and (path / "config.json").is_file():
+        return {"checkpoint": path}
+    if path.is_dir() and not (path / "adapter_config.json").is_file() and (sentence := told(path)):
+        raise UserError(sentence)
+    return None
 
 
 def _reads_trained(path: Path, base: Path | None) -> Mapping[str, Path] | None:
     """A training file, or a folder of PEFT's adapters, and the folder that its training started from."""
-    trained = (path.suffix == ".pth" and path.is_file()) or (path / "adapter_config.json").is_file()
+    trained = (path.suffix in _TRAINING_FILES and path.is_file()) or (path / "adapter_config.json").is_file()
     return {"file": path, "checkpoint": base} if trained and base is not None else None
 
 
 def _is_checkpoint(**given: Any) -> None:
     """Raises ``UserError`` for a folder that holds no checkpoint; see ``ChecksKeys``."""
     checkpoint = given["checkpoint"]
-    lacking = [what for what in ("config.json", "*.safetensors") if not any(checkpoint.glob(what))]
+    weights = ("model.safetensors", "model.safetensors.index.json")
+    lacking = [] if (checkpoint / "config.json").is_file() else ["config.json"]
+    lacking += [] if any((checkpoint / name).is_file() for name in weights) else [f"{weights[0]} (or {weights[1]})"]
     if lacking:
-        has = "a checkpoint folder in the published layout has config.json and *.safetensors"
-        raise UserError(f"checkpoint {checkpoint} has no {' and no '.join(lacking)}: {has}")
+        has = f"a checkpoint folder in the published layout has config.json and {weights[0]}, or its pieces with {weights[1]}"
+        raise UserError("checkpoint " + (told(checkpoint) or f"{checkpoint} has no {' and no '.join(lacking)}: {has}"))
 
 
 @offers(facts=_facts, reads=_reads_folder, check_keys=_is_checkpoint)
@@ -99,12 +110,15 @@ def load_legacy(
     lora_dropout: ShareBelow1 = 0.05,
     dtype: Literal["float32", "bfloat16"] = "float32",
     max_tiles: Count = 12,
+    take: list[Group] | None = None,
 ) -> Sa2va:
     """The published folder ``checkpoint`` with the trained tensors of ``file``, a ``.pth`` or a folder of PEFT's adapters.
 
+    ``take``: further groups to take from the file, and to train, besides the four of the method, such as ``embeddings`` (token
+    embeddings and output layer); without it they stay the base's, and a warning says so where the file has other values.
     ``lora_alpha``: None takes what the file says, or else upstream's 256; its own training files do not say.
     Raises ``UserError`` for a file that holds more than tensors, foreign keys, half a group, or another base's weights.
     """
     from plugins.models.sa2va.published.legacy import load_over
 
-    return load_over(file, checkpoint, lora_alpha, lora_dropout, dtype, max_tiles)
+    return load_over(file, checkpoint, lora_alpha, lora_dropout, dtype, max_tiles, take or [])

@@ -53,6 +53,8 @@ class Publisher(Protocol):
 class Origin(Protocol):
     """Where trained weights came from that were laid over a base."""
 
+    left_out: Mapping[str, Sequence[str]]  # group -> keys of the file that were not taken, though their values are not the base's
+
     def base_values(self) -> Mapping[str, Tensor]:
         """``group/name`` -> the value of each trained parameter before training: the base's, in float32; zero for an adapter."""
         ...
@@ -257,6 +259,10 @@ class Sa2va(nn.Module):
         if self.origin is None:
             raise UserError("this model was not read from a training file: it does not know the trained values before training")
         return self.origin.base_values()
+
+    def left_out(self) -> Mapping[str, Sequence[str]]:
+        """Group -> tensors of the training file that were not taken, though their values are not the base's."""
+        return {} if self.origin is None else self.origin.left_out
 
     def save_legacy(self, file: Path) -> None:
         """Writes the trained tensors as a training file ``.pth`` with upstream's names."""

@@ -7,6 +7,7 @@ they are SAM 2.0 Hiera-L. What belongs to the language-vision backend, the backe
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,12 @@ from transformers.models.sam2.configuration_sam2 import Sam2MaskDecoderConfig, S
 from core.contracts import UserError
 from plugins.models.sa2va.backends.internvl_config import internvl
 from plugins.models.sa2va.network import Sa2vaConfig
+from plugins.models.sa2va.published.folder import same_values
 from plugins.models.sa2va.published.memory import memory_sizes
+from plugins.models.sa2va.published.other_folders import is_pointer, pointer_sentence, told
+
+#: The published keys of the token embeddings and of the output layer, which a config may declare to be one.
+_TIED = ("language_model.model.embed_tokens.weight", "language_model.lm_head.weight")
 
 _SAM2_HIERA_L: dict[str, Any] = {
     "image_size": 1024,
@@ -35,8 +41,15 @@ _SAM2_HIERA_L: dict[str, Any] = {
 
 
 def read_config(folder: Path) -> Sa2vaConfig:
-    """Reads ``folder/config.json``; raises ``UserError`` if it is missing, no JSON, or another architecture."""
+    """Reads ``folder/config.json``; raises ``UserError`` if it is missing, no JSON, or another architecture.
+
+    Where it ties the output layer to the embeddings and the folder holds an output layer of its own, that one is kept: a warning says so.
+    """
     path = folder / "config.json"
+    if not path.is_file() and folder.is_dir() and (sentence := told(folder)):
+        raise UserError(sentence)
+    if is_pointer(path):
+        raise UserError(pointer_sentence(path))
     try:
         published = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -45,7 +58,15 @@ def read_config(folder: Path) -> Sa2vaConfig:
         raise UserError(f"{path}: cannot be read ({error})") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not valid JSON ({error.msg})") from None
-    return parse_config(published, str(path))
+    config = parse_config(published, str(path))
+    llm = config.backend.llm
+    if llm.tie_word_embeddings and same_values(folder, *_TIED) is False:
+        # as transformers 5 does it: what is stored counts, and nothing is tied
+        warnings.warn(
+            f"{path}: tie_word_embeddings is true, but the folder stores another output layer; the stored one is kept", stacklevel=2
+        )
+        llm.tie_word_embeddings = False
+    return config
 
 
 def parse_config(published: dict[str, Any], where: str = "config") -> Sa2vaConfig:

@@ -45,8 +45,10 @@ def merged_reader(network: Network) -> Callable[[str, Tensor], Tensor]:
 
 
 def trained_names(model: Sa2va) -> set[str]:
-    """Native names of what is trained, without the adapters' suffixes."""
-    return {name.split(".lora_")[0].replace(".base_layer", "") for members in model.trainable().values() for name, _ in members}
+    """Native names of what is trained, without the adapters' suffixes; also the second name of a parameter that is tied to another."""
+    trained = {id(parameter) for members in model.trainable().values() for _, parameter in members}
+    tied = {name for name, tensor in native_tensors(model.network).items() if id(tensor) in trained}
+    return tied | {name.split(".lora_")[0].replace(".base_layer", "") for members in model.trainable().values() for name, _ in members}
 
 
 def is_trained(published: str, trained: set[str]) -> bool:

@@ -38,12 +38,12 @@ def facts(**given: Any) -> Mapping[str, Any]:
         network = Network(config)
         if lora is not None:
             add_lora(network, lora)
-    trained = dict.fromkeys(trained_groups(given.get("train"), lora), 0)
+    trained = dict.fromkeys([*trained_groups(given.get("train"), lora), *(given.get("take") or [])], 0)
     for name, parameter in network.named_parameters():
         group = network.group_of(name)
         if group in trained:
             trained[group] += parameter.numel()
-    text = Text(read_tokenizer(folder), config.template, config.backend.marks, folder)
+    text = Text(read_tokenizer(folder, config.backend.llm.vocab_size), config.template, config.backend.marks, folder)
     return {
         "preparation": Sa2vaPreparation(config.backend.pictures(tiles), config.sam_size, given.get("resize") == "fast"),
         "tokens": lambda caption: len(text.ids(caption.strip() + text.turn.end)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from plugins.models.sa2va.groups import Group, Lora, trained_groups
 from plugins.models.sa2va.model import Sa2va
 from plugins.models.sa2va.network import Network
 from plugins.models.sa2va.published.config import read_config
+from plugins.models.sa2va.published.folder import shards, stray
 from plugins.models.sa2va.published.publisher import Published
 from plugins.models.sa2va.published.tokenizer import read_tokenizer
 from plugins.models.sa2va.published.weights import load_into
@@ -32,7 +34,14 @@ def load_folder(
         here = "" if checkpoint.is_absolute() else f" in {Path.cwd()}"
         raise UserError(f"{checkpoint}: no such checkpoint folder{here}; give the folder that holds config.json and *.safetensors")
     config = read_config(checkpoint)
-    text = Text(read_tokenizer(checkpoint), config.template, config.backend.marks, checkpoint)  # before gigabytes are read
+    text = Text(
+        read_tokenizer(checkpoint, config.backend.llm.vocab_size), config.template, config.backend.marks, checkpoint
+    )  # before gigabytes are read
+    if ignored := stray(checkpoint):
+        warnings.warn(
+            f"{checkpoint}: {', '.join(ignored)} is not read: the weights are {', '.join(f.name for f in shards(checkpoint)[:4])}",
+            stacklevel=2,
+        )
     with no_init_weights():
         network = Network(config)
     groups = trained_groups(train, lora)

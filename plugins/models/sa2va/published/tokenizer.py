@@ -7,18 +7,34 @@ from pathlib import Path
 from transformers import Qwen2Tokenizer
 
 from core.contracts import UserError
+from plugins.models.sa2va.published.other_folders import is_pointer, pointer_sentence
 
 
-def read_tokenizer(folder: Path) -> Qwen2Tokenizer:
-    """The tokenizer of a checkpoint folder. Raises ``UserError`` where a file of it is missing or damaged."""
+def read_tokenizer(folder: Path, rows: int) -> Qwen2Tokenizer:
+    """The tokenizer of a checkpoint folder whose embedding has so many ``rows``.
+
+    Raises ``UserError`` where a file of it is missing or damaged, and where it has tokens beyond the embedding.
+    """
     if not (folder / "tokenizer.json").is_file():  # then it is made from these
         for name in ("vocab.json", "merges.txt"):
             if not (folder / name).is_file():
                 raise UserError(f"{folder / name}: not found, nor is tokenizer.json; the tokenizer's files belong to a checkpoint")
     if not (folder / "tokenizer_config.json").is_file():
         raise UserError(f"{folder / 'tokenizer_config.json'}: not found; the tokenizer's files belong to a checkpoint")
+    for name in ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "added_tokens.json"):
+        if is_pointer(folder / name):
+            raise UserError(pointer_sentence(folder / name))
     try:
-        return Qwen2Tokenizer.from_pretrained(folder)
+        tokenizer: Qwen2Tokenizer = Qwen2Tokenizer.from_pretrained(folder)
     except Exception as error:  # the tokenizers library raises Exception itself
         text = " ".join(str(error).split())[:200]
         raise UserError(f"{folder}: the tokenizer's files cannot be read ({type(error).__name__}: {text}); copy them again") from error
+    beyond = sorted((row, token) for token, row in tokenizer.get_vocab().items() if row >= rows)
+    if beyond:
+        names = ", ".join(f"{token!r} ({row})" for row, token in beyond[:4])
+        raise UserError(
+            f"{folder}: the tokenizer has {len(beyond)} tokens for which the embedding, of {rows} rows, has none: {names}"
+            f"{', ...' if len(beyond) > 4 else ''}; copy the tokenizer's files that belong to these weights, or enlarge the embedding "
+            "where the tokens were added (resize_token_embeddings, then save_pretrained)"
+        )
+    return tokenizer

@@ -50,12 +50,19 @@ class Stored:
 def read_trained(file: Path, lora_alpha: int | None = None, lora_dropout: float = 0.05) -> Stored:
     """Which tensors there are, and the adapters' settings. Raises ``UserError``."""
     tensors, alpha = open_tensors(file)
-    adapters, plain, ranks = {}, {}, set()
+    adapters: dict[str, str] = {}
+    plain: dict[str, str] = {}
+    ranks: set[int] = set()
+    copies = {published_name(key) for key in tensors if ".original_module." not in key}
     for key, tensor in tensors.items():
         name = published_name(key)
+        if ".original_module." in key and name in copies:  # PEFT keeps a module as it was beside the trained one (modules_to_save)
+            continue
         if match := _ADAPTER.fullmatch(name):
             adapters[f"llm.{match[1]}.lora_{match[2]}.default.weight"] = key
             ranks |= {tensor.shape[0]} if match[2] == "A" else set()
+        elif name in plain:
+            raise UserError(f"{file}: {plain[name]} and {key} are both {name}; which is meant cannot be told, remove one")
         else:
             plain[name] = key
     if len(ranks) > 1:
@@ -76,7 +83,7 @@ def published_name(key: str) -> str:
         name = f"language_model.{inner}"
     elif name.startswith(("model.", "lm_head.")):
         name = f"language_model.{name}"
-    for wrapper in (".base_layer", ".modules_to_save.default", ".original_module"):
+    for wrapper in (".base_layer", ".modules_to_save.default", ".modules_to_save", ".original_module"):
         name = name.replace(wrapper, "")
     return re.sub(r"(memory_encoder\.fuser\.layers\.\d+)\.gamma$", r"\1.g_weight", name)
 
@@ -93,7 +100,11 @@ def read_pth(file: Path) -> tuple[dict[str, Tensor], int | None]:
         raise UserError(f"{file}: not found") from None
     except pickle.UnpicklingError as error:
         if foreign := re.search(r"GLOBAL (\S+)", str(error)):
-            raise UserError(f"{file}: refused, it holds Python objects ({foreign[1]}) besides tensors; save its state_dict alone") from None
+            alone = f"""torch.save({{"state_dict": torch.load("{file.name}", weights_only=False)["state_dict"]}}, "NEW.pth")"""
+            raise UserError(
+                f"{file}: refused, it holds Python objects ({foreign[1]}) besides tensors; save its state_dict alone, where you trust the "
+                f"file and what wrote it is installed: {alone}"
+            ) from None
         raise UserError(f"{file}: not a torch file; a training file is what torch.save writes") from None
     except (RuntimeError, EOFError, OSError) as error:
         raise UserError(f"{file}: not a complete torch file ({str(error).splitlines()[0]}); copy it again") from None

@@ -15,7 +15,8 @@ from torch import Tensor
 from core.contracts import UserError
 
 FILE_BYTES = 4 * 2**30  # of one written safetensors file
-_WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".pth", ".pt")
+_WEIGHTS = (".safetensors", ".bin", ".pth", ".pt", ".index.json", ".h5", ".msgpack", ".gguf", ".ckpt")  # of transformers in its kinds
+_TEMPLATES = "additional_chat_templates"  # transformers keeps a tokenizer's further templates in this folder
 
 
 @contextmanager
@@ -45,12 +46,18 @@ def _remove(path: Path) -> None:
 
 
 def write_folder(target: Path, tensors: Iterable[tuple[str, Tensor]], config: dict[str, object], copy_from: Path | None) -> None:
-    """Writes ``tensors`` as a published folder, with all of ``copy_from`` but its weights; ``config`` where it has no config.json."""
+    """Writes ``tensors`` as a published folder, with every file of ``copy_from`` but its weights; ``config`` where it has no config.json.
+
+    Files of ``copy_from`` are copied byte for byte and never executed: config.json with its ``auto_map``, the code that this names, the
+    tokenizer, chat templates, generation and preprocessor configurations.
+    """
     with complete(target) as beside:
         beside.mkdir()
         for file in sorted(copy_from.iterdir()) if copy_from else []:
             if file.is_file() and not file.name.endswith(_WEIGHTS):
                 shutil.copyfile(file, beside / file.name)
+            elif file.is_dir() and file.name == _TEMPLATES:
+                shutil.copytree(file, beside / file.name)
         if not (beside / "config.json").is_file():  # otherwise it was copied as it is
             (beside / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         _write_shards(beside, tensors)
@@ -80,7 +87,9 @@ def _write_shards(folder: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
         if held and size + tensor.nbytes > FILE_BYTES:
             flush()
             size = 0
-        held[key] = tensor.detach().cpu().contiguous()
+        tensor = tensor.detach().cpu().contiguous()
+        tied = any(tensor.data_ptr() == other.data_ptr() for other in held.values())  # the file format wants values of its own
+        held[key] = tensor.clone() if tied else tensor
         size, total = size + tensor.nbytes, total + tensor.nbytes
     flush()
     count = len(files)
