@@ -4,8 +4,9 @@ The core engine knows components only through these types; a plugin needs to imp
 Importing this package does not import torch: the tensor types are for readers and type checkers.
 
 ``errors``: what a component raises on purpose. ``travel``: samples, batches, losses, the Gram matrix. ``results``: what evaluators and
-trackers take and return. ``model``: the model's contract in its parts. ``kinds``: those of all other kinds. ``optional``: what a component
-may offer beyond its contract. ``captions``: what a teacher writes, in the student's tokens.
+trackers take and return. ``usage``: how much of its source a data set uses. ``model``: the model's contract in its parts. ``kinds``:
+those of all other kinds. ``optional``: what a component may offer beyond its contract. ``captions``: what a teacher writes, in the
+student's tokens.
 
 Shape letters: B regions in a micro-batch, N pictures in it, T caption tokens, A answer tokens, D hidden size,
 V vocabulary, gh gw a picture's grid of image tokens (16 x 16 for tiles of 448 pixels), h w the low-resolution mask
@@ -60,6 +61,7 @@ from core.contracts.optional import (
     Stateful,
     TakesEmptyMasks,
     TellsFacts,
+    TellsUsage,
     VerifiesExport,
     WholeMetrics,
     WithinBatch,
@@ -80,6 +82,7 @@ from core.contracts.travel import (
     Tokens,
     Wording,
 )
+from core.contracts.usage import LeftOut, Usage
 
 __all__ = [
     "BEFORE_BUILDING",
@@ -105,6 +108,7 @@ __all__ = [
     "KeepsRunningGradient",
     "KnowsBaseValues",
     "KnowsCocoPictures",
+    "LeftOut",
     "Loop",
     "Loss",
     "LossTerm",
@@ -145,9 +149,11 @@ __all__ = [
     "TakesEmptyMasks",
     "Teacher",
     "TellsFacts",
+    "TellsUsage",
     "TokenLoss",
     "Tokens",
     "Tracker",
+    "Usage",
     "UserError",
     "VerifiesExport",
     "WholeMetrics",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from core.contracts.kinds import Dataset, Teacher
     from core.contracts.model import Model, Noise, Preparation
     from core.contracts.travel import Region, RegionBatch, Tokens
+    from core.contracts.usage import Usage
 
 
 # ---------------------------------------------------------------------------------------------- datasets
@@ -39,6 +40,16 @@ class KnowsCocoPictures(Protocol):
     """Its pictures are COCO's: ``core.check`` looks for pictures that are both trained on and evaluated on."""
 
     def coco_images(self) -> set[int]: ...
+
+
+@runtime_checkable
+class TellsUsage(Protocol):
+    """What is left out before any sample is drawn is told by ``core.check``, the run's log and its result, and named in
+    ``bad_samples.jsonl``."""
+
+    def usage(self) -> Sequence[Usage]:
+        """One for each source; a wrapper gives those of what is inside it."""
+        ...
 
 
 @runtime_checkable
@@ -287,7 +298,7 @@ class ShowsTrainingSamples(Protocol):
 
 #: kind -> what a component of it may offer. Those of ``BEFORE_BUILDING`` are looked for on the component itself, not on what it builds.
 OPTIONAL: dict[str, tuple[type, ...]] = {
-    "datasets": (GroupsByPicture, KnowsCocoPictures, Draws, ChecksKeys),
+    "datasets": (GroupsByPicture, KnowsCocoPictures, TellsUsage, Draws, ChecksKeys),
     "models": (ReportsChanges, VerifiesExport, ExportsAdapters, ExportsTrainingFile, KnowsBaseValues, TellsFacts, ReadsFiles, ChecksKeys),
     "loops": (TakesEmptyMasks, WithinBatch, ShowsSamples),
     "teachers": (ReportsStatistics, WritesCaptions, PreparesItsOwn),

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from core.checkpoints.start import start_weights
-from core.contracts import ElementWise, Evaluator, KeepsRunningGradient, Loop, Model, Schedule, Stateful, Teacher, UserError
+from core.contracts import ElementWise, Evaluator, KeepsRunningGradient, Loop, Model, Schedule, Stateful, Teacher, Usage, UserError
 from core.engine import checkpoint
 from core.engine.feed import Feed
 from core.engine.moving import MovingValue
@@ -26,6 +26,7 @@ from core.engine.surgery import Surgery
 from core.engine.teaching import teacher_preparation
 from core.engine.tracking import Trackers
 from core.engine.update import LoopSetup, Trainer, advance
+from core.engine.usage import usages_of, write_left_out
 from core.recipe import Recipe, build, moving_numbers, path_text
 from core.recipe.faults import KeyPath
 from core.registry import Registry
@@ -46,6 +47,7 @@ class Run:
     start: int  # updates already done
     groups: Groups  # the model's trained weights
     own: Groups  # weights that loops brought themselves, by the key path of their task
+    usages: dict[str, list[Usage]]  # key path of each data set -> how much of its sources it uses
 
 
 def build_run(recipe: Recipe, registry: Registry, folder: Path, last: Path | None, exchange: Exchange | None = None) -> Run:
@@ -95,7 +97,7 @@ def build_run(recipe: Recipe, registry: Registry, folder: Path, last: Path | Non
                 name,
                 task,
                 source,
-                build(recipe, ("loops", name, "tasks", task, "data", source), registry),
+                build(recipe, ("loops", name, "tasks", task, "data", source), registry, parts),
                 needs_of(tasks[name][task]),
                 entry.get("weight"),
             )
@@ -119,14 +121,17 @@ def build_run(recipe: Recipe, registry: Registry, folder: Path, last: Path | Non
     trackers = {name: build(recipe, ("track", name), registry) for name in values["track"] if exchange.main}
     if exchange.main and not any(tracker["use"] == "jsonl" for tracker in values["track"].values()):
         trackers["metrics.jsonl"] = registry.get("trackers", "jsonl").object()  # always on, whatever the recipe's trackers are called
-    evaluators = {name: build(recipe, ("evaluate", name), registry) for name in values["evaluate"]}
+    evaluators = {name: build(recipe, ("evaluate", name), registry, parts) for name in values["evaluate"]}
     for name, evaluator in evaluators.items():
         refuse_untrained(evaluator, f"evaluate.{name}", groups | own)
     trainer = Trainer(model, loops, teacher, surgery, schedule, strategy, rate, seed, launch["device"], train["precision"], folder)
     trainer.max_bad_updates, trainer.skipped, trainer.by_task = train["max_bad_updates"], skipped, by_task
     owners = parts | {("loops", name): loop for name, loop in loops.items()}
     trainer.moving = [MovingValue(path, owners[path[:-1]], moving) for path, moving in moving_numbers(recipe, registry).items()]
-    return Run(recipe, folder, model, teacher, trainer, evaluators, Trackers(trackers), optimizer, start, groups, own)
+    used = usages_of(parts)
+    if exchange.main and last is None:
+        write_left_out(folder / "bad_samples.jsonl", used)
+    return Run(recipe, folder, model, teacher, trainer, evaluators, Trackers(trackers), optimizer, start, groups, own, used)
 
 
 def _tasks(recipe: Recipe, registry: Registry, parts: dict[KeyPath, Any]) -> tuple[dict[str, dict[str, Loop]], dict[str, Named]]:

@@ -187,6 +187,8 @@ def write_result(
 def _fact(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_fact(inner)}" for key, inner in value.items())
+    if isinstance(value, list):
+        return "; ".join(map(_fact, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -13,6 +13,7 @@ from core.engine.building import Run
 from core.engine.evaluation import evaluate_all, metric_values, write_result, write_whole
 from core.engine.progress import Progress
 from core.engine.sheet import picture_sheet
+from core.engine.usage import for_result
 
 #: Of the probability that the sampler's k tokens hold: the less, the further its gradient is from the exact one.
 LOW_TOPK_MASS = 0.8
@@ -67,7 +68,8 @@ def finish(
         shutil.rmtree(target, ignore_errors=True)
         built.model.save(target)
         summary["export"] = str(target)
-    write_result(built.folder, before, after, summary, between.watch.history)
+    data = {"data": for_result(built.usages)} if built.usages else {}
+    write_result(built.folder, before, after, summary | data, between.watch.history)
     built.trackers.finish(metric_values(after))
     return summary
 

@@ -27,6 +27,7 @@ from core.engine.result import before_training, finish
 from core.engine.run_folder import removed_on_failure, run_folder
 from core.engine.tracking import peak_gib
 from core.engine.update import Trainer
+from core.engine.usage import lines
 from core.recipe import Recipe
 from core.registry import Registry
 
@@ -60,7 +61,7 @@ def _run(recipe: Recipe, registry: Registry, resume: Path | bool | None, quiet: 
             _room(built)
             built.trainer.strategy.check_agreement("at the start")
         longer = train_longer(folder, recipe, registry) if exchange.main else None
-        for line in [*trained_shares(built.model, built.own), *started_from(folder), *filter(None, [longer])]:
+        for line in [*trained_shares(built.model, built.own), *lines(built.usages), *started_from(folder), *filter(None, [longer])]:
             progress.note(line)
         built.trackers.start(RunInfo(folder, recipe.values["name"], recipe.values, built.start))
         evaluate = recipe.values["train"]["evaluate"] == "before_and_after" and bool(built.evaluators)

@@ -58,14 +58,14 @@ def opened(source: Source, limit: int = MAX_PIXELS) -> Iterator[Image.Image]:
         with _identified(source) as picture:
             width, height = picture.size
             if width * height > limit:
-                raise Unreadable("too large", named(source, f"{width}x{height} are {width * height:,} pixels, more than {limit:,}"))
+                raise Unreadable("too large", named(source, f"{width}x{height}, more than {limit:,} pixels"))
             yield picture
     except FileNotFoundError as fault:
         raise Unreadable("missing", str(source)) from fault
     except UnidentifiedImageError as fault:
         raise Unreadable(*_unknown(source)) from fault
     except Image.DecompressionBombError as fault:
-        raise Unreadable("too large", named(source, f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels")) from fault
+        raise Unreadable("too large", named(source, f"more than {limit:,} pixels")) from fault
     except (OSError, ValueError, SyntaxError, EOFError, TypeError, KeyError, IndexError, struct.error, zlib.error, MemoryError) as fault:
         raise Unreadable("damaged", named(source, str(fault) or type(fault).__name__)) from fault  # what Pillow raises for damage
 
@@ -99,4 +99,4 @@ def _unknown(source: Source) -> tuple[str, str]:
         return "no", named(source, "a video; take its frames out")
     if head[128:132] == b"DICM":
         return "no", named(source, "DICOM; export it as PNG")
-    return "no", named(source, "no format that is known here; JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000 and others are")
+    return "damaged", named(source, "no format of a picture that is known here, such as JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000")

@@ -106,8 +106,8 @@ def _drawn(picture: Image.Image, kind: MaskKind, source: Source, tell: Tell) -> 
     else:
         rgb = np.asarray(picture.convert("RGBA" if opaque is not None else "RGB"))[..., :3].astype(np.int32)
         codes = rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]  # [H, W]
-        grey = rgb[..., 0] if (rgb[..., 0] == rgb[..., 1]).all() and (rgb[..., 0] == rgb[..., 2]).all() else None
-        drawn = _Drawn(codes if grey is None else grey, colours=grey is None)
+        level = rgb[..., 0] if (rgb[..., 0] == rgb[..., 1]).all() and (rgb[..., 0] == rgb[..., 2]).all() else None
+        drawn = _Drawn(codes if level is None else level, colours=level is None)
     return drawn if opaque is None else _cut_out(drawn, opaque)
 
 
@@ -200,7 +200,8 @@ def _objects(drawn: _Drawn, kind: MaskKind, source: Source) -> list[Label] | Non
         text = f"{len(found)} values and none of them 0 or black; set masks: index, or masks: binary for all as one"
         raise Unreadable("no background in", named(source, text))
     if len(objects) < len(found) and not drawn.void and not drawn.colours and (len(objects) == 1 or objects.max() >= _SMALL):
-        text = f"its values are {', '.join(map(str, found[:5]))}: set masks: index if 255 belongs to nobody, masks: binary if all is one object"
+        shown = ", ".join(map(str, found[:5]))
+        text = f"its values are {shown}: set masks: index if 255 is nobody's, masks: binary if all is one object"
         raise Unreadable("several objects in one", named(source, text))
     return _labels(objects, drawn)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from core.pixels.turning import Orientation, back, orientation_of, shown_size, t
 
 FACTORS = (2, 4, 8)  # by which JPEGs can be reduced while they are decoded
 _DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras, microscopes and scanners store in 16
+_ALIKE = 0.05  # of the logarithm of width over height, by which masks drawn on larger originals may differ
 _ALPHA = ("LA", "La", "RGBA", "RGBa", "PA")
 _OTHER_BYTE = {";16B": ";16L", ";16L": ";16B", ";16N": ";16B" if sys.byteorder == "little" else ";16L"}  # N: the machine's order
 
@@ -25,6 +28,7 @@ def read_picture(
     source: Source,
     *,
     size: tuple[int, ...] | None = None,
+    scaled: bool = False,
     draft: int | None = None,
     orientation: Orientation = "shown",
     limit: int = MAX_PIXELS,
@@ -32,13 +36,18 @@ def read_picture(
 ) -> tuple[np.ndarray, int]:
     """[H, W, 3] uint8 RGB of a file or its bytes, and the factor by which ``draft`` has reduced it (1, 2, 4 or 8).
 
-    ``size``: (H, W) that the picture must have, that of its mask. Where only the other orientation has it, that one is taken.
+    ``size``: (H, W) that the picture must have, that of its mask; ``scaled``: or a multiple of it, to 5 %. Where only the other
+    orientation has it, that one is taken.
     ``draft``: a JPEG is decoded at 1/2, 1/4 or 1/8, where both its sides keep at least so many pixels. ``tell`` hears of what was
     made of the file. Raises ``Unreadable``.
     """
     with opened(source, limit) as picture:
         stored_as = orientation_of(picture, tell)
-        shown = _which(picture, stored_as, size, orientation, source, tell) if stored_as != 1 or size is not None else True
+        shown = (
+            _which(picture, stored_as, size, _fitting(size, scaled), orientation, source, tell)
+            if stored_as != 1 or size is not None
+            else True
+        )
         width, height = picture.size
         factor = next((one for one in reversed(FACTORS) if draft and min(width, height) // one >= draft), 1)
         if factor > 1:
@@ -57,18 +66,38 @@ def read_picture(
         return (turned(array, stored_as) if stored_as != 1 else array), factor
 
 
-def _which(picture: Image.Image, stored_as: int, size: tuple[int, ...] | None, wanted: Orientation, source: Source, tell: Tell) -> bool:
+def _fitting(size: tuple[int, ...] | None, scaled: bool) -> Callable[[tuple[int, int]], bool]:
+    """Whether a picture of (height, width) goes with a mask of ``size``."""
+
+    def fits(picture: tuple[int, int]) -> bool:
+        if size is None:
+            return True
+        return abs(math.log(size[1] * picture[0] / (size[0] * picture[1]))) <= _ALIKE if scaled else size == picture
+
+    return fits
+
+
+def _which(
+    picture: Image.Image,
+    stored_as: int,
+    size: tuple[int, ...] | None,
+    fits: Callable[[tuple[int, int]], bool],
+    wanted: Orientation,
+    source: Source,
+    tell: Tell,
+) -> bool:
     """Whether the picture is to be taken as it is shown. Raises ``Unreadable`` where neither way has the size."""
     shown = shown_size(picture, stored_as)
     stored = shown[::-1] if stored_as >= 5 else shown
-    if size is None or size == (shown if wanted == "shown" else stored):
-        if wanted == "stored":
+    if fits(shown if wanted == "shown" else stored):
+        if wanted == "stored" and stored_as != 1:
             tell("pictures with an EXIF orientation: taken as stored, as the masks of this source were drawn")
         return wanted == "shown"
-    if size in (shown, stored):
-        tell(f"masks that fit the picture only as it is {'shown' if size == shown else 'stored'}: taken so, against orientation: {wanted}")
-        return size == shown
-    raise Unreadable("size", named(source, differ(size, shown, stored_as)))
+    if fits(stored if wanted == "shown" else shown):
+        other: Orientation = "stored" if wanted == "shown" else "shown"
+        tell(f"masks that fit the picture only as it is {other}: taken so; if all were drawn so, set orientation: {other}")
+        return other == "shown"
+    raise Unreadable("size", named(source, differ(size or (), shown, stored_as)))
 
 
 def differ(mask: tuple[int, ...], picture: tuple[int, ...], orientation: int = 1) -> str:

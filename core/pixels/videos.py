@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -114,7 +115,7 @@ def _stream(container: av.container.InputContainer, path: Path, limit: int) -> a
 def _rgb(frame: av.VideoFrame) -> np.ndarray:
     """[H, W, 3] uint8, turned as its display matrix says."""
     pixels = frame.to_ndarray(format="rgb24")  # [H, W, 3]
-    side = frame.side_data.get(Type.DISPLAYMATRIX)
+    side: Any = frame.side_data.get(Type.DISPLAYMATRIX)  # type: ignore[call-overload]  # its stub knows names only
     if side is None:
         return pixels
     a, b, _, c, d = struct.unpack("=5i", bytes(side)[:20])

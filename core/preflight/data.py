@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from core.contracts import BadSample, Dataset, Draws, KnowsCocoPictures, Picture, Region, UserError, draw_from
+from core.contracts import BadSample, Dataset, Draws, KnowsCocoPictures, Picture, Region, TellsUsage, UserError, draw_from
 from core.engine.plan import needs_of
 from core.engine.sheet import picture_sheet
+from core.engine.usage import OFTEN
 from core.preflight.finding import Facts, Finding
 from core.recipe import Recipe, build, components_used, path_text
 from core.registry import Registry
@@ -79,7 +80,14 @@ def sources(recipe: Recipe, registry: Registry, failed: Sequence[str] = ()) -> t
         opened.append(Drawn(path, dataset, frozenset() if nested else needs, length if isinstance(length, int) else None, nested))
         seconds = time.perf_counter() - begun
         findings.append(Finding("pass" if count else "fail", path_text(path), f"{count:,} regions, opened in {seconds:.1f} s"))
+        findings += _used(path_text(path), dataset) if not nested else []
     return opened, findings
+
+
+def _used(name: str, dataset: Dataset) -> list[Finding]:
+    """How much of its sources it uses, and what is left out."""
+    told = dataset.usage() if isinstance(dataset, TellsUsage) else []
+    return [Finding("warn" if one.warnings or one.of - one.used > OFTEN * one.of else "pass", name, str(one)) for one in told]
 
 
 def draw(

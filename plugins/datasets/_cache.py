@@ -19,7 +19,7 @@ import numpy as np
 
 from core.contracts import UserError
 
-_MAGIC = b"dualloop index 1\n"
+_MAGIC = b"dualloop index 2\n"
 
 
 class Index:

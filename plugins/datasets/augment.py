@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
-from core.contracts import Dataset, Region, Share, draw_from
+from core.contracts import Dataset, Region, Share, Usage, draw_from
+from plugins.datasets._usage import usages
 from plugins.datasets._wrapping import coco_pictures, picture_groups
 
 #: A picture whose caption holds one of these is not mirrored: left, leftmost, left-hand, right, ..., 左, 右.
@@ -95,6 +96,10 @@ class Augment:
     def coco_images(self) -> set[int]:
         """Those of the data inside."""
         return coco_pictures(self.data)
+
+    def usage(self) -> list[Usage]:
+        """That of the data inside."""
+        return usages([self.data])
 
 
 def _names_a_side(region: Region) -> bool:

@@ -12,12 +12,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from core.contracts import BadSample, Count, Region, UserError
+from core.contracts import BadSample, Count, Region, Usage, UserError
 from plugins.datasets import _json, _rle
 from plugins.datasets._build import watched
 from plugins.datasets._cache import cached, pack, stamp_of
 from plugins.datasets._index import existing_file, existing_folder, spread
 from plugins.datasets._pictures import Pictures
+from plugins.datasets._usage import Tally, usage_of_index
 
 
 class CocoRegions:
@@ -38,7 +39,7 @@ class CocoRegions:
         groups marked ``iscrowd`` count as regions. ``empty_masks``: takes annotations whose ``segmentation`` is an empty list, phrases
         without a target, for a loop that takes them. ``draft``: see ``docs/data.md``. Raises ``UserError`` for a file that is no
         COCO file."""
-        self.pictures = Pictures(draft=draft)
+        self.pictures = Pictures("coco_regions", draft=draft)
         self.empty_masks = empty_masks
         if text not in ("annotation", "category", "none"):
             raise ValueError(f"text must be annotation, category or none, not {text}.")
@@ -89,6 +90,10 @@ class CocoRegions:
             return self._index.text("category", int(self._index["class"][row]))
         return _texts(annotation)[number] if number >= 0 else None
 
+    def usage(self) -> list[Usage]:
+        """Of the annotations of the file."""
+        return [usage_of_index(self._index, len(self._chosen), len(self._index["begin"]))]
+
     def images(self) -> list[list[int]]:
         """Indices grouped by picture, in order."""
         groups: dict[int, list[int]] = {}
@@ -115,9 +120,11 @@ def _build(path: Path, text: str, crowds: bool) -> dict[str, np.ndarray]:
         categories = [one for one, _, _ in _json.elements(content, places["categories"])] if "categories" in places else []
         picture_rows = {one["id"]: row for row, one in enumerate(pictures)}
         class_rows = {one["id"]: row for row, one in enumerate(categories)}
-        rows = []
+        rows, entries, tally = [], 0, Tally("annotations")
         for one, begin, end in watched("coco_regions", len(content), _json.elements(content, places["annotations"])):
+            entries += 1
             if one.get("iscrowd") and not crowds:
+                tally.leave("crowd", str(one.get("id")), advice="CVAT marks every brush mask so: crowds: true takes them")
                 continue
             count = len(_texts(one)) if text == "annotation" else 0
             kind = class_rows[one["category_id"]] if text == "category" else class_rows.get(one.get("category_id"), -1)
@@ -131,6 +138,7 @@ def _build(path: Path, text: str, crowds: bool) -> dict[str, np.ndarray]:
             "image_id": np.array([one["id"] if isinstance(one["id"], int) else -1 for one in pictures], np.int64),
             **pack("file", [_json.utf8(one["file_name"]) for one in pictures]),
             **pack("category", [_json.utf8(one["name"]) for one in categories]),
+            **tally.arrays(entries),
         }
     except (KeyError, TypeError, AttributeError, OverflowError) as fault:
         raise UserError(f"coco_regions: {path} is no COCO instances file ({fault} is missing or of another kind).") from fault

@@ -6,7 +6,8 @@ from bisect import bisect_right
 from itertools import accumulate
 from typing import Annotated
 
-from core.contracts import Dataset, Within
+from core.contracts import Dataset, Usage, Within
+from plugins.datasets._usage import usages
 from plugins.datasets._wrapping import Wrapping, coco_pictures, picture_groups
 
 
@@ -41,3 +42,7 @@ class Concat(Wrapping):
     def coco_images(self) -> set[int]:
         """Those of all parts."""
         return set().union(*(coco_pictures(part) for part in self._parts))
+
+    def usage(self) -> list[Usage]:
+        """Those of all parts."""
+        return usages(self._parts)

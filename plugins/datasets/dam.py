@@ -43,7 +43,8 @@ class Dam:
     ) -> None:
         """``max_samples`` regions spread over the sorted keys. ``draft``: see ``docs/data.md``. Raises ``UserError`` where there
         is no region."""
-        self.split, self.pictures = split, Pictures(draft=draft, orientation="stored")  # masks of the source data sets' own pixels
+        self.split = split
+        self.pictures = Pictures(f"dam.{split.lower()}", draft=draft, orientation="stored")  # its masks are of its sources' own pixels
         root = existing_folder(root, f"dam.{split.lower()}", f"{split}/annotations.json")
         unpacked = (root, root / root.name, root / "describe-anything-dataset")  # copies often hold the folder twice
         self.folder = next((one / split for one in unpacked if (one / split).is_dir()), root / split)

@@ -13,8 +13,9 @@ from typing import Annotated
 
 import numpy as np
 
-from core.contracts import BadSample, Dataset, Region, Share, UserError, Within
+from core.contracts import BadSample, Dataset, LeftOut, Region, Share, Usage, UserError, Within
 from plugins.datasets._facts import facts
+from plugins.datasets._usage import usages
 from plugins.datasets._wrapping import Wrapping, coco_pictures, picture_groups
 
 
@@ -93,6 +94,12 @@ class Filter(Wrapping):
     def coco_images(self) -> set[int]:
         """Those of the data inside, also of pictures of which nothing is left."""
         return coco_pictures(self.data)
+
+    def usage(self) -> list[Usage]:
+        """Those of the data inside, and its own."""
+        left = len(self.data) - len(self._chosen)
+        own = (LeftOut("does not fit the filter", left),) if left else ()
+        return [*usages([self.data]), Usage(len(self.data), "regions", own)]
 
 
 def _pattern(name: str, text: str | None) -> re.Pattern[str] | None:

@@ -55,7 +55,7 @@ class Refcoco:
         ``docs/data.md``. Raises ``UserError``."""
         if text not in ("raw", "sent"):
             raise ValueError(f"text must be raw or sent, not {text}.")
-        self.pictures = Pictures(draft=draft, orientation="stored")  # COCO's masks are of the pixels in the file; pycocotools ignores EXIF
+        self.pictures = Pictures("refcoco", draft=draft, orientation="stored")  # as COCO's masks, and pycocotools, take them
         self.root = existing_folder(root, "refcoco", f"{dataset}/refs({split_by}).p")
         refs = self.root / dataset / f"refs({split_by}).p"
         if not refs.is_file() and (others := ", ".join(sorted(path.name for path in refs.parent.glob("refs(*).p")))):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from core.contracts import Count, Dataset
+from core.contracts import Count, Dataset, Usage
+from plugins.datasets._usage import usages
 from plugins.datasets._wrapping import Wrapping, coco_pictures, picture_groups
 
 
@@ -36,3 +37,7 @@ class Repeat(Wrapping):
     def coco_images(self) -> set[int]:
         """Those of the data inside."""
         return coco_pictures(self.data)
+
+    def usage(self) -> list[Usage]:
+        """That of the data inside."""
+        return usages([self.data])

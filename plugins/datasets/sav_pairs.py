@@ -15,8 +15,8 @@ import numpy as np
 
 from core.contracts import BadSample, Count, Region, UserError
 from core.pixels import MAX_PIXELS
-from plugins.datasets._build import listing
 from plugins.datasets._index import existing_folder, spread
+from plugins.datasets._listing import listing
 
 _KEYS = ("frame1", "mask1", "frame2", "mask2")
 
