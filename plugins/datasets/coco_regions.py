@@ -16,7 +16,8 @@ from core.contracts import BadSample, Count, Region, Usage, UserError
 from plugins.datasets import _json, _rle
 from plugins.datasets._build import watched
 from plugins.datasets._cache import cached, pack, stamp_of
-from plugins.datasets._index import check_draft, existing_file, existing_folder, read_view, spread
+from plugins.datasets._index import existing_file, existing_folder, spread
+from plugins.datasets._pictures import Pictures
 from plugins.datasets._usage import Tally, usage_of_index
 
 
@@ -38,7 +39,8 @@ class CocoRegions:
         groups marked ``iscrowd`` count as regions. ``empty_masks``: takes annotations whose ``segmentation`` is an empty list, phrases
         without a target, for a loop that takes them. ``draft``: see ``docs/data.md``. Raises ``UserError`` for a file that is no
         COCO file."""
-        self.draft, self.empty_masks = check_draft(draft), empty_masks
+        self.pictures = Pictures("coco_regions", draft=draft)
+        self.empty_masks = empty_masks
         if text not in ("annotation", "category", "none"):
             raise ValueError(f"text must be annotation, category or none, not {text}.")
         self._file = existing_file(Path(annotations).expanduser(), "coco_regions")
@@ -72,7 +74,7 @@ class CocoRegions:
         name = PurePosixPath(arrays.text("file", picture))
         if name.is_absolute() or ".." in name.parts:
             raise BadSample("damaged annotation", sample, "a picture outside the folder")
-        image, factor = read_view(self._folder / name, sample, (height, width), self.draft)  # [H, W, 3]
+        image, factor = self.pictures.view(self._folder / name, sample, (height, width))  # [H, W, 3]
         return Region(
             id=sample,
             image=image,

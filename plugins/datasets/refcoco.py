@@ -17,7 +17,8 @@ from core.contracts import BadSample, Count, Region, UserError
 from plugins.datasets import _json, _rle
 from plugins.datasets._build import watched
 from plugins.datasets._cache import cached, narrow, pack, stamp_of
-from plugins.datasets._index import check_draft, existing_file, existing_folder, read_view, spread
+from plugins.datasets._index import existing_file, existing_folder, spread
+from plugins.datasets._pictures import Pictures
 from plugins.datasets._refs import load_refs
 
 _UNC, _PLAIN = ("train", "val", "testA", "testB"), ("train", "val", "test")
@@ -54,7 +55,7 @@ class Refcoco:
         ``docs/data.md``. Raises ``UserError``."""
         if text not in ("raw", "sent"):
             raise ValueError(f"text must be raw or sent, not {text}.")
-        self.draft = check_draft(draft)
+        self.pictures = Pictures("refcoco", draft=draft, orientation="stored")  # as COCO's masks, and pycocotools, take them
         self.root = existing_folder(root, "refcoco", f"{dataset}/refs({split_by}).p")
         refs = self.root / dataset / f"refs({split_by}).p"
         if not refs.is_file() and (others := ", ".join(sorted(path.name for path in refs.parent.glob("refs(*).p")))):
@@ -95,7 +96,7 @@ class Refcoco:
         begin, length = (int(arrays[name][annotation]) for name in ("begin", "length"))
         height, width = (int(side) for side in arrays["size"][picture])
         mask = _rle.annotated(_json.read_object(self._file, begin, length, sample), height, width, sample)  # [H, W]
-        image, factor = read_view(self._folder / Path(arrays.text("file", picture)).name, sample, mask.shape, self.draft)  # [H, W, 3]
+        image, factor = self.pictures.view(self._folder / Path(arrays.text("file", picture)).name, sample, mask.shape)  # [H, W, 3]
         return Region(id=sample, image=image, mask=_rle.reduced(mask, factor, sample), caption=phrase)
 
     def images(self) -> list[list[int]]:
