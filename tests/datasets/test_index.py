@@ -11,7 +11,8 @@ import pytest
 
 from core.contracts import BadSample, UserError
 from plugins.datasets import _index, _tar
-from plugins.datasets._index import MAX_PIXELS, read_json, read_mask_file, read_picture, spread
+from plugins.datasets._index import MAX_PIXELS, read_mask_file, read_picture, spread
+from plugins.datasets._json import read_json
 
 
 def test_a_spread_sample_is_not_the_head() -> None:
