@@ -47,6 +47,7 @@ from core.contracts.optional import (
     KeepsRunningGradient,
     KnowsBaseValues,
     KnowsCocoPictures,
+    KnowsPictures,
     NamesGroups,
     NeedsSomething,
     PerParameter,
@@ -82,7 +83,7 @@ from core.contracts.travel import (
     Tokens,
     Wording,
 )
-from core.contracts.usage import LeftOut, Usage
+from core.contracts.usage import LeftOut, StoredPicture, Usage
 
 __all__ = [
     "BEFORE_BUILDING",
@@ -108,6 +109,7 @@ __all__ = [
     "KeepsRunningGradient",
     "KnowsBaseValues",
     "KnowsCocoPictures",
+    "KnowsPictures",
     "LeftOut",
     "Loop",
     "Loss",
@@ -146,6 +148,7 @@ __all__ = [
     "ShowsSamples",
     "ShowsTrainingSamples",
     "Stateful",
+    "StoredPicture",
     "TakesEmptyMasks",
     "Teacher",
     "TellsFacts",

@@ -7,16 +7,18 @@ Exporters agree on ``images``, ``annotations`` and ``categories``, and on little
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from core.contracts import BadSample, UserError
+from core.contracts import BadSample, StoredPicture, UserError
 from plugins.datasets import _rle
 from plugins.datasets._build import watched
-from plugins.datasets._cache import narrow, pack
+from plugins.datasets._cache import Index, narrow, pack
 from plugins.datasets._json import Document
+from plugins.datasets._names import named_file
 from plugins.datasets._usage import Tally
 
 _NAMES = ("file_name", "coco_url", "path", "filename")  # of a picture, where the first is absent; LVIS v1 has coco_url
@@ -168,6 +170,14 @@ def build(path: Path, source: str, text: str, crowds: bool, empty_masks: bool) -
     }
 
 
+def stored(folder: Path, index: Index, chosen: np.ndarray) -> Iterator[StoredPicture]:
+    """The files of the pictures of these rows of the index, as far as they are there."""
+    for picture in np.unique(index["picture"][chosen]).tolist():
+        with suppress(BadSample):  # counted where it is drawn
+            if picture >= 0:
+                yield StoredPicture(named_file(folder, index.text("file", picture), "", unique=bool(index["unique"][0])))
+
+
 def _categories(document: Document, at: int | None, source: str) -> dict[Any, str]:
     """id -> name, in the file's order. Raises ``UserError`` for an id with two names."""
     once, names = Once(document, "categories", source), dict[Any, str]()
@@ -225,6 +235,5 @@ class _Areas:
     def warning(self) -> list[str]:
         if not self.other:
             return []
-        return [
-            f"{self.other:,} of {self.seen:,} run-length masks looked at have another area than the file says: their boxes are compared"
-        ]
+        many = f"{self.other:,} of {self.seen:,} run-length masks looked at"
+        return [f"{many} have another area than the file says: they are compared with their boxes"]

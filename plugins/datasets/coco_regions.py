@@ -6,13 +6,14 @@ The file is walked once for the places of its annotations (``_coco``); afterward
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from core.contracts import BadSample, Count, Region, Usage, UserError
+from core.contracts import BadSample, Count, Region, StoredPicture, Usage, UserError
 from plugins.datasets import _coco, _json, _rle
 from plugins.datasets._cache import cached, stamp_of
 from plugins.datasets._index import check_draft, existing_file, existing_folder, read_picture, read_view, spread
@@ -99,6 +100,10 @@ class CocoRegions:
         if self.text == "category":
             return self._index.text("category", int(self._index["class"][row]))
         return _coco.texts_of(annotation)[number] if number >= 0 else None
+
+    def picture_files(self) -> Iterator[StoredPicture]:
+        """Of the regions taken."""
+        return _coco.stored(self._folder, self._index, np.asarray(self._chosen))
 
     def usage(self) -> list[Usage]:
         """Of the annotations of the file."""

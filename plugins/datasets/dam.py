@@ -10,12 +10,14 @@ the places of the regions are kept. The tars' ``.pickle`` members are never open
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
 
-from core.contracts import BadSample, Count, Region, Usage, UserError
+from core.contracts import BadSample, Count, Region, StoredPicture, Usage, UserError
 from plugins.datasets import _json, _rle, _tar
 from plugins.datasets._build import watched
 from plugins.datasets._cache import cached, pack, stamp_of
@@ -82,6 +84,18 @@ class Dam:
         rle = masks[chosen]
         image, factor = read_view(_tar.read(tar, name, sample), sample, tuple(rle["size"]), self.draft)  # [H, W, 3]
         return Region(id=sample, image=image, mask=_rle.decode(rle, sample, factor), caption=caption)
+
+    def picture_files(self) -> Iterator[StoredPicture]:
+        """The members of the tars that are named by the key of a region taken; of SAV, whose pictures are frames, none."""
+        if self.split == "SAV":
+            return
+        used = np.unique(self._index["rows"][np.asarray(self._chosen), 0]).tolist()
+        names = {name for key in (self._index.text("key", row) for row in used) for name in _picture_names(key, {})}
+        for tar in sorted((self.folder / "images").glob("*.tar")):
+            with suppress(BadSample):  # counted where it is drawn from
+                for name, offset, size in _tar.members(tar, "").all():
+                    if PurePosixPath(name).name in names:
+                        yield StoredPicture(tar, offset, size)
 
     def usage(self) -> list[Usage]:
         """Of the regions that ``annotations.json`` lists."""

@@ -8,13 +8,14 @@ joined, or ``[-1]`` for a phrase without one. Both files are walked once; afterw
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from core.contracts import BadSample, Count, Region, Usage, UserError
+from core.contracts import BadSample, Count, Region, StoredPicture, Usage, UserError
 from plugins.datasets import _coco, _json, _rle
 from plugins.datasets._build import watched
 from plugins.datasets._cache import cached, narrow, pack, stamp_of
@@ -109,6 +110,10 @@ class Refcoco:
             return Region(id=sample, image=image, mask=np.zeros(image.shape[:2], bool), caption=phrase)
         return Region(id=sample, image=image, mask=_rle.reduced(mask, factor, sample), caption=phrase)
 
+    def picture_files(self) -> Iterator[StoredPicture]:
+        """Of the expressions taken."""
+        return _coco.stored(self._folder, self._index, np.asarray(self._chosen))
+
     def usage(self) -> list[Usage]:
         """Of the expressions of the split."""
         return [usage_of_index(self._index, len(self._chosen), len(self._index["ref"]))]
@@ -157,25 +162,29 @@ def _build(refs_file: Path, instances_file: Path, split: str, text: str, empty_m
     """For each expression of the split its ids, phrase and rows in the tables of pictures and annotations, -1 where absent; of
     ``instances.json`` only what they need. ``target``: the rows of all targets, ``target.ends`` where those of each expression end."""
     refs, tally = _load(refs_file), Tally(f"expressions of {split}")
+    numbers, pictures, targets, phrases = list[tuple[int, int]](), list[Any](), list[list[Any]](), list[str]()
     try:
-        mine = [ref for ref in refs if ref["split"] == split]
-        items = [(ref, sentence) for ref in mine for sentence in ref["sentences"]]
-        if not items:
+        for ref in refs:
+            if ref["split"] != split:
+                continue
+            sentences, picture = ref["sentences"], _coco.key_of(ref["image_id"])
+            meant = [_coco.key_of(one) for one in _targets(ref)]
+            for sentence in sentences:
+                number = (ref["ref_id"], sentence["sent_id"])
+                if not meant and not empty_masks:
+                    tally.leave("no target", "/".join(map(str, number)), advice="empty_masks: true takes them")
+                    continue
+                if type(number[0]) is not int or type(number[1]) is not int:
+                    raise UserError(f"refcoco: {refs_file} has an id that is no number ({number!r}); check that it is REFER's file.")
+                numbers.append(number)
+                pictures.append(picture)
+                targets.append(meant)
+                phrases.append(sentence[text] if isinstance(sentence[text], str) else "")
+        ids = np.array(numbers, np.int64).reshape(-1, 2)  # [n, 2] ref, sentence
+        entries = len(numbers) + sum(one.count for one in tally.left)
+        if not entries:
             known = ", ".join(sorted({ref["split"] for ref in refs})) or "none"
             raise UserError(f"refcoco: {refs_file} has no expression in the split {split}; it has {known}.")
-        entries = len(items)
-        if not empty_masks:
-            for ref, sentence in items:
-                if not _targets(ref):
-                    tally.leave("no target", f"{ref['ref_id']}/{sentence['sent_id']}", advice="empty_masks: true takes them")
-            items = [item for item in items if _targets(item[0])]
-        numbers = [(ref["ref_id"], sentence["sent_id"]) for ref, sentence in items]
-        if wrong := next((value for pair in numbers for value in pair if type(value) is not int), None):
-            raise UserError(f"refcoco: {refs_file} has an id that is no number ({wrong!r}); check that it is REFER's file.")
-        ids = np.array(numbers, np.int64).reshape(-1, 2)  # [n, 2] ref, sentence
-        pictures = [_coco.key_of(ref["image_id"]) for ref, _ in items]
-        targets = [[_coco.key_of(one) for one in _targets(ref)] for ref, _ in items]
-        phrases = [sentence[text] if isinstance(sentence[text], str) else "" for _, sentence in items]
     except (KeyError, TypeError, OverflowError) as fault:
         raise UserError(f"refcoco: a ref in {refs_file} lacks {fault}; check that it is REFER's file.") from fault
     try:
