@@ -48,6 +48,7 @@ from core.contracts.optional import (
     KnowsBaseValues,
     KnowsCocoPictures,
     KnowsItsFiles,
+    KnowsPictures,
     NamesGroups,
     NeedsSomething,
     PerParameter,
@@ -84,7 +85,7 @@ from core.contracts.travel import (
     Tokens,
     Wording,
 )
-from core.contracts.usage import LeftOut, Usage
+from core.contracts.usage import LeftOut, StoredPicture, Usage
 
 __all__ = [
     "BEFORE_BUILDING",
@@ -111,6 +112,7 @@ __all__ = [
     "KnowsBaseValues",
     "KnowsCocoPictures",
     "KnowsItsFiles",
+    "KnowsPictures",
     "LeftOut",
     "Loop",
     "Loss",
@@ -149,6 +151,7 @@ __all__ = [
     "ShowsSamples",
     "ShowsTrainingSamples",
     "Stateful",
+    "StoredPicture",
     "TakesEmptyMasks",
     "Teacher",
     "TellsFacts",

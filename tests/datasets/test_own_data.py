@@ -43,7 +43,6 @@ def test_texts_each_give_a_region(tmp_path: Path) -> None:
     assert [int(region.image[0, 0, 0]) for region in regions] == [50, 200, 50, 50]
     assert regions[0].mask[2:6, 2:6].all()
     assert dataset.images() == [[0, 2, 3], [1]]
-    assert dataset.coco_images() == {7, 9}
 
 
 def test_category_names_crowds_and_no_text(tmp_path: Path) -> None:
@@ -65,9 +64,8 @@ def test_categories_and_phrases_without_a_target(tmp_path: Path) -> None:
     assert [dataset[i].caption for i in (2, 3)] == ["no cup", "no pan"]
     assert dataset[2].mask.shape == (10, 20)
     assert not dataset[2].mask.any()
-    for data, index in ((CocoRegions(**options), 2), (dataset, 4)):  # not asked for, and damaged
-        with pytest.raises(BadSample, match="damaged mask"):
-            data[index]
+    assert [(one.reason, one.count) for one in dataset.usage()[0].left_out] == [("no mask", 1)]  # a polygon without points
+    assert [(one.reason, one.count) for one in CocoRegions(**options).usage()[0].left_out] == [("no mask", 2)]  # not asked for
 
 
 def test_a_line_without_a_target(tmp_path: Path) -> None:
@@ -106,11 +104,10 @@ def test_lines_with_wrong_texts(tmp_path: Path, row: dict[str, Any], reason: str
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"image_id": 8}, "not in images"),
         ({"caption": " "}, "blank caption"),
-        ({"segmentation": []}, "damaged mask"),
+        ({"segmentation": [[2, 2, 6]]}, "damaged mask"),
         ({"segmentation": {"size": [10, 20], "counts": [200]}, "area": 0}, "empty mask"),
-        ({"segmentation": {"size": [10, 20], "counts": [0, 50, 150]}, "area": 90}, "damaged mask"),
+        ({"segmentation": {"size": [10, 20], "counts": [0, 50, 150]}, "area": 900}, "mask is not that of its area and box"),
         ({"segmentation": {"size": [20, 10], "counts": [0, 50, 150]}, "area": 50}, "mask and picture differ in size"),
     ],
 )
