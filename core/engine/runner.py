@@ -6,10 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
-from safetensors import SafetensorError
-
-from core.checkpoints.disk_errors import disk_fault
 from core.checkpoints.start import started_from
 from core.contracts import ReportsStatistics, RunInfo, Stateful, UserError
 from core.engine import checkpoint
@@ -22,11 +18,12 @@ from core.engine.feed import bad_summary
 from core.engine.going_on import finished, train_longer
 from core.engine.launch import RESUME, stopping
 from core.engine.parallel.exchange import Exchange, join, lost_loader
-from core.engine.progress import Progress
+from core.engine.progress import Output, Progress
 from core.engine.result import before_training, finish
 from core.engine.run_folder import removed_on_failure, run_folder
 from core.engine.tracking import peak_gib
 from core.engine.update import Trainer
+from core.outside import sentence
 from core.recipe import Recipe
 from core.registry import Registry
 
@@ -43,7 +40,7 @@ def run(recipe: Recipe, registry: Registry, resume: Path | bool | None = None, q
 
 
 def _run(recipe: Recipe, registry: Registry, resume: Path | bool | None, quiet: bool, exchange: Exchange) -> int:
-    console = Console()
+    console = Output()
     where = exchange.from_main(lambda: [path and str(path) for path in run_folder(recipe, registry, resume)])
     folder, last, new = Path(where[0]), where[1] and Path(where[1]), bool(where[2])
     total = recipe.values["train"]["updates"]
@@ -173,19 +170,23 @@ def _feeds_closed(trainer: Trainer) -> Iterator[None]:
 
 @contextmanager
 def _as_user_error(output: Path) -> Iterator[None]:
-    """What a full or read-only disk throws, wherever the run writes, and the death of a loader's worker become a ``UserError``."""
+    """Errors of outside, wherever they come up in a run, and the death of a loader's worker become a ``UserError``."""
     try:
         yield
-    except (OSError, SafetensorError) as error:
-        if not disk_fault(error):
-            raise
-        raise UserError(
-            f"{output}: the run cannot write ({error}); its checkpoints are untouched. Make room or give another disk, then --resume"
-        ) from error
     except RuntimeError as error:
-        if not lost_loader(error):
+        if lost_loader(error):
+            what = str(error).strip().rstrip(".")
+            words = f"a process that loads data is gone ({what}); {RESUME}. Mostly the memory is too small: lower train.workers"
+        elif not (words := _with_remains(error, output)):
             raise
-        what = str(error).strip().rstrip(".")
-        raise UserError(
-            f"a process that loads data is gone ({what}); {RESUME}. Mostly the memory is too small: lower train.workers"
-        ) from error
+        raise UserError(words) from error
+    except Exception as error:
+        if isinstance(error, UserError) or not (words := _with_remains(error, output)):
+            raise
+        raise UserError(words) from error
+
+
+def _with_remains(error: Exception, output: Path) -> str:
+    """The sentence for an error of outside; empty for a fault of the program."""
+    found = sentence(error, output)
+    return f"{found}; checkpoints that the run has saved are untouched, --resume goes on from the last one" if found else ""
