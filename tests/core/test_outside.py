@@ -183,6 +183,34 @@ def test_no_reader_a_full_output_and_an_ascii_one(tmp_path: Path) -> None:
     assert (closed.returncode, closed.stderr) == (0, "")
 
 
+def test_a_run_goes_on_when_nobody_reads_its_output(tmp_path: Path) -> None:
+    code = "from core.engine.progress import Output; out = Output(); [out.print('line ' * 99) for _ in range(999)]; open('end', 'w')"
+    done = subprocess.run(["bash", "-c", f'{sys.executable} -c "{code}" | head -1'], cwd=tmp_path, capture_output=True, text=True)
+    assert (tmp_path / "end").exists(), done.stderr
+    assert done.stderr == ""
+
+
+def test_a_user_without_a_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    from plugins.datasets._cache import cache_folder
+    from plugins.trackers.wandb import has_key
+
+    for name in ("HOME", "DUALLOOP_CACHE", "XDG_CACHE_HOME", "WANDB_API_KEY", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])  # as for a user that the system does not know
+    with pytest.raises(UserError, match="set DUALLOOP_CACHE to a folder"):
+        cache_folder()
+    assert not has_key()
+
+
+def test_a_check_names_its_option_where_the_sheets_cannot_be_written(tmp_path: Path) -> None:
+    from core.commands.check import _sheets
+
+    with pytest.raises(UserError, match=r"runs: Permission denied; .*; --out FOLDER puts"), _sheets(Path("runs/check-x")):
+        raise PermissionError(errno.EACCES, "", "runs")
+    with pytest.raises(OSError, match="data"), _sheets(Path("runs/check-x")):  # something else that it reads
+        raise PermissionError(errno.EACCES, "", "data")
+
+
 def test_a_folder_that_is_gone_is_told(tmp_path: Path) -> None:
     (tmp_path / "here").mkdir()
     done = dualloop("core.recipes", tmp_path, PYTHONPATH=str(ROOT))

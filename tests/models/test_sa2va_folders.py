@@ -255,6 +255,18 @@ def test_other_frozen_groups_that_were_trained_are_named_with_the_option(tmp_pat
     assert torch.equal(model.network.vision.encoder.layer[0].lambda_1, state[f"mllm.model.{key}"])
 
 
+def test_a_training_file_of_our_own_knows_its_base(tmp_path: Path, small_checkpoint: Path) -> None:
+    load(checkpoint=small_checkpoint).save_legacy(tmp_path / "own.pth")
+    shutil.copytree(small_checkpoint, tmp_path / "moved")
+    (tmp_path / "moved" / "notes.json").write_text("{}")
+    load_legacy(file=tmp_path / "own.pth", checkpoint=tmp_path / "moved")
+    tensors = dict(stored_tensors(small_checkpoint))
+    tensors[HEAD] = tensors[HEAD] + 1
+    save_file(tensors, tmp_path / "moved" / "model.safetensors")
+    with pytest.raises(UserError, match=r"was not trained over .*moved, whose weights are others"):
+        load_legacy(file=tmp_path / "own.pth", checkpoint=tmp_path / "moved")
+
+
 def test_a_tied_base_cannot_take_an_output_layer_of_its_own(tmp_path: Path) -> None:
     saved_modules(tmp_path / "iter_10.pth")
     folder = tied(tmp_path / "base", None)

@@ -19,7 +19,7 @@ from plugins.models.sa2va.groups import PUBLISHED_GROUPS, Group, trained_groups
 from plugins.models.sa2va.model import Sa2va
 from plugins.models.sa2va.published.config import read_config
 from plugins.models.sa2va.published.export import is_trained, trained_names
-from plugins.models.sa2va.published.folder import stored_tensors
+from plugins.models.sa2va.published.folder import stored_tensors, weights_hash
 from plugins.models.sa2va.published.keys import is_memory, place, published_names
 from plugins.models.sa2va.published.load import load_folder
 from plugins.models.sa2va.published.training_file import Stored, read_trained
@@ -34,6 +34,8 @@ def load_over(
         raise UserError(f"{', '.join(unknown)}: no such group; there are {', '.join(get_args(Group))}")
     read_config(checkpoint)  # before a large file is read
     stored = read_trained(file, lora_alpha, lora_dropout)
+    if stored.base is not None and stored.base != weights_hash(checkpoint):
+        raise UserError(f"{file}: was not trained over {checkpoint}, whose weights are others; name the folder that training started from")
     train = [*trained_groups(None, stored.lora), *(group for group in take if group not in PUBLISHED_GROUPS)]
     model = load_folder(checkpoint, stored.lora, train, dtype=dtype, max_tiles=max_tiles)
     left_out = _fill(model, stored)
