@@ -140,6 +140,9 @@ def test_a_folder_that_is_something_else_is_told_with_the_remedy(case: str, tmp_
 def test_a_checkpoint_is_nothing_else(tmp_path: Path) -> None:
     assert told(CHECKPOINT) is None
     assert told(tmp_path) is None
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file has no config\.json"):
+        load.check_keys(checkpoint=tmp_path / "file")  # type: ignore[attr-defined]
 
 
 def tied(folder: Path, head: torch.Tensor | None, pieces: int = 1) -> Path:
@@ -270,7 +273,7 @@ def test_a_training_file_of_our_own_knows_its_base(tmp_path: Path, small_checkpo
 def test_a_tied_base_cannot_take_an_output_layer_of_its_own(tmp_path: Path) -> None:
     saved_modules(tmp_path / "iter_10.pth")
     folder = tied(tmp_path / "base", None)
-    with pytest.raises(UserError, match="cannot be taken beside the embeddings"):
+    with pytest.raises(UserError, match="cannot be taken beside its embeddings"):
         load_legacy(file=tmp_path / "iter_10.pth", checkpoint=folder, take=["embeddings"])
 
 

@@ -107,11 +107,11 @@ def _fill(model: Sa2va, stored: Stored) -> dict[str, list[str]]:
         for name, rows, part in spread(key, tensor):
             put(name, targets[name][rows] if targets[name].ndim else targets[name], part, key)
     if lost := [group for group in model.trainable() if group in other_base]:
-        raise UserError(f"{file}: {some(other_base[lost[0]])} cannot be taken beside the embeddings: config.json of the base ties the two")
+        raise UserError(f"{file}: {some(other_base[lost[0]])} cannot be taken beside its embeddings: config.json of the base ties the two")
     if absent := [group for group in model.trainable() if group not in PUBLISHED_GROUPS and not any(group_of(n) == group for n in given)]:
         raise UserError(f"{file}: it holds no tensors of the group {absent[0]}, which is to be taken")
     left_out = {group: keys for group, keys in other_base.items() if group == "embeddings"}
-    frozen = [key for group, keys in other_base.items() if group not in left_out for key in keys]
+    frozen = list(dict.fromkeys(key for group, keys in other_base.items() if group not in left_out for key in keys))  # q, k, v of one key
     trained_too = " or, if they were trained, too, take their groups: --groups full+" + "+".join(g for g in other_base if g not in left_out)
     started = {group_of(name) for name in given} - {"embeddings"}  # the output layer may be trained without the embeddings
     left = [name for name in trained if name not in given and group_of(name) in started]
