@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from core.contracts import UserError
 from core.engine.launch import print_notes
 from core.engine.rehearsal import rehearse
 from core.installed.starting import spoken
+from core.outside import Ending, sentence
 from core.preflight.finding import Finding
 from core.recipe import Recipe, check, load
 from core.registry import Registry
@@ -38,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_intermixed_args(argv)
     if arguments.samples < 1:
         parser.error("--samples must be at least 1")
-    try:
+    with Ending() as ending:
         registry, recipe = Registry(), load(arguments.recipe, arguments.overrides)
         if faults := check(recipe, registry) or rehearse(recipe, registry, start=False, files=False):
             print("\n".join(map(str, faults)), file=sys.stderr)
@@ -50,17 +52,15 @@ def main(argv: list[str] | None = None) -> int:
             findings.append(finding)
             if not arguments.json:
                 _show(finding)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    failed = any(finding.status == "fail" for finding in findings)
-    if arguments.json:
-        print(json.dumps({"ok": not failed, "findings": [asdict(finding) for finding in findings], "sheets": str(out)}, indent=1))
-    else:
-        counts = {status: sum(finding.status == status for finding in findings) for status in ("pass", "warn", "fail")}
-        sheets = f"; picture sheets in {out}" if out.is_dir() else ""
-        print(f"\n{', '.join(f'{count} {status}' for status, count in counts.items())}{sheets}")
-    return int(failed)
+        failed = any(finding.status == "fail" for finding in findings)
+        if arguments.json:
+            print(json.dumps({"ok": not failed, "findings": [asdict(finding) for finding in findings], "sheets": str(out)}, indent=1))
+        else:
+            counts = {status: sum(finding.status == status for finding in findings) for status in ("pass", "warn", "fail")}
+            sheets = f"; picture sheets in {out}" if out.is_dir() else ""
+            print(f"\n{', '.join(f'{count} {status}' for status, count in counts.items())}{sheets}")
+        return int(failed)
+    return ending.code
 
 
 def _findings(recipe: Recipe, registry: Registry, samples: int, seconds: float, out: Path) -> Iterator[Finding]:
@@ -75,12 +75,24 @@ def _findings(recipe: Recipe, registry: Registry, samples: int, seconds: float, 
     yield from (found for _, found in teachers)
     sources, built = data.sources(recipe, registry, [path.subject for path in paths if path.status == "fail"])
     yield from built
-    yield from data.draw(recipe, registry, sources, facts, samples, seconds, out)
+    with _sheets(out):
+        yield from data.draw(recipe, registry, sources, facts, samples, seconds, out)
     yield from leaks.leaks(sources)
     yield from machine.epochs(recipe, sources)
     yield from loops.within_batch(recipe, registry)
     yield from machine.devices(recipe)
     yield from machine.sizes(recipe, facts, [facts for facts, _ in teachers])
+
+
+@contextmanager
+def _sheets(out: Path) -> Iterator[None]:
+    """The picture sheets are the only files that a check writes; where they cannot be written its option says so."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or (not out.is_relative_to(error.filename) and not Path(error.filename).is_relative_to(out)):
+            raise
+        raise UserError(f"{sentence(error)}; --out FOLDER puts the picture sheets elsewhere") from error
 
 
 def _show(finding: Finding) -> None:

@@ -3,38 +3,34 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from core.commands.printing import printing
 from core.comparison.grouping import differences, groups_of, run_labels
 from core.comparison.runs import RunData, find_runs, read_run
 from core.comparison.tables import Table, ablation_table, differences_table, evaluation_table, groups_table, runs_table
 from core.contracts import UserError
 from core.installed.starting import spoken
+from core.outside import Ending
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code: 2 for what the user can put right."""
     arguments = _parser().parse_args(argv)
-    try:
+    with Ending() as ending:
         runs = [read_run(folder) for folder in find_runs(arguments.runs)]
         varying = differences(runs)
         labels = run_labels(runs, varying)
         if arguments.md:
-            with printing():
-                print(markdown(tables(runs, labels, varying)), end="")
+            print(markdown(tables(runs, labels, varying)), end="")
             return 0
         from core.comparison.page import page  # late: plotly takes half a second
 
         text = page(runs, labels, groups_of(runs, varying), tables(runs, labels, varying), pictures=not arguments.no_pictures)
         _write(arguments.output, text)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{arguments.output}: {len(runs)} run{'s' if len(runs) > 1 else ''}, {len(text) / 2**20:.1f} MiB")
-    return 0
+        print(f"{arguments.output}: {len(runs)} run{'s' if len(runs) > 1 else ''}, {len(text) / 2**20:.1f} MiB")
+        return 0
+    return ending.code
 
 
 def _parser() -> argparse.ArgumentParser:

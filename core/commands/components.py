@@ -12,9 +12,10 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from core.commands.printing import printing, table
-from core.contracts import KINDS, UserError
+from core.commands.printing import table
+from core.contracts import KINDS
 from core.installed.starting import spoken
+from core.outside import Ending
 from core.registry import Registry, UnknownName
 from core.registry.described import sentence
 from core.registry.doctor import examine
@@ -26,26 +27,22 @@ from core.scaffold import DOORS, add, write
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     arguments = _parser().parse_args(argv)
-    code = 0
-    try:
-        with printing():
-            registry = Registry()
-            if arguments.command == "list":
-                _list(registry, PLURAL.get(arguments.kind, arguments.kind), arguments.json)
-            elif arguments.command == "new":
-                _new(registry, arguments.kind, arguments.name, arguments.into, arguments.door)
-            elif arguments.command == "doctor":
-                code = _doctor(registry)
-            elif arguments.command == "reference":
-                from core.recipe.reference import reference  # the recipe's schema is not needed by the others
+    with Ending() as ending:
+        registry = Registry()
+        if arguments.command == "list":
+            _list(registry, PLURAL.get(arguments.kind, arguments.kind), arguments.json)
+        elif arguments.command == "new":
+            _new(registry, arguments.kind, arguments.name, arguments.into, arguments.door)
+        elif arguments.command == "doctor":
+            return _doctor(registry)
+        elif arguments.command == "reference":
+            from core.recipe.reference import reference  # the recipe's schema is not needed by the others
 
-                print(reference(registry), end="")
-            else:
-                print(_explained(registry, arguments.name))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return code
+            print(reference(registry), end="")
+        else:
+            print(_explained(registry, arguments.name))
+        return 0
+    return ending.code
 
 
 def _explained(registry: Registry, name: str) -> str:

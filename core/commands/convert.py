@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from core.commands.printing import table
 from core.contracts import ExportsAdapters, ExportsTrainingFile, Model, ReportsChanges, TellsLeftOut, UserError, VerifiesExport
 from core.engine.best import named_best
+from core.outside import Ending
 from core.registry import Registry
 from core.registry.offers import wanted
 
@@ -24,11 +24,9 @@ EXACT, ROUNDED = 1e-4, 5e-2
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code: 1 where the export computes something else, 2 for what the user can put right."""
     arguments = _parser().parse_args(argv)
-    try:
+    with Ending() as ending:
         return _convert(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return ending.code
 
 
 def _parser() -> argparse.ArgumentParser:

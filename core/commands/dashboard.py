@@ -9,16 +9,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from core.commands.printing import printing
 from core.comparison.grouping import deciding, differences
 from core.comparison.runs import RunData, evaluated, find_runs, read_run
 from core.contracts import UserError
 from core.installed.starting import spoken
+from core.outside import Ending
 
 NO_SURGERY = "sum"  # the gradient op that is plain addition
 CLOCK = "update"
@@ -27,23 +26,20 @@ CLOCK = "update"
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code: 2 for what the user can put right."""
     arguments = _parser().parse_args(argv)
-    try:
+    with Ending() as ending:
         runs = [read_run(folder) for folder in find_runs(arguments.runs)]
         entity, project = _place(runs, arguments)
         built = {"workspace": workspace(runs, entity, project), "report": report(runs, entity, project, offline=arguments.dry_run)}
         if arguments.only:
             built = {arguments.only: built[arguments.only]}
         if arguments.dry_run:
-            with printing():
-                print(json.dumps({name: as_json(one) for name, one in built.items()}, indent=2))
+            print(json.dumps({name: as_json(one) for name, one in built.items()}, indent=2))
             return 0
         for name, one in built.items():
             _save(one)
             print(f"{name}: {one.url}")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return 0
+    return ending.code
 
 
 def _parser() -> argparse.ArgumentParser:

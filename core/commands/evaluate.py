@@ -11,10 +11,9 @@ import os
 import sys
 from pathlib import Path
 
-from core.checkpoints.disk_errors import disk_fault
-from core.contracts import UserError
 from core.engine.launch import become_worker, device_notes, device_of, print_notes, report_error, start_workers, to_start
 from core.installed.starting import spoken
+from core.outside import Ending
 from core.registry import Registry
 
 WHAT_REMAINS = "finished measurements are kept, the same command continues from them"
@@ -45,19 +44,9 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.processes < 1 or arguments.max_bad < 0:
         parser.error("--processes must be at least 1 and --max-bad not negative")
     become_worker()
-    try:
+    with Ending(WHAT_REMAINS, report_error) as ending:
         return _evaluate(arguments, argv)
-    except UserError as error:
-        report_error(error)
-        return 2
-    except OSError as error:
-        if not disk_fault(error):
-            raise
-        report_error(UserError(f"the evaluation cannot be written ({error}); {WHAT_REMAINS}. Make room first, or choose another --out"))
-        return 2
-    except KeyboardInterrupt:
-        print(f"interrupted; {WHAT_REMAINS}", file=sys.stderr)
-        return 130
+    return ending.code
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,21 +1,9 @@
-"""How commands print: tables, and an output that nobody reads to its end."""
+"""How commands print tables."""
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-
-
-@contextmanager
-def printing() -> Iterator[None]:
-    """Around what a command prints: a reader that goes away early, such as ``| head``, is no error."""
-    try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes there at exit
+from collections.abc import Sequence
 
 
 def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from core.commands.printing import printing, table
+from core.commands.printing import table
 from core.contracts import UserError
 from core.installed.shipped import find_recipe, recipe_names, shipped
 from core.installed.starting import spoken
+from core.outside import Ending
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code: 2 for what the user can put right."""
     arguments = _parser().parse_args(argv)
-    try:
+    with Ending() as ending:
         if arguments.command == "copy":
             _copy(arguments.name, arguments.file)
             return 0
-        with printing():
-            table(("recipe", "what it does"), [(name, _does(name)) for name in recipe_names()])
-            print(f"\nto run one: {spoken('run')} NAME; to edit one: {spoken('recipes')} copy NAME")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        table(("recipe", "what it does"), [(name, _does(name)) for name in recipe_names()])
+        print(f"\nto run one: {spoken('run')} NAME; to edit one: {spoken('recipes')} copy NAME")
+        return 0
+    return ending.code
 
 
 def _parser() -> argparse.ArgumentParser:

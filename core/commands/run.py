@@ -11,11 +11,11 @@ from pathlib import Path
 from core.checkpoints.own_recipe import own_recipe
 from core.commands.printing import table
 from core.commands.words import parse, recipe_and_run
-from core.contracts import UserError
-from core.engine.launch import become_worker, device_notes, print_notes, report_error, report_stop, start_workers, to_start
+from core.engine.launch import RESUME, become_worker, device_notes, print_notes, report_error, report_stop, start_workers, to_start
 from core.engine.launch.stopping import Stopped, listening
 from core.engine.rehearsal import cannot_start_here, rehearse
 from core.installed.starting import spoken
+from core.outside import Ending
 from core.recipe import Recipe, check, components_used, json_schema, load, path_report, path_text, resolved_yaml
 from core.recipe.missing import missing_paths
 from core.recipe.schema import RecipeSchema
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code: 2 for what the user can put right."""
     parser = _parser()
     argv = sys.argv[1:] if argv is None else argv
-    try:
+    with Ending(RESUME, report_error) as ending:
         arguments = parse(parser, argv, tuple(entry.name for entry in fields(RecipeSchema)))
         become_worker()
         registry = Registry()
@@ -47,12 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             recipe = load(arguments.recipe, arguments.overrides)
         return _run(recipe, registry, arguments, resume, argv)
-    except UserError as error:
-        report_error(error)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the last checkpoint is kept, --resume continues from it", file=sys.stderr)
-        return 130
+    return ending.code
 
 
 def _parser() -> argparse.ArgumentParser:

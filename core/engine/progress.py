@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +30,14 @@ def duration(seconds: float) -> str:
     return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
 
 
+class Output(Console):
+    """A run does not end because nobody reads any more what it prints: it goes on, and prints nothing."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class Progress:
     """A context manager around a run of ``total`` updates.
 
@@ -48,7 +58,7 @@ class Progress:
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.console = console or Console()
+        self.console = console or Output()
         self._total, self._done, self._quiet, self._interval, self._show, self._clock = total, 0, quiet, interval, re.compile(show), clock
         self._marks: deque[tuple[float, int, int]] = deque(maxlen=window + 1)  # time, update, samples so far
         self._values: dict[str, float] = {}

@@ -6,10 +6,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from rich.console import Console
-from safetensors import SafetensorError
-
-from core.checkpoints.disk_errors import disk_fault
 from core.checkpoints.start import started_from
 from core.contracts import ReportsStatistics, RunInfo, Stateful, UserError
 from core.engine import checkpoint
@@ -22,12 +18,13 @@ from core.engine.feed import bad_summary
 from core.engine.going_on import go_on_with, take_over
 from core.engine.launch import stopping
 from core.engine.parallel.exchange import Exchange, join
-from core.engine.progress import Progress
+from core.engine.progress import Output, Progress
 from core.engine.result import before_training, finish
 from core.engine.run_folder import Found, remember, removed_on_failure, run_folder
 from core.engine.tracking import peak_gib
 from core.engine.update import Trainer
 from core.engine.usage import lines
+from core.outside import sentence
 from core.recipe import Recipe
 from core.registry import Registry
 
@@ -50,7 +47,7 @@ def _run(recipe: Recipe, registry: Registry, resume: Path | bool | None, quiet: 
 
 
 def _in_folder(found: Found, recipe: Recipe, registry: Registry, quiet: bool, exchange: Exchange) -> int:
-    console = Console()
+    console = Output()
     folder, last = Path(found.folder), found.last and Path(found.last)
     total = recipe.values["train"]["updates"]
     if found.finished:
@@ -195,12 +192,16 @@ def _feeds_closed(trainer: Trainer) -> Iterator[None]:
 
 @contextmanager
 def _as_user_error(output: Path) -> Iterator[None]:
-    """What a full or read-only disk throws, wherever the run writes, becomes a ``UserError``."""
+    """Errors of outside, wherever they come up in a run, become a ``UserError``."""
     try:
         yield
-    except (OSError, SafetensorError) as error:
-        if not disk_fault(error):
+    except Exception as error:
+        if isinstance(error, UserError) or not (words := _with_remains(error, output)):
             raise
-        raise UserError(
-            f"{output}: the run cannot write ({error}); its checkpoints are untouched. Make room or give another disk, then --resume"
-        ) from error
+        raise UserError(words) from error
+
+
+def _with_remains(error: Exception, output: Path) -> str:
+    """The sentence for an error of outside; empty for a fault of the program."""
+    found = sentence(error, output)
+    return f"{found}; checkpoints that the run has saved are untouched, --resume goes on from the last one" if found else ""

@@ -17,7 +17,7 @@ from core.contracts import Evaluator, Item, Model, TellsLeftOut, UserError
 from core.engine import checkpoint
 from core.engine.evaluation import bad_reasons, measured
 from core.engine.parallel.exchange import Exchange
-from core.engine.progress import Progress
+from core.engine.progress import Output, Progress
 from core.evaluation import card, store
 from core.evaluation.source import Job
 from core.recipe import KeyPath, build, path_text, resolved_values
@@ -54,7 +54,7 @@ def run(job: Job, registry: Registry, options: Options, exchange: Exchange) -> i
     if isinstance(model, torch.nn.Module):
         model.to(options.device)
     left_out = {group: list(names) for group, names in model.left_out().items()} if isinstance(model, TellsLeftOut) else {}
-    console = Console()
+    console = Output()
     with Progress(0, options.quiet or not exchange.main, console=console) as progress:
         claimed = exchange.from_main(lambda: _claim(job, registry, options, evaluators))
         for variant in variants:

@@ -11,17 +11,22 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from core.outside import Ending, any_text
+
 #: The folder that holds the packages ``core`` and ``plugins``: a checkout, or where pip installed them.
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def started(main: Callable[[], int]) -> int:
     """Runs a command's ``main`` with the current folder last on the path of modules; returns its exit code."""
-    importlib.import_module("plugins")  # found now, before the current folder can be asked for it
-    here = str(Path.cwd())
-    if not {"", here} & set(sys.path):
-        sys.path.append(here)
-    return main()
+    any_text()
+    with Ending() as ending:
+        importlib.import_module("plugins")  # found now, before the current folder can be asked for it
+        here = str(Path.cwd())
+        if not {"", here} & set(sys.path):
+            sys.path.append(here)
+        return main()
+    return ending.code
 
 
 def module_options() -> list[str]:

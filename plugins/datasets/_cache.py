@@ -97,12 +97,12 @@ def pack(name: str, texts: Iterable[str]) -> dict[str, np.ndarray]:
 
 
 def cache_folder() -> Path:
-    """Where indices are kept."""
+    """Where indices are kept. Raises ``UserError`` where nothing says so and the user has no home folder."""
     given = os.environ.get("DUALLOOP_CACHE")
     try:
         return Path(given).expanduser() if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dualloop"
-    except RuntimeError as fault:  # no HOME and no entry of this user
-        raise UserError("there is no home folder to keep indices in; set DUALLOOP_CACHE to a folder.") from fault
+    except RuntimeError:  # of pathlib
+        raise UserError("indices are kept in the home folder, and this user has none: set DUALLOOP_CACHE to a folder for them") from None
 
 
 def stamp_of(files: Iterable[Path]) -> str:

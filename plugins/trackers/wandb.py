@@ -20,7 +20,8 @@ def has_key() -> bool:
         return True
     host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").netloc
     named = os.environ.get("NETRC")
-    for path in [Path(named)] if named else [Path.home() / ".netrc", Path.home() / "_netrc"]:
+    home = os.path.expanduser("~")  # "~" itself, and so no file, for a user without a home folder
+    for path in [Path(named)] if named else [Path(home, ".netrc"), Path(home, "_netrc")]:
         try:
             if netrc.netrc(str(path)).hosts.get(host):  # not authenticators(): a "default" entry is no W&B key
                 return True
@@ -71,6 +72,8 @@ class Wandb:
         mode: Any = self.mode
         if mode == "auto":
             mode = os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
+        if os.path.expanduser("~") == "~":  # a user without a home folder: W&B looks for its settings there, and fails
+            os.environ["HOME"] = str(run.folder.resolve())
         if mode == "offline":  # nothing leaves the machine, crash reports included
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import websocket
 
+from tests.patience import HANGS_S
+
 
 def chromium() -> str | None:
     """``CHROMIUM`` from the environment, or Debian's ``chromium`` on the path."""
@@ -26,7 +28,7 @@ class Page:
     """One page; everything it complains about is kept in ``complaints``, every address it asks for in ``requests``."""
 
     def __init__(self, address: str) -> None:
-        self._socket = websocket.create_connection(address, timeout=60, suppress_origin=True)
+        self._socket = websocket.create_connection(address, timeout=HANGS_S, suppress_origin=True)
         self._number, self.complaints, self.requests, self._loaded = 0, list[str](), list[str](), False
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
@@ -89,12 +91,12 @@ def browser(program: str, profile: Path) -> Iterator[Page]:
     arguments += ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium refuses to run as root with its sandbox
     process = subprocess.Popen([program, *arguments, "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        port_file, until = profile / "DevToolsActivePort", time.monotonic() + 60
+        port_file, until = profile / "DevToolsActivePort", time.monotonic() + HANGS_S
         while not (port_file.is_file() and "\n" in port_file.read_text()):
             assert process.poll() is None, f"{program} ended with {process.returncode}"
             assert time.monotonic() < until, f"{program} did not open its DevTools port"
             time.sleep(0.05)
-        with urllib.request.urlopen(f"http://127.0.0.1:{port_file.read_text().split()[0]}/json/list", timeout=30) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port_file.read_text().split()[0]}/json/list", timeout=HANGS_S) as answer:
             targets = json.load(answer)
         yield Page(next(target["webSocketDebuggerUrl"] for target in targets if target["type"] == "page"))
     finally:

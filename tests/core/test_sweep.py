@@ -106,7 +106,7 @@ def test_the_exit_code_and_a_signal_reach_both_sides(tmp_path):
     assert sweep._wait([sys.executable, "-c", "raise SystemExit(5)"]) == (5, False)
     # the child asks for its parent's end, is told to end itself, and ends in its own way
     child = "import os, signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(3))\n"
-    child += "os.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(60)"
+    child += "os.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(600)"
     before = signal.getsignal(signal.SIGTERM)
     assert sweep._wait([sys.executable, "-c", child]) == (3, True)
     assert signal.getsignal(signal.SIGTERM) is before

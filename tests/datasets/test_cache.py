@@ -115,7 +115,7 @@ from plugins.datasets._cache import cached
 def rows(names):
     if "7" in names:
         print(os.getpid(), flush=True)
-        time.sleep(60)
+        time.sleep(600)
     return np.array([(i, int(name)) for i, name in enumerate(names)], np.int32)
 
 _build._CHUNK = 2

@@ -26,6 +26,7 @@ from core.engine.parallel.strategy import Strategy
 from core.recipe import load
 from core.registry import Registry
 from tests.engine.children import CHILDREN
+from tests.patience import HANGS_S
 
 Case = dict[str, Any]
 
@@ -44,7 +45,7 @@ def start_ranks(world: int, target: Callable[..., None], *arguments: object) -> 
     for process in ranks:
         process.start()
     for process in ranks:
-        process.join(timeout=280)
+        process.join(HANGS_S)
     ends = [process.exitcode for process in ranks]
     for process in ranks:
         process.kill()  # one that hangs would disturb the tests that follow

@@ -293,7 +293,7 @@ optimizer: {{use: adamw, lr: 0.01}}
 train: {{updates: 3, batch_size: 2, clip_norm: 1.0{train}}}
 checkpoint: {{every: 3, keep: 1{checkpoint}}}
 evaluate: {{score: {{use: ./parts.py:Drawing}}}}
-launch: {{strategy: ddp, processes: 2, device: cpu, timeout_s: 120}}
+launch: {{strategy: ddp, processes: 2, device: cpu}}
 """
 PARTS = """
 from __future__ import annotations

@@ -18,6 +18,7 @@ from core.engine.parallel.exchange import Alone, Exchange, Group
 from core.recipe import Recipe, resolved_yaml
 from core.registry import Registry
 from tests.engine.distributed_worker import Case, carry_out, check_zero, on_ranks, start_ranks
+from tests.patience import HANGS_S
 
 Make = Callable[..., Recipe]
 Tensors = dict[str, torch.Tensor]
@@ -47,7 +48,7 @@ def case(tiny: Make, tmp_path: Path) -> Callable[..., Case]:
             "optimizer.lr=0.01",
             "model.lora={r: 4, alpha: 8, dropout: 0.0}",
             f"train={{updates: 4, batch_size: {4 // world}, accumulate: 2, clip_norm: 1.0}}",
-            f"launch={{strategy: {strategy}, processes: {world}, device: cpu, timeout_s: 120, zero_stage: {zero_stage}}}",
+            f"launch={{strategy: {strategy}, processes: {world}, device: cpu, timeout_s: {HANGS_S}, zero_stage: {zero_stage}}}",
             *overrides,
         )
         out = tmp_path / f"{strategy}{zero_stage}-{world}-{projection}-{updates}"

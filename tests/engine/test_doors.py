@@ -23,6 +23,7 @@ from core.registry import Registry
 from plugins.gradient_ops.graddrop import GradDrop
 from tests.engine.distributed_worker import carry_out, on_ranks
 from tests.engine.whole_runs import at, equal, example, go
+from tests.patience import HANGS_S
 
 Make = Callable[..., Recipe]
 ROOT = Path(__file__).parents[2]
@@ -256,7 +257,7 @@ def test_all_of_it_is_the_same_on_two_processes(tiny: Make, balanced: str, tmp_p
             "loops.loop1.tasks.pseudo.sampler.temperature={from: 2.0, to: 0.5, over: 2}",
             "gradient={use: graddrop, leak: 0.2, by: task, own_weights: surgery}",
             f"train={{updates: 4, batch_size: {2 // world}, accumulate: 1, clip_norm: 1.0}}",
-            f"launch={{strategy: {strategy}, processes: {world}, device: cpu, timeout_s: 120}}",
+            f"launch={{strategy: {strategy}, processes: {world}, device: cpu, timeout_s: {HANGS_S}}}",
         )
         shutil.copyfile(tmp_path / "balanced.py", out / "balanced.py")
         (out / "recipe.yaml").write_text(resolved_yaml(recipe, Registry(), beside=True))

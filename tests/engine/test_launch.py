@@ -22,6 +22,7 @@ from core.engine.launch.start import _first_failure
 from core.recipe import Recipe, resolved_yaml
 from core.registry import Registry
 from tests.engine.distributed_worker import on_ranks
+from tests.patience import HANGS_S
 
 Make = Callable[..., Recipe]
 
@@ -45,7 +46,7 @@ def model(*, pids: str, mode: Literal["user", "exit", "crash", "sleep", "joined"
         sys.exit(5)
     if mode == "crash":
         raise KeyError("boom")
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
@@ -89,8 +90,8 @@ def workers(launcher: int) -> list[int]:
     return found
 
 
-def until(true: Callable[[], object], seconds: float = 90) -> None:
-    end = time.monotonic() + seconds
+def until(true: Callable[[], object]) -> None:
+    end = time.monotonic() + HANGS_S
     while not true():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.05)
@@ -126,7 +127,7 @@ def small(tiny: Make, tmp_path: Path) -> Callable[..., Recipe]:
 )
 def test_the_failing_ranks_words_and_exit_code(fake: Callable[[str], Path], mode: str, code: int, words: str) -> None:
     process = start(fake(mode))
-    _, errors = process.communicate(timeout=180)
+    _, errors = process.communicate(timeout=HANGS_S)
     assert process.returncode == code
     assert re.fullmatch(words, errors), errors
     assert workers(process.pid) == []
@@ -142,10 +143,10 @@ def test_no_orphans(fake: Callable[[str], Path], tmp_path: Path, number: signal.
         os.killpg(process.pid, number)  # what Ctrl-C in a terminal does
     else:
         process.send_signal(number)
-    _, errors = process.communicate(timeout=180)
+    _, errors = process.communicate(timeout=HANGS_S)
     assert process.returncode == code
     assert "Traceback" not in errors
-    until(lambda: not workers(process.pid), 5)
+    until(lambda: not workers(process.pid))
 
 
 def test_under_torchrun_it_joins(fake: Callable[[str], Path]) -> None:
@@ -161,7 +162,7 @@ def test_under_torchrun_it_joins(fake: Callable[[str], Path]) -> None:
         "localhost:0",
     )
     process = start(fake("joined"), by=by)
-    _, errors = process.communicate(timeout=180)
+    _, errors = process.communicate(timeout=HANGS_S)
     assert process.returncode == 1  # torchrun's own
     assert "model: rank 0 of 2 is here" in errors
 
@@ -173,7 +174,7 @@ def test_in_a_slurm_step_it_joins(fake: Callable[[str], Path]) -> None:
     step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "localhost", "MASTER_PORT": str(port)}
     recipe = fake("joined")
     tasks = [start(recipe, **step, SLURM_PROCID=str(number), SLURM_LOCALID=str(number)) for number in (0, 1)]
-    told = [task.communicate(timeout=180)[1] for task in tasks]
+    told = [task.communicate(timeout=HANGS_S)[1] for task in tasks]
     assert [task.returncode for task in tasks] == [2, 2]
     assert "model: rank 0 of 2 is here" in told[0]
     assert "rank 1 lost the other ranks" in told[1]
@@ -192,8 +193,8 @@ def test_the_loaders_workers_do_not_outlive_a_killed_run(small: Make, tmp_path: 
     time.sleep(0.2)
     assert all(Path(f"/proc/{loader}").exists() for loader in loaders)
     process.kill()
-    process.communicate(timeout=180)
-    until(lambda: not any(Path(f"/proc/{loader}").exists() for loader in loaders), 5)
+    process.communicate(timeout=HANGS_S)
+    until(lambda: not any(Path(f"/proc/{loader}").exists() for loader in loaders))
 
 
 def test_the_death_of_a_loaders_worker_is_one_sentence(small: Make, tmp_path: Path) -> None:
@@ -203,7 +204,7 @@ def test_the_death_of_a_loaders_worker_is_one_sentence(small: Make, tmp_path: Pa
     family = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     until(lambda: list((tmp_path / "runs").glob("*/checkpoints/update-000002")))
     os.kill(int(family.read_text().split()[0]), signal.SIGKILL)
-    _, errors = process.communicate(timeout=180)
+    _, errors = process.communicate(timeout=HANGS_S)
     assert process.returncode == 2
     words = r"error: a process that loads data is gone \(process \d+ was killed by SIGKILL\); the last checkpoint is kept, .*\n"
     assert re.fullmatch(words, errors), errors
@@ -238,12 +239,12 @@ class Hang:
 def test_a_hanging_rank_is_what_the_user_reads_about(small: Make, tmp_path: Path) -> None:
     """And not that the launcher has then killed it."""
     (tmp_path / "hang.py").write_text(HANG)
-    recipe = small(f"gradient={{use: '{tmp_path}/hang.py:Hang'}}", "launch={strategy: ddp, processes: 2, timeout_s: 8}")
+    recipe = small(f"gradient={{use: '{tmp_path}/hang.py:Hang'}}", "launch={strategy: ddp, processes: 2, timeout_s: 20}")
     (tmp_path / "recipe.yaml").write_text(resolved_yaml(recipe, Registry()))
     process = start(tmp_path / "recipe.yaml")
-    _, errors = process.communicate(timeout=180)
+    _, errors = process.communicate(timeout=HANGS_S)
     assert process.returncode == 2
-    assert "rank 1 has been silent for launch.timeout_s=8 seconds, since summing gradients" in errors
+    assert "rank 1 has been silent for launch.timeout_s=20 seconds, since summing gradients" in errors
     assert "killed" not in errors
     assert workers(process.pid) == []
 
@@ -257,7 +258,7 @@ def test_a_run_on_two_processes_survives_the_death_of_one(tiny: Make, tmp_path: 
     broken = start(file)
     until(lambda: list(runs.glob("*/checkpoints/update-000002")))
     os.kill(max(workers(broken.pid)), signal.SIGKILL)
-    _, errors = broken.communicate(timeout=180)
+    _, errors = broken.communicate(timeout=HANGS_S)
     assert broken.returncode == 137
     assert errors.count("\n") == 1
     assert "was killed by SIGKILL" in errors
@@ -267,7 +268,7 @@ def test_a_run_on_two_processes_survives_the_death_of_one(tiny: Make, tmp_path: 
     asked = start(file, "launch.requeue=true")  # the same command goes on, and is asked to stop
     until(lambda: asked.poll() is not None or checkpoint.list_checkpoints(folder / "checkpoints")[-1][0] > reached)
     asked.send_signal(signal.SIGUSR1)
-    _, errors = asked.communicate(timeout=180)
+    _, errors = asked.communicate(timeout=HANGS_S)
     assert asked.returncode == 0, errors
     assert re.fullmatch(r"stopped by SIGUSR1 after update \d+ of \d+; --resume goes on from the last checkpoint\n", errors), errors
     assert workers(asked.pid) == []

@@ -18,6 +18,7 @@ from core.engine.feed import Ahead, Feed, Supply, requests
 from core.engine.noise import RunNoise
 from core.engine.plan import Plan, Source
 from core.testing.tiny_model import TinyPreparation
+from tests.patience import HANGS_S
 
 
 @dataclass
@@ -138,7 +139,7 @@ raise RuntimeError("out of memory")
 
 def test_a_crash_ends_the_workers_and_the_process() -> None:
     """Workers ignore SIGTERM, by which multiprocessing ends them before it waits for them."""
-    done = subprocess.run([sys.executable, "-c", _CRASH], cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", _CRASH], cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=HANGS_S)
     assert done.returncode == 1
     assert done.stderr.endswith("RuntimeError: out of memory\n")
 

@@ -18,6 +18,7 @@ from core.engine.parallel.exchange import Group
 from core.engine.parallel.strategy import make_strategy
 from core.engine.surgery import Surgery
 from tests.engine.children import CHILDREN
+from tests.patience import HANGS_S
 
 
 def test_a_slurm_step_of_several_tasks_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +77,7 @@ def test_the_first_host_of_a_node_list(nodes: str, first: str) -> None:
 def two(rank: int, port: int, out: Path) -> None:
     """Rank 1 comes to two exchanges and not to the third."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    ranks = Group("cpu", timeout_s=2, what_remains="what was done stands")
+    ranks = Group("cpu", timeout_s=6, what_remains="what was done stands")
     ranks.gather(rank)
     ranks.total({"a": rank})
     if rank == 1:
@@ -100,14 +101,14 @@ def together(target: Callable[[int, int, Path], None], folder: Path) -> None:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(HANGS_S)
 
 
 def test_a_rank_that_hangs_is_named_after_the_timeout(tmp_path: Path) -> None:
     together(two, tmp_path)
     told = (tmp_path / "told").read_text()
     assert told.startswith("rank 0 lost the other ranks while exchanging numbers (")
-    assert "rank 1 has been silent for launch.timeout_s=2 seconds, since exchanging numbers. What was done stands" in told
+    assert "rank 1 has been silent for launch.timeout_s=6 seconds, since exchanging numbers. What was done stands" in told
 
 
 def sharded(rank: int, port: int, out: Path) -> None:
@@ -115,7 +116,7 @@ def sharded(rank: int, port: int, out: Path) -> None:
     from core.engine.parallel.shard import shard_frozen
 
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    ranks = Group("cpu", timeout_s=3)
+    ranks = Group("cpu", timeout_s=6)
     torch.manual_seed(0)
     layers = nn.ModuleList([nn.Linear(3, 3), nn.Linear(3, 3, bias=False)]).requires_grad_(False)
     whole = [layer.weight.clone() for layer in layers]
@@ -140,7 +141,7 @@ def test_ranks_may_need_different_layers_and_a_silent_one_is_named(tmp_path: Pat
     together(sharded, tmp_path)
     first, second = ((tmp_path / f"exchanges{rank}").read_text() for rank in (0, 1))
     assert first == second
-    assert "rank 1 has been silent for launch.timeout_s=3 seconds, since exchanging numbers" in (tmp_path / "told").read_text()
+    assert "rank 1 has been silent for launch.timeout_s=6 seconds, since exchanging numbers" in (tmp_path / "told").read_text()
 
 
 class Rounding:

@@ -229,7 +229,7 @@ def test_a_disk_that_is_full_outside_a_checkpoint_is_one_sentence(
         more.append(f"loops.loop2.tasks.cycle.losses.caption={{use: '{tmp_path}/parts.py:Sometimes', bad: [0]}}")
     assert main([str(file(*more)), "--quiet"]) == 2
     told = capsys.readouterr().err
-    assert told.startswith(f"error: {tmp_path}/runs: the run cannot write ([Errno 28] No space left on device"), told
+    assert told.startswith(f"error: {tmp_path}/runs: No space left on device; make room, or give another place; checkpoints that"), told
     assert "Traceback" not in told
     assert kept(only(tmp_path / "runs")) == ["update-000004"] if name == "result.json.new" else True
 
@@ -239,7 +239,7 @@ def test_a_run_folder_that_is_not_complete_is_removed(tiny: Make, tmp_path: Path
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(going_on, "write_whole", full)
-    with pytest.raises(UserError, match="the run cannot write"):
+    with pytest.raises(UserError, match="runs: No space left on device; make room"):
         runner.run(tiny(), Registry(), quiet=True)
     assert list((tmp_path / "runs").iterdir()) == []
 

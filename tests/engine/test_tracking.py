@@ -9,6 +9,7 @@ import pytest
 
 from core.contracts import RunInfo, Tracker
 from core.engine.tracking import Trackers
+from tests.patience import HANGS_S
 
 
 class Recorder:
@@ -85,7 +86,7 @@ def test_an_interrupt_is_not_swallowed():
 
 
 class Slow(Recorder):
-    """Waits in start() and log() until it is let go; after 20 s without that it fails, and so does the test."""
+    """Waits in start() and log() until it is let go; where it is not it fails in the end, and so does the test."""
 
     background = True
 
@@ -99,7 +100,7 @@ class Slow(Recorder):
             return own
 
         def call(*arguments):
-            assert self.go.wait(20), "the run waited for a slow tracker"
+            assert self.go.wait(HANGS_S), "the run waited for a slow tracker"
             own(*arguments)
 
         return call

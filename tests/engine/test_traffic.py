@@ -15,6 +15,7 @@ from core.engine.parallel.exchange import join
 from core.recipe import Recipe, load, resolved_yaml
 from core.registry import Registry
 from tests.engine.distributed_worker import start_ranks
+from tests.patience import HANGS_S
 
 UPDATES = 2
 COLLECTIVES = ("all_reduce", "all_gather", "all_gather_into_tensor", "reduce", "reduce_scatter_tensor", "broadcast", "send", "gather")
@@ -51,7 +52,7 @@ def counted(recipe: str, out: str) -> None:
 def test_an_update_sends_its_gradients_once_and_some_numbers(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
     recipe = tiny(
         "train={updates: 2, batch_size: 2, accumulate: 2, clip_norm: 1.0}",
-        "launch={strategy: ddp, processes: 2, device: cpu, timeout_s: 120}",
+        f"launch={{strategy: ddp, processes: 2, device: cpu, timeout_s: {HANGS_S}}}",
     )
     (tmp_path / "recipe.yaml").write_text(resolved_yaml(recipe, Registry()))
     start_ranks(2, counted, str(tmp_path / "recipe.yaml"), str(tmp_path))

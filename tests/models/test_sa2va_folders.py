@@ -140,6 +140,9 @@ def test_a_folder_that_is_something_else_is_told_with_the_remedy(case: str, tmp_
 def test_a_checkpoint_is_nothing_else(tmp_path: Path) -> None:
     assert told(CHECKPOINT) is None
     assert told(tmp_path) is None
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file has no config\.json"):
+        load.check_keys(checkpoint=tmp_path / "file")  # type: ignore[attr-defined]
 
 
 def tied(folder: Path, head: torch.Tensor | None, pieces: int = 1) -> Path:
@@ -255,10 +258,22 @@ def test_other_frozen_groups_that_were_trained_are_named_with_the_option(tmp_pat
     assert torch.equal(model.network.vision.encoder.layer[0].lambda_1, state[f"mllm.model.{key}"])
 
 
+def test_a_training_file_of_our_own_knows_its_base(tmp_path: Path, small_checkpoint: Path) -> None:
+    load(checkpoint=small_checkpoint).save_legacy(tmp_path / "own.pth")
+    shutil.copytree(small_checkpoint, tmp_path / "moved")
+    (tmp_path / "moved" / "notes.json").write_text("{}")
+    load_legacy(file=tmp_path / "own.pth", checkpoint=tmp_path / "moved")
+    tensors = dict(stored_tensors(small_checkpoint))
+    tensors[HEAD] = tensors[HEAD] + 1
+    save_file(tensors, tmp_path / "moved" / "model.safetensors")
+    with pytest.raises(UserError, match=r"was not trained over .*moved, whose weights are others"):
+        load_legacy(file=tmp_path / "own.pth", checkpoint=tmp_path / "moved")
+
+
 def test_a_tied_base_cannot_take_an_output_layer_of_its_own(tmp_path: Path) -> None:
     saved_modules(tmp_path / "iter_10.pth")
     folder = tied(tmp_path / "base", None)
-    with pytest.raises(UserError, match="cannot be taken beside the embeddings"):
+    with pytest.raises(UserError, match="cannot be taken beside its embeddings"):
         load_legacy(file=tmp_path / "iter_10.pth", checkpoint=folder, take=["embeddings"])
 
 

@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+from core.contracts import UserError
+from core.outside import Ending, any_text
 from plugins.datasets.shapes import words, write_world
 
 
@@ -22,17 +24,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--alike", action="store_true", help="one colour in each picture: shape, size and place tell its things apart")
     chosen = parser.parse_args(arguments)
     begun = time.monotonic()
-    try:
+    with Ending() as ending:
         how = {"pictures": chosen.pictures, "seed": chosen.seed, "size": chosen.size, "alike": chosen.alike}
-        write_world(chosen.out, **how, progress=lambda line: print(line, flush=True))
-    except (ValueError, OSError) as fault:
-        print(fault, file=sys.stderr)
-        return 2
-    regions = sum(json.loads((chosen.out / "world.json").read_text())["regions"].values())
-    size = sum(file.stat().st_size for file in chosen.out.rglob("*") if file.is_file())
-    print(f"{chosen.out}: {regions} regions, {size / 2**20:.1f} MiB, {len(words())} words, {time.monotonic() - begun:.1f} s")
-    return 0
+        try:
+            write_world(chosen.out, **how, progress=lambda line: print(line, flush=True))
+        except ValueError as fault:
+            raise UserError(fault) from fault
+        regions = sum(json.loads((chosen.out / "world.json").read_text())["regions"].values())
+        size = sum(file.stat().st_size for file in chosen.out.rglob("*") if file.is_file())
+        print(f"{chosen.out}: {regions} regions, {size / 2**20:.1f} MiB, {len(words())} words, {time.monotonic() - begun:.1f} s")
+        return 0
+    return ending.code
 
 
 if __name__ == "__main__":
+    any_text()
     sys.exit(main())

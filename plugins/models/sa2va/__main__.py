@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any, Literal
 
 from core.contracts import UserError
+from core.outside import Ending, any_text
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,11 +27,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--upstream", action="store_true", help="upstream's inference exactly: its newlines and its rounded SAM2 constants")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     arguments = parser.parse_args(argv)
-    try:
+    with Ending() as ending:
         return _ask(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return ending.code
 
 
 def _ask(arguments: argparse.Namespace) -> int:
@@ -88,4 +86,5 @@ def _write(folder: Path, masks: list[Any]) -> list[Path]:
 
 
 if __name__ == "__main__":
+    any_text()
     raise SystemExit(main())

@@ -12,7 +12,7 @@ from torch import Tensor
 from core.contracts import UserError
 from plugins.models.sa2va.model import Sa2va
 from plugins.models.sa2va.network import Network
-from plugins.models.sa2va.published.folder import stored_tensors
+from plugins.models.sa2va.published.folder import stored_tensors, weights_hash
 from plugins.models.sa2va.published.keys import place
 from plugins.models.sa2va.published.weights import native_tensors, published_tensor
 from plugins.models.sa2va.published.writing import complete, save_tensors, write_folder
@@ -81,6 +81,7 @@ def save_legacy(model: Sa2va, base: Path, file: Path) -> None:
     for key, _ in stored_tensors(base, lambda key: is_trained(key, trained - adapted)):
         upstream = key if key.startswith(("text_hidden_fcs.", "grounding_encoder.")) else f"mllm.model.{key}"
         state[upstream] = published_tensor(key, tensors.__getitem__).detach().cpu().clone()
-    meta = {"lora_alpha": model.adapters.lora_alpha} if model.adapters is not None else {}
+    meta: dict[str, str | int] = {"base_sha256": weights_hash(base)}
+    meta |= {"lora_alpha": model.adapters.lora_alpha} if model.adapters is not None else {}
     with complete(file) as beside, open(beside, "wb") as stream:
         torch.save({"meta": meta, "state_dict": state}, stream)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -12,6 +13,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from core.checkpoints.hashes import sha256
 from core.contracts import UserError
 from plugins.models.sa2va.published.other_folders import is_pointer, pointer_sentence, told
 
@@ -41,6 +43,11 @@ def shards(folder: Path) -> list[Path]:
         raise UserError(f"{folder}: missing {', '.join(missing)}, which {index.name} lists; is the checkpoint complete?")
     _require_keys_once(files, listed)
     return files
+
+
+def weights_hash(folder: Path) -> str:
+    """Of what is in a folder's weights, whatever their files are called and whatever lies beside them."""
+    return hashlib.sha256("".join(sorted(map(sha256, shards(folder)))).encode()).hexdigest()
 
 
 def stray(folder: Path) -> list[str]:

@@ -19,7 +19,7 @@ from plugins.models.sa2va.groups import PUBLISHED_GROUPS, Group, trained_groups
 from plugins.models.sa2va.model import Sa2va
 from plugins.models.sa2va.published.config import read_config
 from plugins.models.sa2va.published.export import is_trained, trained_names
-from plugins.models.sa2va.published.folder import stored_tensors
+from plugins.models.sa2va.published.folder import stored_tensors, weights_hash
 from plugins.models.sa2va.published.keys import is_memory, place, published_names
 from plugins.models.sa2va.published.load import load_folder
 from plugins.models.sa2va.published.training_file import Stored, read_trained
@@ -34,6 +34,8 @@ def load_over(
         raise UserError(f"{', '.join(unknown)}: no such group; there are {', '.join(get_args(Group))}")
     read_config(checkpoint)  # before a large file is read
     stored = read_trained(file, lora_alpha, lora_dropout)
+    if stored.base is not None and stored.base != weights_hash(checkpoint):
+        raise UserError(f"{file}: was not trained over {checkpoint}, whose weights are others; name the folder that training started from")
     train = [*trained_groups(None, stored.lora), *(group for group in take if group not in PUBLISHED_GROUPS)]
     model = load_folder(checkpoint, stored.lora, train, dtype=dtype, max_tiles=max_tiles)
     left_out = _fill(model, stored)
@@ -105,11 +107,11 @@ def _fill(model: Sa2va, stored: Stored) -> dict[str, list[str]]:
         for name, rows, part in spread(key, tensor):
             put(name, targets[name][rows] if targets[name].ndim else targets[name], part, key)
     if lost := [group for group in model.trainable() if group in other_base]:
-        raise UserError(f"{file}: {some(other_base[lost[0]])} cannot be taken beside the embeddings: config.json of the base ties the two")
+        raise UserError(f"{file}: {some(other_base[lost[0]])} cannot be taken beside its embeddings: config.json of the base ties the two")
     if absent := [group for group in model.trainable() if group not in PUBLISHED_GROUPS and not any(group_of(n) == group for n in given)]:
         raise UserError(f"{file}: it holds no tensors of the group {absent[0]}, which is to be taken")
     left_out = {group: keys for group, keys in other_base.items() if group == "embeddings"}
-    frozen = [key for group, keys in other_base.items() if group not in left_out for key in keys]
+    frozen = list(dict.fromkeys(key for group, keys in other_base.items() if group not in left_out for key in keys))  # q, k, v of one key
     trained_too = " or, if they were trained, too, take their groups: --groups full+" + "+".join(g for g in other_base if g not in left_out)
     started = {group_of(name) for name in given} - {"embeddings"}  # the output layer may be trained without the embeddings
     left = [name for name in trained if name not in given and group_of(name) in started]

@@ -25,7 +25,7 @@ def pointer_sentence(file: Path) -> str:
 
 def told(folder: Path) -> str | None:
     """A sentence that says what ``folder`` is instead, with the remedy; None where its names do not tell."""
-    names = sorted(entry.name for entry in folder.iterdir())
+    names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []  # a file is taken for a folder, too
     for what in (_zero, _iterations, _pickled, _other_kinds, _inside):
         if sentence := what(folder, names):
             return f"{folder}: {sentence}"

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -35,6 +36,7 @@ class Stored:
     adapters: dict[str, str]  # native name -> key in the file
     plain: dict[str, str]  # published key -> key in the file
     lora: Lora | None
+    base: str | None = None  # the hash of the weights that training started from, where the file has it
 
     def tensors(self, keys: Collection[str]) -> Iterator[Tensor]:
         """Those with ``keys``, in their order; little of the file is in memory at one time."""
@@ -49,7 +51,7 @@ class Stored:
 
 def read_trained(file: Path, lora_alpha: int | None = None, lora_dropout: float = 0.05) -> Stored:
     """Which tensors there are, and the adapters' settings. Raises ``UserError``."""
-    tensors, alpha = open_tensors(file)
+    tensors, meta = open_tensors(file)
     adapters: dict[str, str] = {}
     plain: dict[str, str] = {}
     ranks: set[int] = set()
@@ -67,12 +69,15 @@ def read_trained(file: Path, lora_alpha: int | None = None, lora_dropout: float 
             plain[name] = key
     if len(ranks) > 1:
         raise UserError(f"{file}: adapters of several ranks ({', '.join(map(str, sorted(ranks)))}) are not supported")
-    lora = Lora(r=ranks.pop(), alpha=lora_alpha or alpha or 256, dropout=lora_dropout) if ranks else None
-    return Stored(file, adapters, plain, lora)
+    lora = Lora(r=ranks.pop(), alpha=lora_alpha or meta.get("lora_alpha") or 256, dropout=lora_dropout) if ranks else None
+    return Stored(file, adapters, plain, lora, meta.get("base_sha256"))
 
 
-def open_tensors(file: Path) -> tuple[dict[str, Tensor], int | None]:
-    """The tensors of a ``.pth`` or of a folder of adapters, mapped into memory, and the adapters' alpha. Raises ``UserError``."""
+def open_tensors(file: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+    """The tensors of a ``.pth`` or of a folder of adapters, mapped into memory, and what else is known of them. Raises ``UserError``.
+
+    ``lora_alpha``: the adapters' alpha. ``base_sha256``: ``folder.weights_hash`` of what training started from.
+    """
     return read_adapter(file) if file.is_dir() else read_pth(file)
 
 
@@ -88,8 +93,8 @@ def published_name(key: str) -> str:
     return re.sub(r"(memory_encoder\.fuser\.layers\.\d+)\.gamma$", r"\1.g_weight", name)
 
 
-def read_pth(file: Path) -> tuple[dict[str, Tensor], int | None]:
-    """The tensors of a ``.pth``, plain or ``{meta, state_dict}``, and the adapters' alpha if its ``meta`` has one.
+def read_pth(file: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+    """The tensors of a ``.pth``, plain or ``{meta, state_dict}``, and its ``meta``.
 
     Nothing but tensors and plain containers is unpickled.
     """
@@ -112,15 +117,15 @@ def read_pth(file: Path) -> tuple[dict[str, Tensor], int | None]:
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{file}: not a dictionary of tensors, nor one under 'state_dict'")
     meta = stored.get("meta") if state is not stored else None
-    return dict(state), meta.get("lora_alpha") if isinstance(meta, Mapping) else None
+    return dict(state), meta if isinstance(meta, Mapping) else {}
 
 
 #: Of PEFT's settings, what would make the adapters compute something else, and the values that do not.
 _PLAIN = {"peft_type": "LORA", "bias": "none", "use_rslora": False, "use_dora": False, "rank_pattern": {}, "alpha_pattern": {}}
 
 
-def read_adapter(folder: Path) -> tuple[dict[str, Tensor], int]:
-    """The tensors of a folder with adapters of the language model as PEFT writes them, and their alpha."""
+def read_adapter(folder: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+    """The tensors of a folder with adapters of the language model as PEFT writes them, and their ``lora_alpha``."""
     config, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
     try:
         settings = json.loads(config.read_text(encoding="utf-8"))
@@ -136,4 +141,4 @@ def read_adapter(folder: Path) -> tuple[dict[str, Tensor], int]:
         raise UserError(f"{weights}: damaged safetensors file ({error}); copy it again") from None
     if other := [f"{key} {settings[key]!r}" for key, value in _PLAIN.items() if (settings.get(key) or value) != value]:
         raise UserError(f"{config}: {', '.join(other)} is not supported; only plain LoRA adapters are")
-    return tensors, alpha
+    return tensors, {"lora_alpha": alpha}
