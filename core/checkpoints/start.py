@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from core.checkpoints import contents
 from core.checkpoints.hashes import sha256
 from core.checkpoints.trained_weights import START, find_checkpoint, read_tensors
 from core.contracts import UserError
@@ -88,7 +89,7 @@ def _differences(source: Path, theirs: Recipe, ours: Recipe, registry: Registry)
         elif one.resolve() != other.resolve():
             if lost := [path for path in (one, other) if not path.exists()]:
                 yield f"{key} was {one}, is {other}; whether they are equal is not known, {lost[0]} is not there"
-            elif sha256(one) != sha256(other):
+            elif contents.differences(*(contents.contents(contents.counted(path)) for path in (one, other))):
                 raise UserError(
                     f"start_from: {source} was trained over {key}={one}, this recipe has {other}, with other weights: trained values fit "
                     f"the weights they were trained over; set {key}={one}"
