@@ -25,12 +25,13 @@ def drop_after(file: Path, update: int) -> int:
 
     The file is complete or unchanged. One that is no W&B file of a known layout, or empty, stays as it is, as does what follows a damage.
     """
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto import wandb_internal_pb2
 
+    messages: Any = wandb_internal_pb2  # its classes are made when it is imported
     kept: list[bytes] = []
     dropped = 0
     for data in records(file):
-        record: Any = Record.FromString(data)
+        record = messages.Record.FromString(data)
         kind = record.WhichOneof("record_type")
         if kind == "history" and _step(record.history) > update:
             dropped += 1
