@@ -6,7 +6,7 @@ import atexit
 import json
 import signal
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from core.contracts import Preparation, UserError
 from core.engine.drawing import BadDraw, Drawing, MicroBatch, Request
+from core.engine.evaluation import write_whole
 from core.engine.launch import die_with_parent
 from core.engine.plan import Plan
 
@@ -127,6 +128,31 @@ class Feed:
                 )
 
 
-def bad_summary(feeds: Mapping[str, Feed]) -> dict[str, int]:
-    """Source path and reason -> count, over all loops."""
-    return {f"{path}: {reason}": count for feed in feeds.values() for (path, reason), count in sorted(feed.bad.items())}
+def bad_samples(folder: Path) -> dict[str, int]:
+    """Source path and reason -> count of the bad samples that all ranks have drawn in the run in ``folder``, also before a resume."""
+    counts = Counter(f"{row['source']}: {row['reason']}" for file in _records(folder) for row in _lines(file))
+    return dict(sorted(counts.items()))
+
+
+def forget_bad_samples(folder: Path, start: int) -> None:
+    """Takes out what was noted of updates from ``start`` on (from 0), which are made again."""
+    for file in _records(folder):
+        rows = list(_lines(file))
+        if kept := [row for row in rows if row["update"] < start]:
+            write_whole(file, "".join(json.dumps(row) + "\n" for row in kept))
+        else:
+            file.unlink()
+
+
+def _records(folder: Path) -> list[Path]:
+    return sorted(folder.glob("bad_samples*.jsonl"))
+
+
+def _lines(file: Path) -> Iterator[dict[str, Any]]:
+    for line in file.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            row = json.loads(line)
+        except ValueError:  # the line during which an earlier process died
+            continue
+        if isinstance(row, dict) and {"update", "source", "reason"} <= row.keys():
+            yield row

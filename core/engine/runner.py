@@ -18,7 +18,7 @@ from core.engine.between import Between
 from core.engine.building import Run, build_run, trained_shares
 from core.engine.demands import require
 from core.engine.evaluation import before_after_table
-from core.engine.feed import bad_summary
+from core.engine.feed import forget_bad_samples
 from core.engine.going_on import go_on_with, take_over
 from core.engine.launch import RESUME, stopping
 from core.engine.parallel.exchange import Exchange, join, lost_loader
@@ -75,12 +75,11 @@ def _in_folder(found: Found, recipe: Recipe, registry: Registry, quiet: bool, ex
         between.take_before(before)
         with _feeds_closed(built.trainer):
             history = _train(built, between, progress)
-        bad = exchange.total(bad_summary({name: loop.feed for name, loop in built.trainer.loops.items()}))
         after = between.after(evaluate)
         exchange.leave()
         if not exchange.main:
             return 0
-        summary = finish(built, before, after, history, bad, between)
+        summary = finish(built, before, after, history, between)
     if after:
         before_after_table(before, after, console)
     for name, value in summary.items():
@@ -93,6 +92,8 @@ def _remembered(built: Run, registry: Registry, progress: Progress) -> list[str]
     """The main rank writes down what the run is made of, or finds it to be the same; sentences for the user. Raises ``UserError``."""
     exchange = built.trainer.strategy.exchange
     with exchange.main_first("looking at the base and the data"), progress.phase("looking at the base and the data"):
+        if exchange.main:
+            forget_bad_samples(built.folder, built.start)
         return remember(built.folder, built.recipe, registry, built.datasets, built.start) if exchange.main else []
 
 

@@ -122,6 +122,8 @@ def _weights(job: Job, places: Mapping[KeyPath, Path]) -> dict[str, Any]:
     if job.kind == "recipe":
         return {"base": base}
     weights = job.path / f"{job.weights}.safetensors" if job.kind == "run" else job.path
+    if not weights.exists():
+        raise UserError(f"{weights}: is gone; a run that still trains keeps its newest checkpoints only (checkpoint.keep): start again")
     found: dict[str, Any] = {"path": str(job.path.resolve()), "sha256": sha256(weights)}
     if job.kind == "run":
         found["update"] = checkpoint.update_of(job.path)

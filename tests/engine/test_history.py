@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from core.engine import runner
+from core.engine.feed import bad_samples, forget_bad_samples
 from core.engine.history import logged_before, metrics_file
 from core.engine.result import ends
 from core.recipe import Recipe
@@ -34,6 +35,18 @@ def test_rows_of_before_without_skipped_updates_and_what_is_missing(tmp_path: Pa
     assert lost == 1  # update 3
     assert ends(rows)["a/loss"] == (4.0, 2.0)
     assert logged_before(tmp_path, {"track": {}}, 0) == ([], 0)
+
+
+def test_bad_samples_of_the_whole_run_are_counted_each_once(tmp_path: Path) -> None:
+    bad = {"source": "loop1/a", "reason": "blank", "sample": "x\u2028y", "detail": ""}
+    lines(tmp_path / "bad_samples.jsonl", bad | {"update": 1}, bad | {"update": 2}, bad | {"update": 3})
+    lines(tmp_path / "bad_samples.rank1.jsonl", bad | {"update": 3, "reason": "dark"})
+    with (tmp_path / "bad_samples.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(bad | {"update": 4}, ensure_ascii=False)[:-5])  # cut short by a kill
+    assert bad_samples(tmp_path) == {"loop1/a: blank": 3, "loop1/a: dark": 1}
+    forget_bad_samples(tmp_path, 3)  # three updates are done: 0, 1 and 2
+    assert bad_samples(tmp_path) == {"loop1/a: blank": 2}
+    assert not (tmp_path / "bad_samples.rank1.jsonl").exists()
 
 
 def test_the_result_of_a_resumed_and_of_a_longer_run_is_that_of_an_unbroken_one(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
