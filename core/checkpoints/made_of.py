@@ -74,6 +74,15 @@ def base_paths(recipe: Recipe, registry: Registry) -> dict[KeyPath, Path]:
     }
 
 
+def base_setting(run: Path, recipe: Recipe, base: Path, registry: Registry) -> str:
+    """``--base FOLDER`` as a setting of a run's recipe. Raises ``UserError`` where its model has not one path but none or several."""
+    keys = [dotted(path) for path in base_paths(recipe, registry) if path[0] == "model"]
+    if len(keys) != 1:
+        known = f"its model is built from {', '.join(keys)}: give these keys" if keys else "its model is built from no files"
+        raise UserError(f"--base {base}: {run} has no one base; {known}")
+    return f"{keys[0]}={base}"
+
+
 def base_contents(recipe: Recipe, registry: Registry, known: Mapping[str, Any], only: str | None = None) -> dict[str, contents.Contents]:
     """The contents of each of ``base_paths`` that exists, by its key; ``only``: of one section. ``known``: those of before, if any."""
     found = {dotted(path): place for path, place in base_paths(recipe, registry).items() if only in (None, path[0]) and place.exists()}
@@ -105,6 +114,12 @@ def require_same_base(run: Path, then: Mapping[str, Any], now: Mapping[str, cont
             f"{run} was trained over other files than these: {'; '.join(lines)}. Trained values fit the weights they were trained over: "
             f"put back what was there, or give its place ({lines[0].partition(':')[0]}=...)"
         )
+
+
+def require_base_of(run: Path, recipe: Recipe, registry: Registry) -> None:
+    """Raises ``UserError`` where the model of ``recipe`` is built from other files than those that the ``run`` was trained over."""
+    if then := load_made_of(run):
+        require_same_base(run, then, base_contents(recipe, registry, then["contents"], only="model"))
 
 
 def require_same_data(run: Path, then: Mapping[str, Any], now: Mapping[str, Mapping[str, Any]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from core.installed.home import home
 from core.recipe import Recipe, load
 from core.recipe.faults import COMMAND_LINE
 
+_VARIABLE = re.compile(r"\$\{data\.([\w.-]+)\}")
+
 
 def own_recipe(run: Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in the folder of ``run`` with ``overrides``.
@@ -21,19 +24,28 @@ def own_recipe(run: Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     file = run / "recipe.yaml"
     recipe = load(file, overrides)
-    paths: dict[str, list[str]] = read(run / MADE_OF).get("paths", {})
+    made_of = read(run / MADE_OF)
+    paths: dict[str, list[str]] = made_of.get("paths", {})
     _require_used(file, overrides, list(paths))
-    if moved := dict(_found_where_begun(recipe, paths)):
+    if moved := dict(_found_where_begun(recipe, paths, Path(made_of.get("started_in", ".")))):
         recipe = load(file, [*(f"{key}={place}" for key, place in moved.items()), *overrides])
     return recipe
 
 
-def _found_where_begun(recipe: Recipe, paths: dict[str, list[str]]) -> Iterator[tuple[str, str]]:
+def _found_where_begun(recipe: Recipe, paths: dict[str, list[str]], began_in: Path) -> Iterator[tuple[str, str]]:
+    """(key, absolute path) of what is not found from here; where ``data.NAME`` gives it, of that, so that it can still be given later."""
     for key, (written, place) in paths.items():
         parts = tuple(int(part) if part.isdigit() else part for part in key.split("."))
         if _value(recipe.values, parts) != written or recipe.origins.get(parts) == COMMAND_LINE:
             continue
-        if not home(written).is_absolute() and not home(written).exists() and Path(place).exists():
+        if home(written).is_absolute() or home(written).exists() or not Path(place).exists():
+            continue
+        for name in _VARIABLE.findall(recipe.variables.get(parts, "")):
+            value = _value(recipe.values, ("data", *name.split(".")))
+            if isinstance(value, str) and not home(value).is_absolute() and (began_in / value).exists():
+                yield f"data.{name}", str(began_in / value)
+                break
+        else:
             yield key, place
 
 

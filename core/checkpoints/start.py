@@ -15,14 +15,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from core.checkpoints import contents
 from core.checkpoints.hashes import sha256
+from core.checkpoints.made_of import base_contents, load_made_of, require_same_base
+from core.checkpoints.own_recipe import own_recipe
 from core.checkpoints.trained_weights import START, find_checkpoint, read_tensors
 from core.contracts import UserError
 from core.engine import checkpoint
 from core.engine.evaluation import write_whole
 from core.engine.parallel.exchange import Exchange
 from core.engine.parallel.gradients import Groups
-from core.recipe import Recipe, load, path_report, resolved_values
+from core.recipe import Recipe, path_report, resolved_values
 from core.registry import Registry
 
 FACTS = "start.json"
@@ -50,7 +53,7 @@ def start_weights(recipe: Recipe, registry: Registry, groups: Groups, folder: Pa
         source, file = find_checkpoint(Path(recipe.values["start_from"]).expanduser())
     except UserError as error:
         raise UserError(f"start_from: {error}") from None
-    differences: list[str] = exchange.from_main(lambda: list(_differences(source, load(file), recipe, registry)))
+    differences: list[str] = exchange.from_main(lambda: list(_differences(source, own_recipe(file.parent), recipe, registry)))
     values = read_tensors(source / "trained.safetensors")
     there = dict.fromkeys(name.partition("/")[0] for name in values)
     if lost := [group for group in there if group not in groups]:
@@ -88,11 +91,14 @@ def _differences(source: Path, theirs: Recipe, ours: Recipe, registry: Registry)
         elif one.resolve() != other.resolve():
             if lost := [path for path in (one, other) if not path.exists()]:
                 yield f"{key} was {one}, is {other}; whether they are equal is not known, {lost[0]} is not there"
-            elif sha256(one) != sha256(other):
+            elif contents.differences(*(contents.contents(contents.counted(path)) for path in (one, other))):
                 raise UserError(
                     f"start_from: {source} was trained over {key}={one}, this recipe has {other}, with other weights: trained values fit "
                     f"the weights they were trained over; set {key}={one}"
                 )
+    run = theirs.file.parent
+    if made_of := load_made_of(run):  # their base may have been exchanged since
+        require_same_base(run, made_of, base_contents(ours, registry, made_of["contents"], only="model"))
 
 
 def started_from(folder: Path) -> list[str]:

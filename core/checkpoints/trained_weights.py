@@ -11,7 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from core.checkpoints.made_of import require_base_of
 from core.checkpoints.model_files import Weights, group_names
+from core.checkpoints.own_recipe import own_recipe
 from core.contracts import KnowsBaseValues, Model, UserError
 from core.engine import checkpoint
 from core.engine.best import named_best
@@ -83,14 +85,16 @@ def find_checkpoint(path: Path) -> tuple[Path, Path]:
 def open_run(path: Path, registry: Registry, recipe: Recipe | None = None, weights: Weights = "trained") -> Trained:
     """The model of a run folder (its newest checkpoint) or of one checkpoint in it, built from ``recipe`` or else from the run's own.
 
-    ``weights``: ``teacher`` takes its teacher's slow weights instead of those trained. Raises ``UserError``.
+    ``weights``: ``teacher`` takes its teacher's slow weights instead of those trained. Raises ``UserError``, also where the recipe's base
+    is not the one that the run was trained over.
     """
     folder, file = find_checkpoint(path)
-    own = load(file)
-    model: Model = build(recipe or own, ("model",), registry)
+    own = recipe or own_recipe(file.parent)
+    require_base_of(file.parent, own, registry)
+    model: Model = build(own, ("model",), registry)
     groups = model.trainable()
     values = read_tensors(folder / "trained.safetensors") if weights == "trained" else _slow_weights(folder, groups)
-    base = _base_values(groups, own, file.parent)
+    base = _base_values(groups, load(file), file.parent)
     checkpoint.load_trained(values, groups, folder)
     return Trained(model, base, values, folder, file)
 

@@ -10,10 +10,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from core.checkpoints.made_of import base_setting
+from core.checkpoints.own_recipe import own_recipe
 from core.commands.printing import table
 from core.contracts import ExportsAdapters, ExportsTrainingFile, Model, ReportsChanges, TellsLeftOut, UserError, VerifiesExport
 from core.engine.best import named_best
 from core.outside import Ending
+from core.recipe import Recipe, check
 from core.registry import Registry
 from core.registry.offers import wanted
 
@@ -23,7 +26,7 @@ EXACT, ROUNDED = 1e-4, 5e-2
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code: 1 where the export computes something else, 2 for what the user can put right."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse_intermixed_args(argv)
     with Ending() as ending:
         return _convert(arguments)
     return ending.code
@@ -34,6 +37,8 @@ def _parser() -> argparse.ArgumentParser:
     sources = "a run folder, one of its checkpoints, a training file .pth, or a folder of PEFT's adapters"
     parser.add_argument("source", type=Path, metavar="SOURCE", help=sources)
     parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write, or a training file NAME.pth; must not exist")
+    moved = "of a run, where its base has been moved: model.checkpoint=FOLDER; what lies there must be the same"
+    parser.add_argument("settings", nargs="*", metavar="key=value", help=moved)
     parser.add_argument(
         "--groups",
         default="full",
@@ -46,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--verify", action="store_true", help="reload the folder and compare logits and masks with the live model's")
     parser.add_argument("--adapter", action="store_true", help="write the LoRA adapters alone, as PEFT reads them")
     parser.add_argument(
-        "--base", type=Path, metavar="FOLDER", help="for a .pth or adapters: the published folder that training started from"
+        "--base", type=Path, metavar="FOLDER", help="the published folder that training started from; of a run, where it was moved"
     )
     parser.add_argument("--lora-alpha", type=int, metavar="N", help="for a .pth that does not hold it: the adapters' alpha (default: 256)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -64,6 +69,8 @@ def _convert(arguments: argparse.Namespace) -> int:
     if arguments.verify and (arguments.adapter or out.suffix == ".pth"):
         raise UserError("--verify reloads a published folder; it goes with neither --adapter nor a .pth")
     if holds_trained_tensors_only(arguments.source):
+        if arguments.settings:
+            raise UserError(f"{arguments.settings[0]}: settings go with a run; name the base of {arguments.source} with --base FOLDER")
         if arguments.weights != "trained":
             raise UserError(f"--weights {arguments.weights} needs a run or one of its checkpoints; {arguments.source} is none")
         entry = model_entry(arguments.source, arguments.base, registry, arguments.groups)
@@ -73,7 +80,8 @@ def _convert(arguments: argparse.Namespace) -> int:
     else:
         if not is_run(named_best(arguments.source)):
             refuse_other_folder(arguments.source, registry)
-        trained = open_run(arguments.source, registry, weights=arguments.weights)
+        recipe = _recipe_of_run(arguments.source, arguments.base, arguments.settings, registry)
+        trained = open_run(arguments.source, registry, recipe, arguments.weights)
     trained.use(arguments.groups)
     model, whose = trained.model, f"{trained.source}" + ("'s teacher" if arguments.weights == "teacher" else "")
     if arguments.adapter:
@@ -102,6 +110,21 @@ def _convert(arguments: argparse.Namespace) -> int:
     else:
         _print(report, whose, passed)
     return 0 if passed else 1
+
+
+def _recipe_of_run(source: Path, base: Path | None, settings: list[str], registry: Registry) -> Recipe:
+    """The recipe of the run ``source``, with its base at another place where one is named. Raises ``UserError``."""
+    from core.checkpoints.trained_weights import find_checkpoint  # late: it imports torch
+
+    run = find_checkpoint(source)[1].parent
+    if wrong := [word for word in settings if not word.partition("=")[0].startswith(("model.", "data.")) or "=" not in word]:
+        raise UserError(f"{wrong[0]}: an export takes settings of the model's place only, such as model.checkpoint=FOLDER")
+    recipe = own_recipe(run, settings)
+    if base is not None:
+        recipe = own_recipe(run, [*settings, base_setting(run, recipe, base, registry)])
+    if faults := check(recipe, registry):
+        raise UserError(str(faults[0]))
+    return recipe
 
 
 def _lacking(model: Model, protocol: type) -> UserError:

@@ -65,7 +65,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--groups", default="full", metavar="GROUPS", help=groups)
     weights = "of a run: what was trained (default), or the teacher's slow weights, e.g. an average"
     parser.add_argument("--weights", choices=("trained", "teacher"), default="trained", help=weights)
-    parser.add_argument("--base", type=Path, metavar="FOLDER", help="for a training file or adapters: the folder training started from")
+    parser.add_argument(
+        "--base",
+        type=Path,
+        metavar="FOLDER",
+        help="the folder training started from: for a training file or adapters; of a run, where it was moved",
+    )
     out = "where to write (default: RUN/evaluation/CHECKPOINT, with -teacher for its weights; otherwise evaluations/NAME)"
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=out)
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier evaluation wrote there")

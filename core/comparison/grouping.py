@@ -40,10 +40,23 @@ def leaves(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
 
 
 def differences(runs: Sequence[RunData]) -> dict[str, list[str]]:
-    """Key -> each run's value as text, for the keys of the resolved recipes that are not equal in all runs."""
-    all_leaves = [{key: value for key, value in leaves(run.recipe).items() if key.split(".")[0] not in ASIDE} for run in runs]
+    """Key -> each run's value as text, for the keys of the resolved recipes that are not equal in all runs.
+
+    What lies at a path counts, where all runs have recorded it, and not where it lies: ``KEY (contents)``.
+    """
+    recorded = [key for key in (runs[0].contents if runs else ()) if all(key in run.contents for run in runs)]
+    all_leaves = [
+        {key: value for key, value in leaves(run.recipe).items() if key.split(".")[0] not in ASIDE and not _is_place(key, run, recorded)}
+        | {f"{key} (contents)": run.contents[key] for key in recorded}
+        for run in runs
+    ]
     table = {key: [_text(one[key]) if key in one else MISSING for one in all_leaves] for one in all_leaves for key in one}
     return {key: row for key, row in table.items() if len(set(row)) > 1}
+
+
+def _is_place(key: str, run: RunData, recorded: Sequence[str]) -> bool:
+    """Whether the key says where something lies of which the contents are compared."""
+    return key in run.paths and any(key == one or key.startswith(one + ".") for one in recorded)
 
 
 def _text(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import statistics
@@ -13,6 +14,7 @@ from typing import Any
 
 from core.contracts import UserError
 from core.engine.history import NO_METRICS, metrics_file, rows
+from core.engine.which_run import MADE_OF
 
 FINISHED, RUNNING, STOPPED = "finished", "running", "stopped"
 _QUIET_S = 300.0  # a run that has written nothing for longer than this and than ten updates is taken for stopped
@@ -40,6 +42,8 @@ class RunData:
     before: dict[str, Value] = field(default_factory=dict)  # "evaluator/metric"
     after: dict[str, Value] = field(default_factory=dict)
     sheets: dict[str, Path] = field(default_factory=dict)  # "before", "after" -> PNG
+    paths: frozenset[str] = frozenset()  # keys of the recipe that are paths
+    contents: dict[str, str] = field(default_factory=dict)  # key of a path of the base, or of a source -> what tells it from others
     notes: list[str] = field(default_factory=list)  # what could not be read, and why the run stopped where that is known
 
     @property
@@ -104,6 +108,8 @@ def read_run(folder: Path, now: float | None = None) -> RunData:
     updates, series = _table(_rows(metrics, notes))
     run = RunData(folder, recipe, updates, series, STOPPED, notes=notes)
     run.state = _state(run, metrics, time.time() if now is None else now)
+    made_of = _json(folder / MADE_OF, notes)
+    run.paths, run.contents = frozenset(_within(made_of, "paths")), _contents(made_of)
     run.before = dict(_values(_json(folder / "before.json", notes)))
     run.after = dict(_values(_within(_json(folder / "result.json", notes), "after")))
     _add_cards(run)
@@ -111,6 +117,19 @@ def read_run(folder: Path, now: float | None = None) -> RunData:
     for file in sorted(folder.glob("not_finite*.json")):
         notes.append(f"{_json(file, notes).get('what', 'a value')} was not finite")
     return run
+
+
+def _contents(made_of: Mapping[str, Any]) -> dict[str, str]:
+    """A short digest of each path's files, and of each source's samples and files; pictures count as far as decoders agree on them."""
+    found = {key: _hashes(files) for key, files in _within(made_of, "contents").items()}
+    for key, stamp in _within(made_of, "sources").items():
+        looked = stamp.get("looked_at", []) if isinstance(stamp, Mapping) else []
+        found[key] = [stamp.get("samples"), _hashes(_within(stamp, "files")), [one.get("sha256") for one in looked]]
+    return {key: hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12] for key, value in found.items()}
+
+
+def _hashes(files: Any) -> Any:
+    return sorted((name, entry.get("sha256")) for name, entry in files.items()) if isinstance(files, Mapping) else None
 
 
 def _rows(file: Path, notes: list[str]) -> dict[int, dict[str, Any]]:

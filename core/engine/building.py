@@ -27,7 +27,7 @@ from core.engine.surgery import Surgery
 from core.engine.teaching import teacher_preparation
 from core.engine.tracking import Trackers
 from core.engine.update import LoopSetup, Trainer, advance
-from core.engine.usage import usages_of, write_left_out
+from core.engine.usage import usages_of
 from core.recipe import Recipe, build, moving_numbers, path_text
 from core.recipe.faults import KeyPath
 from core.registry import Registry
@@ -106,8 +106,6 @@ def build_run(recipe: Recipe, registry: Registry, folder: Path, last: Path | Non
     owners = parts | {("loops", name): loop for name, loop in loops.items()}
     trainer.moving = [MovingValue(path, owners[path[:-1]], moving) for path, moving in moving_numbers(recipe, registry).items()]
     used = usages_of(parts)
-    if exchange.main and last is None:
-        write_left_out(folder / "bad_samples.jsonl", used)
     return Run(recipe, folder, model, teacher, trainer, evaluators, Trackers(trackers), optimizer, start, groups, own, datasets, used)
 
 

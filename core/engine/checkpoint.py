@@ -39,6 +39,11 @@ def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
     return sorted(found)
 
 
+def update_of(path: Path) -> int:
+    """How many updates were done at a checkpoint, by its folder's name."""
+    return int(path.name.removeprefix("update-"))
+
+
 def save(
     folder: Path,
     update: int,

@@ -11,6 +11,7 @@ from typing import Any
 
 from core.contracts import Preparation, UserError
 from core.engine.drawing import BadDraw, Drawing, MicroBatch, Request
+from core.engine.evaluation import write_whole
 from core.engine.launch import stopping
 from core.engine.plan import Plan
 from core.engine.pool import Pool
@@ -128,6 +129,32 @@ class Feed:
                 )
 
 
-def bad_summary(feeds: Mapping[str, Feed]) -> dict[str, int]:
-    """Source path and reason -> count, over all loops."""
-    return {f"{path}: {reason}": count for feed in feeds.values() for (path, reason), count in sorted(feed.bad.items())}
+def bad_samples(folder: Path) -> dict[str, int]:
+    """Source path and reason -> count of the bad samples that all ranks have drawn in the run in ``folder``, also before a resume."""
+    counts = Counter(f"{row['source']}: {row['reason']}" for file in _records(folder) for row in _lines(file))
+    return dict(sorted(counts.items()))
+
+
+def forget_bad_samples(folder: Path, start: int) -> None:
+    """Takes out what was noted of updates from ``start`` on (from 0), which are made again, and what indices left out."""
+    for file in _records(folder):
+        rows = list(_lines(file))
+        if kept := [row for row in rows if row["update"] < start]:
+            write_whole(file, "".join(json.dumps(row) + "\n" for row in kept))
+        else:
+            file.unlink()
+
+
+def _records(folder: Path) -> list[Path]:
+    return sorted(folder.glob("bad_samples*.jsonl"))
+
+
+def _lines(file: Path) -> Iterator[dict[str, Any]]:
+    for line in file.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            row = json.loads(line)
+        except ValueError:  # the line during which an earlier process died
+            continue
+        # rows of what an index leaves out have no update: they are no draws, and are written anew at every start
+        if isinstance(row, dict) and {"update", "source", "reason"} <= row.keys() and row["update"] is not None:
+            yield row

@@ -76,7 +76,10 @@ class _Compared:
 
     def __init__(self, folder: Path, recipe: Recipe, registry: Registry) -> None:
         self.recipe = recipe
-        self.then = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+        try:
+            self.then = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{folder / 'recipe.json'}: cannot be read ({error}); it says what the run was made with: restore it") from None
         self.now = json.loads(json.dumps(resolved_values(recipe, registry), default=str))
         self.old, self.new = dict(_leaves(self.then)), dict(_leaves(self.now))
         self.made_of = load_made_of(folder)

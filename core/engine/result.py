@@ -11,6 +11,7 @@ from core.contracts import Evaluation, Picture
 from core.engine.between import Between
 from core.engine.building import Run
 from core.engine.evaluation import evaluate_all, metric_values, write_result, write_whole
+from core.engine.feed import bad_samples
 from core.engine.history import logged_before, metrics_file
 from core.engine.progress import Progress
 from core.engine.sheet import picture_sheet
@@ -49,7 +50,6 @@ def finish(
     before: Mapping[str, Evaluation],
     after: Mapping[str, Evaluation],
     history: list[dict[str, float]],
-    bad: Mapping[str, float],
     between: Between,
 ) -> dict[str, Any]:
     """Pictures, result files and the export; returns the summary shown to the user."""
@@ -64,8 +64,8 @@ def finish(
         summary["not in the means"] = f"{lost} of the first {built.start} updates, of which {metrics_file(built.recipe.values)} has no line"
     if built.trainer.skipped:
         summary["skipped updates"] = f"{built.trainer.skipped}, in which a loss or gradient was NaN or Inf; see not_finite-*.json"
-    if bad:
-        counts = ", ".join(f"{count:.0f} x {what}" for what, count in bad.items())
+    if bad := bad_samples(built.folder):
+        counts = ", ".join(f"{count} x {what}" for what, count in bad.items())
         summary["bad samples"] = f"{counts}; {built.folder / 'bad_samples*.jsonl'} name them"
     if built.recipe.values["checkpoint"]["export"]:
         target = built.folder / "export"

@@ -76,6 +76,8 @@ def _again(folder: Path, recipe: Recipe, registry: Registry, held: ExitStack) ->
     if sentence := finished(folder, recipe.values["train"]["updates"]):
         return Found(str(folder), finished=sentence)
     notes = [held.enter_context(training(folder)), *continued.notes]
+    if sentence := finished(folder, recipe.values["train"]["updates"]):  # it came to its end in the meantime
+        return Found(str(folder), finished=sentence)
     made_of = load_made_of(folder)
     _require_there(folder, recipe, registry)
     if made_of:

@@ -14,7 +14,7 @@ from core.engine.between import Between
 from core.engine.building import Run, build_run, trained_shares
 from core.engine.demands import require
 from core.engine.evaluation import before_after_table
-from core.engine.feed import bad_summary
+from core.engine.feed import forget_bad_samples
 from core.engine.going_on import go_on_with, take_over
 from core.engine.launch import stopping
 from core.engine.parallel.exchange import Exchange, join
@@ -23,7 +23,7 @@ from core.engine.result import before_training, finish
 from core.engine.run_folder import Found, remember, removed_on_failure, run_folder
 from core.engine.tracking import peak_gib
 from core.engine.update import Trainer
-from core.engine.usage import lines
+from core.engine.usage import lines, write_left_out
 from core.outside import sentence
 from core.recipe import Recipe
 from core.registry import Registry
@@ -74,12 +74,11 @@ def _in_folder(found: Found, recipe: Recipe, registry: Registry, quiet: bool, ex
         between.take_before(before)
         with _feeds_closed(built.trainer):
             history = _train(built, between, progress)
-        bad = exchange.total(bad_summary({name: loop.feed for name, loop in built.trainer.loops.items()}))
         after = between.after(evaluate)
         exchange.leave()
         if not exchange.main:
             return 0
-        summary = finish(built, before, after, history, bad, between)
+        summary = finish(built, before, after, history, between)
     if after:
         before_after_table(before, after, console)
     for name, value in summary.items():
@@ -92,6 +91,9 @@ def _remembered(built: Run, registry: Registry, progress: Progress) -> list[str]
     """The main rank writes down what the run is made of, or finds it to be the same; sentences for the user. Raises ``UserError``."""
     exchange = built.trainer.strategy.exchange
     with exchange.main_first("looking at the base and the data"), progress.phase("looking at the base and the data"):
+        if exchange.main:
+            forget_bad_samples(built.folder, built.start)
+            write_left_out(built.folder / "bad_samples.jsonl", built.usages)
         return remember(built.folder, built.recipe, registry, built.datasets, built.start) if exchange.main else []
 
 

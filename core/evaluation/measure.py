@@ -123,9 +123,11 @@ def _weights(job: Job, places: Mapping[KeyPath, Path]) -> dict[str, Any]:
     if job.kind == "recipe":
         return {"base": base}
     weights = job.path / f"{job.weights}.safetensors" if job.kind == "run" else job.path
+    if not weights.exists():
+        raise UserError(f"{weights}: is gone; a run that still trains keeps its newest checkpoints only (checkpoint.keep): start again")
     found: dict[str, Any] = {"path": str(job.path.resolve()), "sha256": sha256(weights)}
     if job.kind == "run":
-        found["update"] = next(update for update, path in checkpoint.list_checkpoints(job.path.parent) if path.name == job.path.name)
+        found["update"] = checkpoint.update_of(job.path)
     if job.weights != "trained":
         found["weights"] = job.weights
     return {"checkpoint": found, "base": base}

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from core.checkpoints.made_of import base_setting
 from core.checkpoints.model_files import Weights, holds_trained_tensors_only, model_entry, refuse_other_folder
+from core.checkpoints.own_recipe import own_recipe
 from core.contracts import Evaluator, Model, UserError, Within
 from core.engine.best import named_best
 from core.installed.shipped import find_recipe, recipe_names
@@ -81,6 +83,8 @@ def read_job(
             raise UserError(f"--weights teacher needs a run or one of its checkpoints; {source} is none")
         job.out = job.out.with_name(f"{job.out.name}-teacher")
     dotted = [f"{key}={value}" for key, value in settings.items() if "." in key]
+    if base is not None and job.kind == "run" and job.file is not None:
+        dotted.append(base_setting(job.file.parent, own_recipe(job.file.parent), base, registry))
     short = {key: value for key, value in settings.items() if "." not in key}
     if data is not None and use is None:
         raise UserError("--data goes with --use: name the evaluator too, e.g. --use refcoco --data refcoco")
@@ -124,14 +128,14 @@ def _job(source: Path, base: Path | None, registry: Registry) -> Job:
             refuse_other_folder(source, registry)
         checkpoint, recipe = find_checkpoint(source)
         job = Job(nothing, "run", checkpoint, recipe.parent / "evaluation" / checkpoint.name, recipe)
-    if base is not None:
-        raise UserError(f"--base goes with a training file or adapters; {source} knows its base itself")
+    if base is not None and job.kind != "run":
+        raise UserError(f"--base goes with a training file, adapters or a run; {source} has no base beside itself")
     return job
 
 
 def _recipe(job: Job, overrides: Sequence[str], registry: Registry) -> Recipe:
     if job.file is not None:
-        return load(job.file, overrides)
+        return own_recipe(job.file.parent, overrides) if job.kind == "run" else load(job.file, overrides)
     source = Source(origins={(): COMMAND_LINE})
     for text in (f"model={json.dumps(model_entry(job.path, job.base, registry, job.groups))}", *overrides):
         override(source, text)

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 class Tensorboard:
     """Writes to ``<run folder>/<folder>``; look at it with ``tensorboard --logdir <run folder>``.
 
-    On resume TensorBoard hides the earlier points past the resumed update. The summary is written as points
-    at the last update.
+    On resume the points past the resumed update are taken out of the earlier files. The summary is written as points at the last update.
     """
 
     def __init__(self, *, folder: str = "tensorboard") -> None:
@@ -30,8 +29,9 @@ class Tensorboard:
         from torch.utils.tensorboard import SummaryWriter  # takes about a second: only when a run uses it
 
         self._last = run.resumed_at
-        purge = run.resumed_at + 1 if run.resumed_at else None
-        self._writer = SummaryWriter(str(run.folder / self.folder), purge_step=purge, flush_secs=10)
+        for file in sorted((run.folder / self.folder).glob("events.out.tfevents.*")):  # also of a run that ended before any checkpoint
+            _drop_after(file, run.resumed_at)
+        self._writer = SummaryWriter(str(run.folder / self.folder), flush_secs=10)
 
     def log(self, update: int, values: Mapping[str, float]) -> None:
         self._last = max(self._last, update)
@@ -65,3 +65,22 @@ class Tensorboard:
         if self._writer is None:
             raise RuntimeError("start() comes before log() and picture().")
         return self._writer
+
+
+def _drop_after(file: Path, update: int) -> None:
+    """Takes the events past step ``update`` out of a file; it is complete or unchanged. What a killed writer left unfinished goes too."""
+    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    events = list(RawEventFileLoader(str(file)).Load())
+    kept = [event for event in events if Event.FromString(event).step <= update]
+    if len(kept) == len(events):
+        return
+    beside = file.with_name("rewritten.new")  # a name that TensorBoard does not read
+    with beside.open("wb") as stream:
+        writer = RecordWriter(stream)
+        for event in kept:
+            writer.write(event)
+        writer.flush()
+    beside.replace(file)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from core.contracts import Picture, RunInfo, Sample, Within
+from plugins.trackers._wandb_file import drop_after
 
 
 def has_key() -> bool:
@@ -39,8 +40,9 @@ class Wandb:
 
     ``mode: auto`` follows ``WANDB_MODE`` where it is set, is online with a key and falls back to offline without one or
     when the server cannot be reached within 30 seconds. A resumed run continues the same W&B run: its id is kept in
-    ``<run folder>/wandb_id``. Upload of offline parts: ``wandb sync <run folder>/wandb/offline-run-*``. ``panels`` pictures of
-    each sheet are shown with masks that can be switched; ``checkpoints`` sends the last checkpoint as an artifact at the end.
+    ``<run folder>/wandb_id``, and what offline files hold past the checkpoint is taken out, so that no step stands twice.
+    Upload of offline parts: ``wandb sync <run folder>/wandb/offline-run-*``. ``panels`` pictures of each sheet are shown
+    with masks that can be switched; ``checkpoints`` sends the last checkpoint as an artifact at the end.
     """
 
     background = True  # a slow server or disk does not hold the updates up
@@ -96,8 +98,11 @@ class Wandb:
 
         run.folder.mkdir(parents=True, exist_ok=True)
         id_file = run.folder / "wandb_id"
-        if run.resumed_at > 0 and id_file.is_file():
+        goes_on = id_file.is_file() and bool(id_file.read_text(encoding="utf-8").strip())  # also where it ended before any checkpoint
+        if goes_on:
             run_id = id_file.read_text(encoding="utf-8").strip()
+            for part in sorted(run.folder.glob("wandb/*run-*/*.wandb")):
+                drop_after(part, run.resumed_at)
         else:
             run_id = uuid.uuid4().hex[:8]
             id_file.write_text(run_id + "\n", encoding="utf-8")
@@ -109,7 +114,7 @@ class Wandb:
             job_type="train",
             tags=[*recipe_tags(run.recipe), *(self.tags or [])],
             id=run_id,
-            resume="allow" if mode == "online" and run.resumed_at > 0 else None,  # offline, `wandb sync` joins the parts
+            resume="allow" if mode == "online" and goes_on else None,  # offline, `wandb sync` joins the parts
             dir=str(run.folder),
             config=run.recipe,
             mode=mode,

@@ -53,6 +53,27 @@ def write_run(folder: Path, updates: int = 20, finished: bool = True, shift: flo
     return folder
 
 
+def test_what_lies_at_a_path_counts_and_not_where_it_lies(tmp_path):
+    def run(name: str, place: str, weights: str | None) -> Path:
+        folder = write_run(tmp_path / name, model={"use": "sa2va", "checkpoint": place})
+        if weights:
+            record = {
+                "paths": {"model.checkpoint": [place, place]},
+                "contents": {"model.checkpoint": {"w": {"sha256": weights}}},
+                "sources": {},
+            }
+            (folder / "made_of.json").write_text(json.dumps(record))
+        return folder
+
+    def varying(*folders: Path) -> dict[str, list[str]]:
+        return differences([read_run(folder) for folder in folders])
+
+    one, moved, other, older = run("a", "base", "1"), run("b", "/new/base", "1"), run("c", "base", "2"), run("d", "/new/base", None)
+    assert varying(one, moved) == {}
+    assert list(varying(one, other)) == ["model.checkpoint (contents)"]
+    assert varying(one, older) == {"model.checkpoint": ["base", "/new/base"]}
+
+
 @pytest.fixture
 def seeds(tmp_path):
     """Two gradient ops, two seeds each."""

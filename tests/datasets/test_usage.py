@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from core.contracts import LeftOut, TellsUsage, Usage
+from core.engine.feed import bad_samples, forget_bad_samples
 from core.engine.usage import for_result, lines, usages_of, write_left_out
 from plugins.datasets._cache import cached
 from plugins.datasets._usage import NAMED, Tally, usage_of_index
@@ -75,10 +76,13 @@ def test_a_run_tells_and_names_it_once_for_each_source(tmp_path: Path) -> None:
     assert for_result(found) == {"loops.a.tasks.t.data.mine": [{"used": 1, "of": 4, "unit": "annotations", "left_out": {"crowd": 3}}]}
     (left,) = inner.usage()[0].left_out
     many = {"x": [Usage(9, "rows", (LeftOut("crowd", 5, "", left.examples[:2]),))]}
-    write_left_out(tmp_path / "bad.jsonl", many)
-    rows = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
+    write_left_out(tmp_path / "bad_samples.jsonl", many)
+    rows = [json.loads(line) for line in (tmp_path / "bad_samples.jsonl").read_text().splitlines()]
     assert [(row["update"], row["source"], row["sample"], row["detail"]) for row in rows] == [
         (None, "x", "5", ""),
         (None, "x", "6", ""),
         (None, "x", "", "3 more"),
     ]
+    assert bad_samples(tmp_path) == {}  # no draws
+    forget_bad_samples(tmp_path, 9)  # at a resume they are written anew
+    assert not (tmp_path / "bad_samples.jsonl").exists()

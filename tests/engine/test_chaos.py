@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 
 from core.recipe import Recipe, resolved_yaml
 from core.registry import Registry
-from tests.engine.chaos import campaign
+from tests.engine.chaos import Campaign
 
 
 def test_three_kills_at_random_instants(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     short = tiny("train={updates: 8, batch_size: 2, accumulate: 1, clip_norm: 1.0}", "checkpoint={every: 1, keep: 2}")
     recipe.write_text(resolved_yaml(short, Registry()))
-    tensors, reached = campaign(recipe, tmp_path / "runs", kills=3, processes=1, seed=1)
-    assert tensors > 100
-    assert len(reached) == 3
+    done = Campaign(recipe, tmp_path / "runs", 1, random.Random(1), full_disks=False).go(kills=3)
+    assert done.tensors > 100
+    assert len(done.reached) == 3

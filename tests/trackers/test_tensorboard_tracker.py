@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event
 
 from core.contracts import RunInfo, Sample, Tracker
 from plugins.trackers.tensorboard import Tensorboard
@@ -41,15 +43,18 @@ def test_numbers_and_pictures_read_back(tmp_path):
     assert np.array_equal(np.asarray(stored), picture)
 
 
-def test_resume_hides_the_points_past_the_checkpoint(tmp_path, monkeypatch):
-    run(tmp_path, [1, 2, 3]).finish({})
-    # The second writer's file must sort behind the first: its name holds the second in which it was made.
-    import tensorboard.summary.writer.event_file_writer as writer
-
-    now = writer.time.time()
-    monkeypatch.setattr(writer.time, "time", lambda: now + 5)
-    run(tmp_path, [3, 4], resumed_at=2).finish({})
-    assert [e.step for e in read(tmp_path).Scalars("loss/loop1")] == [1, 2, 3, 4]
+@pytest.mark.parametrize("resumed_at", [2, 0])  # 0: the run ended before its first checkpoint
+def test_after_a_resume_no_step_stands_twice_in_the_files(tmp_path, resumed_at):
+    run(tmp_path, [1, 2, 3])._writer.flush()  # killed: the file is not closed
+    [file] = (tmp_path / "tensorboard").iterdir()
+    with file.open("ab") as stream:
+        stream.write(b"\x20\x00")  # a record cut short
+    run(tmp_path, range(resumed_at + 1, 5), resumed_at).finish({})
+    files = sorted((tmp_path / "tensorboard").iterdir())
+    assert len(files) == 2
+    events = [Event.FromString(raw) for one in files for raw in RawEventFileLoader(str(one)).Load()]
+    steps = sorted(event.step for event in events for value in event.summary.value if value.tag == "loss/loop1")
+    assert steps == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("folder", ["", "/tmp/x", "../x"])

@@ -15,6 +15,7 @@ from PIL import Image
 
 from core.contracts import Picture, RunInfo, Sample, Tracker
 from plugins.trackers import wandb as module
+from plugins.trackers._wandb_file import drop_after, records, written
 from plugins.trackers.wandb import Wandb, has_key
 
 
@@ -103,6 +104,45 @@ def test_an_offline_run_reads_back_and_resumes_as_one_run(tmp_path, capfd):
     assert summary["referring/cIoU"] == 0.75
     assert [record["name"] for record in first["artifact"]] == [f"checkpoint-{runs[0]['run_id']}"]
     assert capfd.readouterr() == ("", "")  # it leaves the console to the progress display
+
+
+@pytest.mark.parametrize("resumed_at", [2, 0])  # 0: the run ended before its first checkpoint
+def test_no_step_stands_twice_after_a_resume(tmp_path, resumed_at):
+    for start in (0, resumed_at):
+        tracker = Wandb(project="p")
+        tracker.start(RunInfo(tmp_path, "r", RECIPE, start))
+        for update in range(start + 1, 5):
+            tracker.log(update, {"loop1/loss": float(update), "long" * 20000: 1.0})  # its record lies in several blocks
+        if start == resumed_at:
+            tracker.finish({"referring/cIoU": 0.5})
+        else:
+            tracker._run.finish()  # as far as it came
+        time.sleep(1.1)
+    first, second = parts(tmp_path)
+    assert {part["run"][0]["run_id"] for part in (first, second)} == {(tmp_path / "wandb_id").read_text().strip()}
+    steps = [record["item"]["_step"] for part in (first, second) for record in part.get("history", [])]
+    assert steps == [1, 2, 3, 4]
+    assert "exit" in first  # what is no row stays
+
+
+def test_rows_are_taken_out_of_a_file_that_was_cut(tmp_path):
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    def row(step):
+        record = Record()
+        item = record.history.item.add()
+        item.nested_key.append("_step")
+        item.value_json = str(step)
+        return record.SerializeToString()
+
+    rows = [row(step) for step in range(5)]
+    file = tmp_path / "run.wandb"
+    file.write_bytes(written([*rows, b"x" * 70000])[:-3])
+    assert list(records(file)) == rows
+    assert drop_after(file, 2) == 2
+    assert list(records(file)) == rows[:3]
+    (tmp_path / "other").write_bytes(b"no W&B file")
+    assert drop_after(tmp_path / "other", 0) == 0
 
 
 def test_samples_are_a_table_of_texts_and_masks(tmp_path):
