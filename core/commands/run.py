@@ -34,6 +34,10 @@ def main(argv: list[str] | None = None) -> int:
             print(json.dumps(json_schema(registry), indent=2))
             return 0
         arguments.recipe, resume = recipe_and_run(arguments)
+        if arguments.profile < 0 or (arguments.profile and (arguments.sweep or arguments.check or arguments.resolved)):
+            parser.error(
+                "--profile N measures N updates of one run: N is at least 1, and it goes with neither --sweep, --check nor --resolved"
+            )
         if arguments.sweep:
             if resume or arguments.resolved:
                 parser.error("--sweep starts new runs: it goes with neither --resume nor --resolved")
@@ -68,6 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--resume", nargs="?", const=True, default=None, metavar="RUN_FOLDER", help=folder)
     parser.add_argument("--sweep", nargs="+", metavar="key=a,b", help="run every combination of these values, one run after another")
     parser.add_argument("--dry-run", action="store_true", help="with --sweep: print the runs' commands, one a line, and stop")
+    profile = "measure N updates after the first: their phases' time, memory and waits, and a trace, in RUN_FOLDER/profile; the run goes on"
+    parser.add_argument("--profile", type=int, default=0, metavar="N", help=profile)
     parser.add_argument("--quiet", action="store_true", help="print the result only")
     return parser
 
@@ -94,7 +100,7 @@ def _run(recipe: Recipe, registry: Registry, arguments: argparse.Namespace, resu
         with listening():
             from core.engine.runner import run  # late: it imports torch
 
-            return run(recipe, registry, resume=resume, quiet=arguments.quiet)
+            return run(recipe, registry, resume=resume, quiet=arguments.quiet, profile=arguments.profile)
     except Stopped as stopped:
         return report_stop(stopped, recipe.values["launch"]["requeue"])
 

@@ -18,6 +18,7 @@ from core.engine.feed import forget_bad_samples
 from core.engine.going_on import go_on_with, take_over
 from core.engine.launch import stopping
 from core.engine.parallel.exchange import Exchange, join
+from core.engine.profile import Profile
 from core.engine.progress import Output, Progress
 from core.engine.result import before_training, finish
 from core.engine.run_folder import Found, remember, removed_on_failure, run_folder
@@ -29,24 +30,24 @@ from core.recipe import Recipe
 from core.registry import Registry
 
 
-def run(recipe: Recipe, registry: Registry, resume: Path | bool | None = None, quiet: bool = False) -> int:
-    """Carries a checked recipe out. Returns 0.
+def run(recipe: Recipe, registry: Registry, resume: Path | bool | None = None, quiet: bool = False, profile: int = 0) -> int:
+    """Carries a checked recipe out. Returns 0. ``profile``: how many of its updates are measured (``core.engine.profile``).
 
     Raises ``UserError`` for what the user can put right and ``Stopped``, after saving, where a signal asked for it.
     """
     require(recipe.values)
     exchange = join(recipe.values["launch"])
     with _as_user_error(Path(recipe.values["output"])):
-        return _run(recipe, registry, resume, quiet, exchange)
+        return _run(recipe, registry, resume, quiet, profile, exchange)
 
 
-def _run(recipe: Recipe, registry: Registry, resume: Path | bool | None, quiet: bool, exchange: Exchange) -> int:
+def _run(recipe: Recipe, registry: Registry, resume: Path | bool | None, quiet: bool, profile: int, exchange: Exchange) -> int:
     with ExitStack() as held:  # the lock of the run's folder
         found = Found(**exchange.from_main(lambda: run_folder(recipe, registry, resume, held).plain()))
-        return _in_folder(found, recipe, registry, quiet, exchange)
+        return _in_folder(found, recipe, registry, quiet, profile, exchange)
 
 
-def _in_folder(found: Found, recipe: Recipe, registry: Registry, quiet: bool, exchange: Exchange) -> int:
+def _in_folder(found: Found, recipe: Recipe, registry: Registry, quiet: bool, profile: int, exchange: Exchange) -> int:
     console = Output()
     folder, last = Path(found.folder), found.last and Path(found.last)
     total = recipe.values["train"]["updates"]
@@ -64,6 +65,7 @@ def _in_folder(found: Found, recipe: Recipe, registry: Registry, quiet: bool, ex
             _room(built)
             notes = [*found.notes, *_remembered(built, registry, progress)]
             built.trainer.strategy.check_agreement("at the start")
+        profiled = _profile(built, profile) if profile and exchange.main else None
         longer = go_on_with(folder, recipe, registry) if exchange.main else None
         told = [*trained_shares(built.model, built.own), *lines(built.usages), *started_from(folder), *notes]
         for line in [*told, *filter(None, [longer])]:
@@ -73,7 +75,7 @@ def _in_folder(found: Found, recipe: Recipe, registry: Registry, quiet: bool, ex
         before = before_training(built, progress) if evaluate else {}
         between.take_before(before)
         with _feeds_closed(built.trainer):
-            history = _train(built, between, progress)
+            history = _train(built, between, progress, profiled)
         after = between.after(evaluate)
         exchange.leave()
         if not exchange.main:
@@ -97,17 +99,21 @@ def _remembered(built: Run, registry: Registry, progress: Progress) -> list[str]
         return remember(built.folder, built.recipe, registry, built.datasets, built.start) if exchange.main else []
 
 
-def _train(built: Run, between: Between, progress: Progress) -> list[dict[str, float]]:
+def _train(built: Run, between: Between, progress: Progress, profiled: Profile | None) -> list[dict[str, float]]:
     """Runs all updates; returns the logged values of those that were not skipped. From time to time it compares the ranks' weights.
 
     Raises ``Stopped`` after the update in which a signal asked any rank for it, and after saving.
     """
     with stopping.patiently():
         between.begin()
-        return _updates(built, between, progress)
+        try:
+            return _updates(built, between, progress, profiled)
+        finally:
+            if profiled and profiled.numbers and not profiled.done:  # the run ended early
+                progress.say(f"{profiled.write()}\n{profiled.folder}")
 
 
-def _updates(built: Run, between: Between, progress: Progress) -> list[dict[str, float]]:
+def _updates(built: Run, between: Between, progress: Progress, profiled: Profile | None) -> list[dict[str, float]]:
     exchange = built.trainer.strategy.exchange
     train, every = built.recipe.values["train"], built.recipe.values["checkpoint"]["every"]
     history: list[dict[str, float]] = []
@@ -117,12 +123,15 @@ def _updates(built: Run, between: Between, progress: Progress) -> list[dict[str,
         skipped = built.trainer.skipped
         between.watch_batches(number)
         try:
-            values = built.trainer.update(number)
+            values = profiled.update(number) if profiled and not profiled.done else built.trainer.update(number)
         except stopping.Stopped:  # it waited for samples, and has changed nothing yet
             saved = dict(checkpoint.list_checkpoints(built.folder / "checkpoints"))
             if exchange.world == 1 and number > built.start and number not in saved:
                 _save(built, number, between.watch)
             raise
+        if profiled and profiled.done and profiled.made:
+            progress.say(f"{profiled.write()}\n{profiled.folder}")
+            profiled = None
         samples = train["batch_size"] * train["accumulate"] * built.trainer.strategy.world * len(built.trainer.schedule.loops(number))
         values["time/samples_per_s"] = samples / values["time/update_s"]
         values["memory/peak_gib"] = peak_gib(built.trainer.device)
@@ -149,6 +158,11 @@ def _updates(built: Run, between: Between, progress: Progress) -> list[dict[str,
                 pass
             raise stopping.Stopped(stop, f"after update {number + 1} of {train['updates']}")
     return history
+
+
+def _profile(built: Run, updates: int) -> Profile:
+    train = built.recipe.values["train"]
+    return Profile(built.trainer, updates, train["updates"] - built.start, built.folder / "profile", train["compile"])
 
 
 def _save(built: Run, update: int, watch: Watch) -> None:

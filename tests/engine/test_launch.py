@@ -90,8 +90,8 @@ def workers(launcher: int) -> list[int]:
     return found
 
 
-def until(true: Callable[[], object]) -> None:
-    end = time.monotonic() + HANGS_S
+def until(true: Callable[[], object], seconds: float = HANGS_S) -> None:
+    end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.05)

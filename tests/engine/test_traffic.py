@@ -63,6 +63,7 @@ def test_an_update_sends_its_gradients_once_and_some_numbers(tiny: Callable[...,
         rows = 2 * (found["trained"] + found["parameters"]) * torch.float32.itemsize
         assert large == [("all_reduce", rows)] * UPDATES
         numbers = [size for name, size in found["sent"] if name == "all_gather"]
-        # before and after each loop's backward passes: its counts, its losses and metrics, each as a length and a text
-        assert len(numbers) == UPDATES * 2 * 2 * 2
+        # before and after each loop's backward passes: its counts, its losses and metrics; then rank 0's weights of the loops, and its
+        # norm; each as a length and a text
+        assert len(numbers) == UPDATES * (2 * 2 + 2) * 2
         assert sum(numbers) < UPDATES * 8192
