@@ -37,6 +37,16 @@ class Buffered(DynamicLayer):
         self.keys, self.values = self._key_buffer[:, :, :end], self._value_buffer[:, :, :end]
         return self.keys, self.values
 
+    def room(self, tokens: int) -> tuple[Tensor, Tensor]:
+        """The buffers of keys and values [B, H, S, d], with room for so many tokens after those that are held, zero there."""
+        held, both = self.get_seq_length(), []
+        for buffer in (self._key_buffer, self._value_buffer):
+            larger = buffer if buffer.shape[2] >= held + tokens else buffer.new_empty(*buffer.shape[:2], held + tokens, buffer.shape[3])
+            larger[:, :, :held] = buffer[:, :, :held]
+            larger[:, :, held:] = 0  # masked keys must be finite: zero times infinity is not zero
+            both.append(larger)
+        return both[0], both[1]
+
 
 def _written(buffer: Tensor, start: int, new: Tensor) -> Tensor:
     """``buffer`` with ``new`` [B, H, n, d] from ``start`` on, in a larger one if it has no room or too few rows."""
