@@ -43,21 +43,23 @@ class _Product:
         downs: list[Tensor] = []
         ups: list[Tensor] = []
         for layer in layers:
-            base = layer.base_layer if isinstance(layer, AdaptedLinear) else layer
+            base: Any = layer.base_layer if isinstance(layer, AdaptedLinear) else layer
             if type(base) is not nn.Linear or base.weight.dtype != kind or type(base.weight.data) is not Tensor:
                 raise Other
             bases.append(base)
             if isinstance(layer, AdaptedLinear) and not layer.merged:
                 if (name := layer.single()) is None:
                     raise Other
-                downs.append(layer.lora_A[name].weight)
-                ups.append(layer.lora_B[name].weight * layer.scaling[name])
+                pair: Any = (layer.lora_A[name], layer.lora_B[name])
+                downs.append(pair[0].weight)
+                ups.append(pair[1].weight * layer.scaling[name])
             else:
                 downs.append(base.weight.new_empty(0, base.in_features))
                 ups.append(base.weight.new_empty(base.out_features, 0))
         biases = [base.weight.new_zeros(base.out_features) if base.bias is None else base.bias for base in bases]
         bias = None if all(base.bias is None for base in bases) else torch.cat(biases)
-        weight = bases[0].weight if len(bases) == 1 else torch.cat([base.weight for base in bases])
+        weights: list[Tensor] = [base.weight for base in bases]
+        weight = weights[0] if len(weights) == 1 else torch.cat(weights)
         adapted = any(len(down) for down in downs)
         a = torch.cat([down.to(kind) for down in downs]) if adapted else None
         b = torch.block_diag(*ups).to(kind) if adapted else None
