@@ -22,6 +22,7 @@ from core.engine.feed import bad_summary
 from core.engine.going_on import finished, train_longer
 from core.engine.launch import RESUME, stopping
 from core.engine.parallel.exchange import Exchange, join, lost_loader
+from core.engine.processor import slow_bfloat16
 from core.engine.progress import Progress
 from core.engine.result import before_training, finish
 from core.engine.run_folder import removed_on_failure, run_folder
@@ -60,7 +61,7 @@ def _run(recipe: Recipe, registry: Registry, resume: Path | bool | None, quiet: 
             _room(built)
             built.trainer.strategy.check_agreement("at the start")
         longer = train_longer(folder, recipe, registry) if exchange.main else None
-        for line in [*trained_shares(built.model, built.own), *started_from(folder), *filter(None, [longer])]:
+        for line in [*trained_shares(built.model, built.own), *started_from(folder), *filter(None, [longer, slow_bfloat16(recipe.values)])]:
             progress.note(line)
         built.trackers.start(RunInfo(folder, recipe.values["name"], recipe.values, built.start))
         evaluate = recipe.values["train"]["evaluate"] == "before_and_after" and bool(built.evaluators)

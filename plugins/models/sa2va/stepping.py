@@ -44,7 +44,7 @@ class _Product:
         ups: list[Tensor] = []
         for layer in layers:
             base: Any = layer.base_layer if isinstance(layer, AdaptedLinear) else layer
-            if type(base) is not nn.Linear or base.weight.dtype != kind or type(base.weight.data) is not Tensor:
+            if type(base) is not nn.Linear or base.weight.dtype != kind:
                 raise Other
             bases.append(base)
             if isinstance(layer, AdaptedLinear) and not layer.merged:
@@ -56,7 +56,7 @@ class _Product:
             else:
                 downs.append(base.weight.new_empty(0, base.in_features))
                 ups.append(base.weight.new_empty(base.out_features, 0))
-        biases = [base.weight.new_zeros(base.out_features) if base.bias is None else base.bias for base in bases]
+        biases: list[Tensor] = [base.weight.new_zeros(base.out_features) if base.bias is None else base.bias for base in bases]
         bias = None if all(base.bias is None for base in bases) else torch.cat(biases)
         weights: list[Tensor] = [base.weight for base in bases]
         weight = weights[0] if len(weights) == 1 else torch.cat(weights)
