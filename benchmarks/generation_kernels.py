@@ -1,15 +1,18 @@
 """Kernels of one token of the teacher at 4B, counted without a GPU: python -m benchmarks.generation_kernels
 
-The language model of the 4B checkpoint (Qwen2.5-3B under adapters, frozen weights in bfloat16) is made of fake tensors, which have shapes
-and no numbers. Every operation that is no view counts as one kernel, which norms and attention are on CUDA. ``layers``: transformers' layers under PEFT, one token
-with a cache. ``step``: the toolkit's. Without ``--layers`` all 36 layers are counted.
+The language model of the 4B checkpoint (Qwen2.5-3B under adapters, frozen weights in bfloat16) is made of fake tensors, which have
+shapes and no numbers. Every operation that is no view counts as one kernel. ``layers``: transformers' layers under PEFT, one token
+with a cache. ``step``: the toolkit's, whose norms are one kernel each on CUDA and are counted so.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -18,6 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, Qwen2Config
 
+from plugins.models.sa2va import stepping
 from plugins.models.sa2va.adapted import AdaptedLinear
 from plugins.models.sa2va.buffers import buffered
 from plugins.models.sa2va.stepping import Steps
@@ -32,7 +36,15 @@ class Operations(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, given: Any = (), named: Any = None) -> Any:
         name = function.overloadpacket.__name__
-        if not function.is_view and name not in ("empty", "empty_like", "empty_strided", "_reshape_alias", "_unsafe_view", "detach"):
+        if not function.is_view and name not in (
+            "empty",
+            "empty_like",
+            "empty_strided",
+            "_reshape_alias",
+            "_unsafe_view",
+            "detach",
+            "device",
+        ):
             self.seen[name] += 1
         return function(*given, **(named or {}))
 
@@ -65,6 +77,21 @@ def language_model(layers: int, mode: FakeTensorMode) -> Any:
     return llm.eval()
 
 
+@contextmanager
+def one_kernel_norms(operations: Operations) -> Iterator[None]:
+    """Inside it a norm of the step counts as one operation, whatever it is made of on a CPU."""
+    norm = stepping._norm
+
+    def counted(layer: Any, x: torch.Tensor) -> torch.Tensor:
+        before = operations.seen.copy()
+        result = norm(layer, x)
+        operations.seen = before + Counter({"rms_norm": 1})
+        return result
+
+    with patch.object(stepping, "_norm", counted):
+        yield
+
+
 @torch.no_grad()
 def count(layers: int, batch: int, prompt: int) -> dict[str, Counter[str]]:
     """Operations of one token each way."""
@@ -77,7 +104,8 @@ def count(layers: int, batch: int, prompt: int) -> dict[str, Counter[str]]:
         llm.model(inputs_embeds=torch.empty(batch, prompt, 2048, dtype=torch.bfloat16), past_key_values=cache, use_cache=True)
         steps = Steps(llm, torch.device("cpu"), prompt + 8)
         steps.begin(cache.layers, real, real.sum(1), torch.zeros(batch, dtype=torch.long), 8)
-        with Operations() as operations:
+        operations = Operations()
+        with one_kernel_norms(operations), operations:
             steps._step()
         found["step"] = operations.seen
         token = torch.empty(batch, 1, 2048, dtype=torch.bfloat16)
