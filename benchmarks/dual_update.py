@@ -271,17 +271,28 @@ def main() -> None:
     sizes = (("vocab", 151674), ("dim", 512), ("layers", 4), ("batch", 4), ("tokens", 128), ("k", 512), ("repeats", 3))
     for name, default in sizes:
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--no-bf16", action="store_true", help="leave bfloat16 out: for a processor without such products")
     args = parser.parse_args()
+    ways = ("plain", "ours") if args.no_bf16 else ("plain", "ours", "bf16")
+    print(f"processor: {processor()}")
     for name, value in (("small, where no two tokens are nearly as likely", SMALL), ("as asked", {})):
         chosen = argparse.Namespace(**(vars(args) | value))
         results: dict[str, dict[str, Any]] = {}
-        for way in ("plain", "ours", "bf16"):
+        for way in ways:
             with get_context("spawn").Pool(1) as pool:
                 results[way] = pool.apply(measure, (way, chosen))
         print(f"\n{name}: " + " ".join(f"{key} {getattr(chosen, key)}" for key, _ in sizes), f"threads {torch.get_num_threads()}")
         table(results)
-    for way in ("ours", "bf16"):
+    for way in ways[1:]:
         phases(way, results[way])
+
+
+def processor() -> str:
+    """Its name and its widest vectors, as Linux tells them."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").is_file() else []
+    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    flags = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in told.get("flags", "").split()]
+    return f"{told.get('model name', 'not known')}, {' '.join(flags) or 'vectors not known'}"
 
 
 def table(results: dict[str, dict[str, Any]]) -> None:

@@ -207,12 +207,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("vocab", 151674), ("pictures", 3), ("phrases", 5), ("batch", 4), ("tokens", 128), ("repeats", 2)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--no-bf16", action="store_true", help="leave bfloat16 out: for a processor without such products")
     args = parser.parse_args()
     torch.manual_seed(SEED)
     model = middle_sized(args.vocab)
     referring(model, f"448-pixel tiles, D 512, 8 layers, V {args.vocab}", 480, args)
     referring(load(checkpoint=ASSET, max_tiles=1).eval(), "assets/sa2va-shapes", 128, args)
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in (torch.float32,) if args.no_bf16 else (torch.float32, torch.bfloat16):
         captions(model, dtype, args)
 
 

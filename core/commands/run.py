@@ -13,6 +13,7 @@ from core.commands.printing import table
 from core.commands.words import parse, recipe_and_run
 from core.engine.launch import RESUME, become_worker, device_notes, print_notes, report_error, report_stop, start_workers, to_start
 from core.engine.launch.stopping import Stopped, listening
+from core.engine.processor import slow_bfloat16
 from core.engine.rehearsal import cannot_start_here, rehearse
 from core.installed.starting import spoken
 from core.outside import Ending
@@ -122,6 +123,8 @@ def report(recipe: Recipe, registry: Registry, here: bool = True) -> int:
     missing = [entry for entry in paths if not entry[2]]
     for line in missing_paths(recipe, registry, paths):
         print(f"warning: {line}", file=sys.stderr)
+    if here and (slow := slow_bfloat16(recipe.values)):
+        print(f"warning: {slow}", file=sys.stderr)
     unable = list(cannot_start_here(recipe)) if here else []
     for fault in unable:
         print(f"{fault}; for another machine check it with --check --elsewhere", file=sys.stderr)

@@ -18,6 +18,7 @@ from core.engine.feed import forget_bad_samples
 from core.engine.going_on import go_on_with, take_over
 from core.engine.launch import stopping
 from core.engine.parallel.exchange import Exchange, join
+from core.engine.processor import slow_bfloat16
 from core.engine.profile import Profile
 from core.engine.progress import Output, Progress
 from core.engine.result import before_training, finish
@@ -68,7 +69,7 @@ def _in_folder(found: Found, recipe: Recipe, registry: Registry, quiet: bool, pr
         profiled = _profile(built, profile) if profile and exchange.main else None
         longer = go_on_with(folder, recipe, registry) if exchange.main else None
         told = [*trained_shares(built.model, built.own), *lines(built.usages), *started_from(folder), *notes]
-        for line in [*told, *filter(None, [longer])]:
+        for line in [*told, *filter(None, [longer, slow_bfloat16(recipe.values)])]:
             progress.note(line)
         built.trackers.start(RunInfo(folder, recipe.values["name"], recipe.values, built.start))
         evaluate = recipe.values["train"]["evaluate"] == "before_and_after" and bool(built.evaluators)

@@ -7,19 +7,20 @@ import math
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from core.contracts import Loop, LossTerms, Model, Precision, Schedule, Teacher, UserError
+from core.contracts import Loop, LossTerms, Model, Precision, RegionBatch, Schedule, Teacher, UserError
 from core.engine.feed import Feed, MicroBatch
 from core.engine.moving import MovingValue, move
 from core.engine.noise import RunNoise, derived_seed
 from core.engine.parallel.gradients import Gradients
 from core.engine.parallel.strategy import Strategy
 from core.engine.surgery import Surgery, loss_key
+from core.engine.teaching import Together
 
 
 @dataclass
@@ -115,12 +116,14 @@ class Trainer:
         gradients: dict[str, Gradients] = {}
         for name, tasks in loop.gradients(self.by_task).items():
             with self.strategy.gradient() as gradients[name]:
+                taught = self._taught(tasks, micro_batches)
                 for i, micro in enumerate(micro_batches):
                     # dropout is the only draw that is not derived from a sample: seed it for this micro-batch
                     torch.manual_seed(derived_seed(self.seed, number, name, self.strategy.rank, i))
                     for task, batch in (part for part in micro.parts if part[0] in tasks):
+                        given = batch.to(self.device)
                         with self.model.computing(True, self.precision):
-                            terms = loop.tasks[task](self.model, self.teacher, batch.to(self.device), noise)
+                            terms = loop.tasks[task](self.model, taught(task, i, given), given, noise)
                         parts = [term.weight * term.total / max(totals[key], 1) for key, term in terms.terms.items()]
                         loss = torch.stack(parts).sum()
                         if not loss.requires_grad:
@@ -136,6 +139,16 @@ class Trainer:
         for name in gradients:  # where no rank had a sample of it
             values.setdefault(loss_key(name), 0.0)
         return gradients
+
+    def _taught(self, tasks: set[str], micro_batches: Sequence[MicroBatch]) -> Callable[[str, int, RegionBatch], Teacher | None]:
+        """The teacher as the task sees it that is given its part of a micro-batch on the device."""
+        places = {task: [i for i, micro in enumerate(micro_batches) if any(name == task for name, _ in micro.parts)] for task in tasks}
+        together = {
+            task: Together(self.teacher, self.model, [dict(micro_batches[i].parts)[task] for i in found], self.device)
+            for task, found in places.items()
+            if self.teacher is not None
+        }
+        return lambda task, i, batch: together[task].of(places[task].index(i), batch) if task in together else None
 
     def _skip(self, what: str, number: int) -> None:
         """Counts an update that was not finite, and saves the ids of the samples it may come from."""

@@ -78,6 +78,22 @@ def test_recomputed_layers_keep_less_and_draw_the_same_dropout(deep: Deep) -> No
     assert less < 0.7 * kept
 
 
+def test_without_gradient_layers_are_not_wrapped(deep: Deep, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrapped: list[int] = []
+
+    def watched(forward: Callable[..., torch.Tensor], *given: torch.Tensor, use_reentrant: bool) -> torch.Tensor:
+        wrapped.append(1)
+        return forward(*given)
+
+    monkeypatch.setattr(blocks, "checkpoint", watched)
+    blocks.recompute(deep)
+    with torch.no_grad():
+        deep(torch.zeros(1, 8))
+    assert not wrapped
+    deep(torch.zeros(1, 8))
+    assert len(wrapped) == 4
+
+
 slow = pytest.mark.skipif("DUALLOOP_LONG" not in os.environ, reason="compiles for half a minute; set DUALLOOP_LONG=1")
 
 

@@ -126,31 +126,31 @@ def test_other_adapters_are_left_to_peft(change: dict[str, bool]) -> None:
     assert all(torch.equal(ours[name], value) for name, value in theirs.items())
     layer = models[1].layers[0].mlp.down_proj
     assert isinstance(layer, AdaptedLinear)
-    assert (layer._single() is None) == ("use_rslora" not in change)  # a scale alone is no other adapter
+    assert (layer.single() is None) == ("use_rslora" not in change)  # a scale alone is no other adapter
     assert models[0].state_dict().keys() == models[1].state_dict().keys()
 
 
 def test_merged_disabled_and_several_adapters_are_left_to_peft() -> None:
     model = language_model(True, 0.0, torch.float32)
     layer = model.layers[0].self_attn.q_proj
-    assert layer._single() == "default"
+    assert layer.single() == "default"
     x = torch.randn(2, 24)
     with torch.no_grad():
         expected = layer(x)
     layer.merge()
-    assert layer._single() is None
+    assert layer.single() is None
     assert torch.allclose(layer(x), expected, atol=1e-5)
     layer.unmerge()
     layer.enable_adapters(False)
-    assert layer._single() is None
+    assert layer.single() is None
     assert torch.allclose(layer(x), layer.base_layer(x), atol=1e-5)
     layer.enable_adapters(True)
     inject_adapter_in_model(LoraConfig(r=2, target_modules=NAMES), model, adapter_name="other")
     layer.set_adapter(["default", "other"])
-    assert layer._single() is None
+    assert layer.single() is None
     layer.set_adapter("default")
     with disable_input_dtype_casting(model):
-        assert layer._single() is None
+        assert layer.single() is None
 
 
 def test_frozen_adapters_get_no_gradient_and_keep_no_input() -> None:

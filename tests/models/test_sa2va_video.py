@@ -100,7 +100,7 @@ def test_recalled_features_are_those_of_transformers_own_video_model(parts: tupl
         "non_cond_frame_outputs": {number: out for number, out in outputs.items() if number >= PROMPTED},
     }
     coarse = torch.randn(1, WIDTH, SIDE, SIDE, generator=generator)
-    position = network.sam2.vision_encoder.neck.position_encoding(coarse.shape, "cpu", torch.float32)
+    position = network.sam_positions(coarse.shape, "cpu", torch.float32)
     theirs = video._prepare_memory_conditioned_features(
         inference_session=SimpleNamespace(output_dict_per_obj={0: stored}, dtype=torch.float32),
         frame_idx=frame,

@@ -23,9 +23,12 @@ def blocks(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def recompute(module: nn.Module, exchange: Exchange | None = None) -> None:
-    """Activation checkpointing: backward keeps the layers' inputs only and computes each layer once more, with the same dropout."""
+    """Activation checkpointing: backward keeps the layers' inputs only and computes each layer once more, with the same dropout.
+
+    Without gradient, as in generation and in frozen encoders, layers run as they are.
+    """
     for layer in blocks(module):
-        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]
+        layer.forward = partial(_one_of, partial(checkpoint, layer.forward, use_reentrant=False), layer.forward)  # type: ignore[method-assign]
 
 
 def compiled(module: nn.Module, exchange: Exchange | None = None, backend: str = "inductor") -> None:

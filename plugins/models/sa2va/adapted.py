@@ -30,7 +30,7 @@ class AdaptedLinear(Linear):  # type: ignore[misc]
 
     def forward(self, x: Tensor, *given: Any, made_from: Sources | None = None, **named: Any) -> Tensor:
         """[..., n] -> [..., m]; ``made_from``: what ``x`` is ``gated`` of, so that it need not be kept."""
-        name = None if given or named or not torch.is_grad_enabled() or torch.compiler.is_compiling() else self._single()
+        name = None if given or named or not torch.is_grad_enabled() or torch.compiler.is_compiling() else self.single()
         if name is None:
             return super().forward(x, *given, **named)  # type: ignore[no-any-return]
         result: Tensor = self.base_layer(x)
@@ -40,7 +40,7 @@ class AdaptedLinear(Linear):  # type: ignore[misc]
         added: Tensor = _Adapter.apply(x, self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name], share, *sources)
         return (result + added).to(result.dtype)
 
-    def _single(self) -> str | None:
+    def single(self) -> str | None:
         """The only active adapter, if it is ``B A dropout(x) * scaling`` and nothing else."""
         if self.disable_adapters or self.merged or len(self.active_adapters) != 1 or not self.cast_input_dtype_enabled:
             return None

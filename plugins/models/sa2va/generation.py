@@ -12,10 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from transformers.cache_utils import Cache
 
 from plugins.models.sa2va.backend import Backend, Prompt
 from plugins.models.sa2va.buffers import buffered
 from plugins.models.sa2va.output_layer import next_tokens, packed_head
+from plugins.models.sa2va.stepping import Other, Steps
 
 WORTHWHILE = 32  # a shorter common beginning saves less than its own forward costs, which reads all weights once more
 PACKED = 12  # forwards after which packing the output layer is worth its time, which is about that many more
@@ -33,6 +35,69 @@ class Generated:
         return self.states[row][position] if position < len(self.states[row]) else None
 
 
+@dataclass
+class _Begun:
+    """Prompts whose common beginning has been read."""
+
+    cache: Cache
+    unread: Tensor  # [B, n, D]
+    positions: Tensor  # [a, B, n]
+    deep: Tensor | None  # [B, n, k, D]
+    ahead: Tensor  # [B], a new token's position less its number in the row: not zero where a picture's tokens take fewer positions
+    real: Tensor  # [B, slots]: which keys count; those of padding and of tokens that were not taken stay where they are
+
+
+def _begin(backend: Backend, prompts: Sequence[Prompt]) -> _Begun:
+    batch, device = len(prompts), prompts[0].embeddings.device
+    cache = buffered(backend.layers)
+    shared = common_beginning(prompts)
+    if shared < WORTHWHILE:
+        shared = 0
+    else:
+        backend.forward(*_block(prompts[:1], 0, shared), cache=cache)
+    longest = max(map(len, prompts)) - shared
+    padding = torch.tensor([longest + shared - len(prompt) for prompt in prompts], device=device)  # [B]
+    unread, positions, deep = _block(prompts, shared, longest + shared)  # [B, n, D], [a, B, n], [B, n, k, D] or None
+    ahead = torch.stack([prompt.positions.amax() + 1 - len(prompt) for prompt in prompts])
+    real = torch.arange(longest, device=device) >= padding[:, None]
+    real = torch.cat([real.new_ones(batch, shared), real], dim=1).long()
+    return _Begun(cache, unread, positions, deep, ahead, real)
+
+
+@torch.no_grad()
+def captions(
+    backend: Backend, prompts: Sequence[Prompt], length: int, ended: Callable[[list[int]], bool], wait: int | None = None
+) -> list[list[int]]:
+    """The ids of ``greedy``, at less cost for each token where ``stepping`` knows the language model's layers.
+
+    The host looks at the tokens of ``wait`` steps at once; rows that have ended write on until then, and that is cut off. None: of
+    one step on a CPU, where looking costs nothing, and otherwise of eight.
+    """
+    if not length:
+        return [[] for _ in prompts]
+    device = prompts[0].embeddings.device
+    try:
+        steps = Steps(backend.llm, device, max(map(len, prompts)) + length)
+    except Other:
+        return greedy(backend, prompts, length, ended).ids
+    begun = _begin(backend, prompts)
+    output = backend.forward(begun.unread, begun.positions, begun.deep, begun.real, begun.cache)[:, -1:]  # [B, 1, D]
+    first = next_tokens(backend.head, output)[:, 0]  # [B]
+    steps.begin(begun.cache.layers, begun.real, begun.real.sum(1) + begun.ahead, first, length - 1)
+    wait = wait or (1 if device.type == "cpu" else 8)
+    ids: list[list[int]] = [[] for _ in prompts]
+    new, running = [[token] for token in first.tolist()], [True] * len(prompts)
+    while True:
+        for row, tokens in enumerate(new):
+            for token in tokens:
+                if running[row]:
+                    ids[row].append(token)
+                    running[row] = len(ids[row]) < length and not ended(ids[row])
+        if not any(running):
+            return ids
+        new = steps.take(min(wait, length - 1 - steps.done))
+
+
 @torch.no_grad()
 def greedy(
     backend: Backend,
@@ -47,20 +112,8 @@ def greedy(
     same forward as its next token. Prompts are padded at the left, so that every row's next token comes at the same place.
     """
     batch, device = len(prompts), prompts[0].embeddings.device
-    cache = buffered(backend.layers)
-    shared = common_beginning(prompts)
-    if shared < WORTHWHILE:
-        shared = 0
-    else:
-        backend.forward(*_block(prompts[:1], 0, shared), cache=cache)
-    longest = max(map(len, prompts)) - shared
-    padding = torch.tensor([longest + shared - len(prompt) for prompt in prompts], device=device)  # [B]
-    unread, positions, deep = _block(prompts, shared, longest + shared)  # [B, n, D], [a, B, n], [B, n, k, D] or None
-    # [B], a new token's position less its number in the row: not zero where a picture's tokens take fewer positions than they are
-    ahead = torch.stack([prompt.positions.amax() + 1 - len(prompt) for prompt in prompts])
-    real = torch.arange(longest, device=device) >= padding[:, None]
-    # [B, slots]: which keys count; those of padding and of tokens that were not taken stay where they are
-    real = torch.cat([real.new_ones(batch, shared), real], dim=1).long()
+    begun = _begin(backend, prompts)
+    cache, unread, positions, deep, ahead, real = begun.cache, begun.unread, begun.positions, begun.deep, begun.ahead, begun.real
     ids: list[list[int]] = [[] for _ in prompts]
     states: list[list[Tensor]] = [[] for _ in prompts]
     running = [True] * batch

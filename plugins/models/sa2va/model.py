@@ -17,7 +17,7 @@ from plugins.models.sa2va import prompts
 from plugins.models.sa2va.ask import Answer, Asker
 from plugins.models.sa2va.backend import Grid
 from plugins.models.sa2va.computing import computing
-from plugins.models.sa2va.generation import greedy
+from plugins.models.sa2va.generation import captions
 from plugins.models.sa2va.groups import Group, Lora, trained_groups
 from plugins.models.sa2va.network import Network
 from plugins.models.sa2va.pictures import Picture
@@ -197,8 +197,8 @@ class Sa2va(nn.Module):
 
     def generate(self, vision: Vision, view: Tensor, cells: Sequence[Tensor], length: int) -> Tokens:
         with self.computing(training=False):
-            generated = greedy(self.network.backend, self.sequences.describe(vision, view, cells), length, self.text.ended)
-        return self.text.rows([self.text.without_end(ids) for ids in generated.ids], self.device)
+            generated = captions(self.network.backend, self.sequences.describe(vision, view, cells), length, self.text.ended)
+        return self.text.rows([self.text.without_end(ids) for ids in generated], self.device)
 
     @overload
     def predict(self, image: np.ndarray, text: Sequence[str], regions: int) -> list[Prediction]: ...

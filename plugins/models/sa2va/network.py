@@ -50,6 +50,13 @@ class Decoded:
     score: Tensor  # [B, 1], positive where the object is predicted to be visible
 
 
+class _NoPositions(nn.Module):
+    """In place of the encodings that transformers makes of each level and keeps, as large as the pyramid: nobody reads them."""
+
+    def forward(self, shape: torch.Size, device: torch.device, dtype: torch.dtype) -> Tensor:
+        return torch.empty(0, device=device, dtype=dtype)
+
+
 class Network(nn.Module):
     """The backend's parts, text_hidden_fcs and SAM2, under names that checkpoints of a run and ``published.tables`` know."""
 
@@ -63,6 +70,9 @@ class Network(nn.Module):
         width, mask_width = config.backend.llm.hidden_size, config.mask_width
         self.text_hidden_fcs = nn.Sequential(nn.Linear(width, width), nn.ReLU(inplace=True), nn.Linear(width, mask_width), nn.Dropout(0.0))
         self.sam2: Sam2Model = AutoModel.from_config(config.sam2, attn_implementation="sdpa")
+        neck = self.sam2.vision_encoder.neck
+        self.sam_positions = neck.position_encoding  # of a level of the pyramid, which only a video's memory asks for
+        neck.position_encoding = _NoPositions()
 
     def group_of(self, name: str) -> Group:
         """The group of a parameter by its name."""

@@ -110,7 +110,7 @@ def _recall(network: Network, memory: Memory, coarse: Tensor, prompted: list[_Re
     split = pointers.unflatten(-1, (-1, channels)).transpose(1, 2).flatten(0, 1)  # [p * C/M, k, M]
     tokens = torch.cat([*(frame.features.to(coarse.dtype) for _, frame in seen), split])
     where = torch.cat([*((space + places[place]).expand(-1, objects, -1) for place, _ in seen), torch.zeros_like(split)])
-    position = network.sam2.vision_encoder.neck.position_encoding((1, width, side, side), coarse.device, torch.float32)
+    position = network.sam_positions((1, width, side, side), coarse.device, torch.float32)
     attended = memory.memory_attention(
         current_vision_features=coarse.flatten(2).permute(2, 0, 1),  # [HW, k, C]
         current_vision_position_embeddings=position.flatten(2).permute(2, 0, 1).to(coarse.dtype),
