@@ -1,4 +1,4 @@
-"""Making indices: folders listed, many files read in parallel, lines found; with a progress bar where it takes long."""
+"""Making indices: many files read in parallel, lines found; with a progress bar where it takes long."""
 
 from __future__ import annotations
 
@@ -15,35 +15,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from plugins.datasets._cache import Index, cached, keeping, pack, place, stamp_of
+from plugins.datasets._cache import keeping
 
 Place = TypeVar("Place", bound=tuple[Any, ...])
 _CHUNK = 256  # files read by a worker at a time, and the step of a restart
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
-_SETTLED = 2.0  # seconds after which a folder's modification time shows a later change
-
-
-def listing(source: str, root: Path, prefix: str, suffix: str) -> Index:
-    """The files below ``root`` whose names begin and end so: texts ``name``, relative to it, with slashes, sorted.
-
-    Listed again only when a folder's modification time says that a file has come or gone.
-    """
-    source, options = f"{source}-files", {"root": root.resolve(), "prefix": prefix, "suffix": suffix}
-    try:
-        known = Index(place(source, options))
-        if known.stamp == stamp_of(root / known.text("folder", row) for row in range(known.count("folder"))):
-            return known
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # absent, damaged, or a folder is gone: made anew
-    begun, folders, names = time.time(), [], []
-    for folder, _, files in os.walk(root):
-        folders.append(os.path.relpath(folder, root).replace(os.sep, "/"))
-        before = "" if folders[-1] == "." else f"{folders[-1]}/"
-        names += [before + name for name in files if name.startswith(prefix) and name.endswith(suffix)]
-    stamp = stamp_of(root / folder for folder in folders)
-    if any((root / folder).stat().st_mtime > begun - _SETTLED for folder in folders):
-        stamp += f" {time.time_ns()}"  # matches no later stamp: a file added meanwhile, within the clock's resolution, would go unnoticed
-    return cached(source, options, stamp, lambda _: pack("name", sorted(names)) | pack("folder", folders))
 
 
 def over_files(

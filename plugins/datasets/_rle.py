@@ -6,7 +6,7 @@ a little-endian chain of 5-bit groups offset by 48, and from the fourth on it is
 two before. Decoded here rather than in C so that a damaged string is refused instead of giving a wrong mask: the runs
 must add up to exactly height x width.
 
-A mask may be asked for at 1/2, 1/4 or 1/8 of its size, for a picture decoded so (``_index.read_picture``): a pixel is
+A mask may be asked for at 1/2, 1/4 or 1/8 of its size, for a picture decoded so (``core.pixels``): a pixel is
 set where at least half of the block that it stands for is.
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 from pycocotools import mask as coco
 
 from core.contracts import BadSample
-from plugins.datasets._index import MAX_PIXELS
+from core.pixels import MAX_PIXELS
 
 _PARTS = 10_000  # of one mask
 

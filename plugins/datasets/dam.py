@@ -21,7 +21,8 @@ from core.contracts import BadSample, Count, Region, StoredPicture, Usage, UserE
 from plugins.datasets import _json, _rle, _tar
 from plugins.datasets._build import watched
 from plugins.datasets._cache import cached, pack, stamp_of
-from plugins.datasets._index import check_draft, existing_file, existing_folder, read_view, spread
+from plugins.datasets._index import existing_file, existing_folder, spread
+from plugins.datasets._pictures import Pictures
 from plugins.datasets._text import sound
 from plugins.datasets._usage import Tally, usage_of_index
 
@@ -46,7 +47,8 @@ class Dam:
     ) -> None:
         """``max_samples`` regions spread over the sorted keys. ``draft``: see ``docs/data.md``. Raises ``UserError`` where there
         is no region."""
-        self.split, self.draft = split, check_draft(draft)
+        self.split = split
+        self.pictures = Pictures(f"dam.{split.lower()}", draft=draft, orientation="stored")  # its masks are of its sources' own pixels
         root = existing_folder(root, f"dam.{split.lower()}", f"{split}/annotations.json")
         unpacked = (root, root / root.name, root / "describe-anything-dataset")  # copies often hold the folder twice
         self.folder = next((one / split for one in unpacked if (one / split).is_dir()), root / split)
@@ -82,7 +84,7 @@ class Dam:
         chosen = areas.index(max(areas))
         tar, name = self._member(key, region, chosen, len(masks), sample)
         rle = masks[chosen]
-        image, factor = read_view(_tar.read(tar, name, sample), sample, tuple(rle["size"]), self.draft)  # [H, W, 3]
+        image, factor = self.pictures.view(_tar.read(tar, name, sample), sample, tuple(rle["size"]))  # [H, W, 3]
         return Region(id=sample, image=image, mask=_rle.decode(rle, sample, factor), caption=caption)
 
     def picture_files(self) -> Iterator[StoredPicture]:

@@ -1,24 +1,30 @@
 """Open Images V7 instance masks: a CSV of masks, 1-bit PNGs of another size than the pictures, and class names.
 
 Layout under ``root``: ``{split}-annotations-object-segmentation.csv``, ``images/{split}/{ImageID}.jpg``,
-``masks/{split}/{MaskPath}``, both flat or in 16 folders named by the first digit, and, where class names are wanted,
-``oidv7-class-descriptions.csv`` or one of its relatives. Ids are hexadecimal text and are never read as numbers.
+``masks/{split}/{MaskPath}``, both flat or in 16 folders named by the first digit, or as the archives unpack: ``train-masks-0/`` and
+``train_0/``, in ``root`` or in ``masks/`` and ``images/``. Where class names are wanted, ``oidv7-class-descriptions.csv`` or one of its
+relatives. Ids are hexadecimal text and are never read as numbers.
+
+Boxes and masks are of the pixels as stored: the data set's page on rotation (2018-05-17-rotation-information.html) gives the degrees by
+which "the image and boxes" are to be turned. So an EXIF orientation is not applied, unless a mask fits the picture only then.
 """
 
 from __future__ import annotations
 
 import csv
-import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from PIL import Image
 
-from core.contracts import BadSample, Count, Region, UserError
+from core.contracts import BadSample, Count, Region, Usage, UserError
 from plugins.datasets._build import line_starts
 from plugins.datasets._cache import cached, stamp_of
-from plugins.datasets._index import check_draft, existing_file, existing_folder, read_mask_file, read_picture, spread
+from plugins.datasets._index import existing_file, existing_folder, spread
+from plugins.datasets._pictures import Pictures
+from plugins.datasets._usage import Tally, usage_of_index
 
 _LABEL_FILES = (
     "oidv7-class-descriptions.csv",
@@ -26,6 +32,7 @@ _LABEL_FILES = (
     "class-descriptions.csv",
     "class-descriptions-boxable.csv",
 )
+_DIGITS = "0123456789abcdef"
 _COLUMNS = ("MaskPath", "ImageID", "LabelName")
 
 
@@ -38,12 +45,14 @@ class OpenImages:
         root: Path,
         split: Literal["train", "validation", "test"] = "train",
         caption: Literal["none", "class_name"] = "none",
+        orientation: Literal["stored", "shown"] = "stored",
         max_samples: Count | None = None,
         draft: Count | None = None,
     ) -> None:
-        """The byte offsets of the CSV's rows are indexed once; ``max_samples`` of them are taken, spread over it.
-        ``draft``: see ``docs/data.md``. Raises ``UserError``."""
-        self.draft = check_draft(draft)
+        """The byte offsets of the CSV's rows are indexed once; ``max_samples`` of them are taken, spread over it. ``orientation``: what
+        the masks were drawn on, see above; ``shown`` for a copy whose masks follow EXIF. ``draft``: see ``docs/data.md``. Raises
+        ``UserError``."""
+        self.pictures = Pictures("openimages", draft=draft, orientation=orientation)
         if caption not in ("none", "class_name"):
             raise ValueError(f"caption must be none or class_name, not {caption}.")
         self.root = existing_folder(root, "openimages", "the segmentation CSV, images/ and masks/")
@@ -54,15 +63,24 @@ class OpenImages:
         self._columns = _fields(header)
         absent = [name for name in _COLUMNS if name not in self._columns]
         if absent:
-            raise UserError(f"openimages: {self._table} has no column {absent[0]} in its first line; fetch the file again.")
-        options = {"table": self._table.resolve()}
-        begin = len(header)
-        self._index = cached("openimages", options, stamp_of([self._table]), lambda _: {"offsets": line_starts(self._table, begin)})
+            raise UserError(f"openimages: {self._table} has no column {absent[0]} in its first line; it is to be the CSV of the masks.")
+        self._index = cached(
+            "openimages", {"table": self._table.resolve()}, stamp_of([self._table]), lambda _: _build(self._table, len(header))
+        )
         count = len(self._index["offsets"])
         if not count:
             raise UserError(f"openimages: {self._table} lists no mask; check split.")
         self._chosen = spread(count, max_samples)
+        places = ["images/{split}/{first}", "images/{split}", "images/{split}_{first}", "{split}_{first}", "{split}", "images"]
+        self._images = _folders(self.root, split, places)
+        places = ["masks/{split}/{first}", "masks/{split}", "masks/{split}-masks-{first}", "masks/{split}/{split}-masks-{first}"]
+        self._masks = _folders(self.root, split, [*places, "{split}-masks-{first}", "{split}-masks", "masks"])
         self._names = _class_names(self.root) if caption == "class_name" else None
+
+    def usage(self) -> list[Usage]:
+        """Of the rows of the CSV, and how unusual pictures were read."""
+        usage = usage_of_index(self._index, len(self._chosen), len(self._index["offsets"]))
+        return [replace(usage, notes=usage.notes + self.pictures.notes())]
 
     def __len__(self) -> int:
         return len(self._chosen)
@@ -79,13 +97,13 @@ class OpenImages:
         sample = f"{self.split}/{mask_name.removesuffix('.png')}"
         if Path(mask_name).name != mask_name or Path(picture).name != picture:  # a name must not lead out of its folder
             raise BadSample("damaged row", sample, "a name with a path")
-        image = read_picture(_place(self.root / "images" / self.split, f"{picture}.jpg"), sample, self.draft)  # [H, W, 3]
-        drawn = read_mask_file(_place(self.root / "masks" / self.split, mask_name), sample)
-        height, width = image.shape[:2]
-        # masks were drawn on larger originals; some pictures have been turned since
-        if abs(math.log(drawn.width * height / (drawn.height * width))) > 0.05:
-            raise BadSample("mask and picture differ in shape", sample, f"{drawn.width}x{drawn.height} and {width}x{height}")
-        mask = np.array(drawn.resize((width, height), Image.Resampling.NEAREST), dtype=bool)  # [H, W]
+        file = _place(self.root, self._images, f"{picture}.jpg")
+        if not file.is_file():
+            raise BadSample("missing picture", sample, str(file))
+        drawn = self.pictures.mask(_place(self.root, self._masks, mask_name), sample)  # [h, w], drawn on a larger original
+        image, _ = self.pictures.view(file, sample, drawn.shape, scaled=True)  # [H, W, 3]
+        size = (image.shape[1], image.shape[0])
+        mask = np.array(Image.fromarray(drawn).resize(size, Image.Resampling.NEAREST), dtype=bool)  # [H, W]
         if not mask.any():
             raise BadSample("empty mask", sample)
         if self._names is None:
@@ -103,10 +121,21 @@ def _fields(line: bytes) -> list[str]:
         return []
 
 
-def _place(folder: Path, name: str) -> Path:
-    """The file in ``folder``, or in its sub-folder named by the first digit of the name."""
-    apart = folder / name[:1] / name
-    return apart if apart.is_file() else folder / name
+def _folders(root: Path, split: str, places: list[str]) -> list[str]:
+    """The two usual places and those of the others that are there, ``{first}`` left in them for the first digit of a name."""
+    named = [place.replace("{split}", split) for place in places]
+    return named[:2] + [place for place in named[2:] if any((root / place.replace("{first}", digit)).is_dir() for digit in _DIGITS)]
+
+
+def _place(root: Path, folders: list[str], name: str) -> Path:
+    """The file in the first of the folders that has it."""
+    paths = [root / folder.replace("{first}", name[:1]) / name for folder in folders]
+    return next((path for path in paths if path.is_file()), paths[1])
+
+
+def _build(table: Path, begin: int) -> dict[str, np.ndarray]:
+    offsets = line_starts(table, begin)  # [n] int64
+    return {"offsets": offsets, **Tally("rows").arrays(len(offsets))}
 
 
 def _class_names(root: Path) -> dict[str, str]:

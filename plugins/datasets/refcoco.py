@@ -19,8 +19,9 @@ from core.contracts import BadSample, Count, Region, StoredPicture, Usage, UserE
 from plugins.datasets import _coco, _json, _rle
 from plugins.datasets._build import watched
 from plugins.datasets._cache import cached, narrow, pack, stamp_of
-from plugins.datasets._index import check_draft, existing_file, existing_folder, read_view, spread
+from plugins.datasets._index import existing_file, existing_folder, spread
 from plugins.datasets._names import named_file
+from plugins.datasets._pictures import Pictures
 from plugins.datasets._refs import load_refs
 from plugins.datasets._text import sound
 from plugins.datasets._usage import Tally, usage_of_index
@@ -62,7 +63,7 @@ class Refcoco:
         phrases without a target, for a loop that takes them. ``draft``: see ``docs/data.md``. Raises ``UserError``."""
         if text not in ("raw", "sent"):
             raise ValueError(f"text must be raw or sent, not {text}.")
-        self.draft = check_draft(draft)
+        self.pictures = Pictures("refcoco", draft=draft, orientation="stored")  # as COCO's masks, and pycocotools, take them
         self.root, self.empty_masks = existing_folder(root, "refcoco", f"{dataset}/refs({split_by}).p"), empty_masks
         refs = _refs_file(self.root / dataset, split_by)
         self._file = existing_file(self.root / dataset / "instances.json", "refcoco")
@@ -105,7 +106,7 @@ class Refcoco:
         for target in targets:
             begin, length = (int(arrays[name][target]) for name in ("begin", "length"))
             mask |= _rle.annotated(_json.read_object(self._file, begin, length, sample), height, width, sample)  # [H, W]
-        image, factor = read_view(file, sample, mask.shape, self.draft)  # [H, W, 3]
+        image, factor = self.pictures.view(file, sample, mask.shape)  # [H, W, 3]
         if not len(targets):  # a phrase without one: nothing of the picture is meant
             return Region(id=sample, image=image, mask=np.zeros(image.shape[:2], bool), caption=phrase)
         return Region(id=sample, image=image, mask=_rle.reduced(mask, factor, sample), caption=phrase)

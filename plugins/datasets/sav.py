@@ -3,24 +3,29 @@
 Format: sam2's ``sav_dataset/README.md``. ``masklet[k][object]`` is the object's run-length mask on annotated frame k,
 which is video frame 4k: videos have 24 frames a second, annotations 6. Objects overlap; an absent one has an empty mask
 or None. Numbers in the file may be floats. ``masklet_first_appeared_frame`` and the like count annotated frames and are
-not used: visibility is read off the masks.
+not used: visibility is read off the masks. The val and test sets have another layout: ``_sav_frames``.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from core.contracts import BadSample, Count, Region, UserError, Within
-from plugins.datasets import _rle, _video
-from plugins.datasets._build import listing, over_files
-from plugins.datasets._cache import cached, pack, stamp_of
+from core.contracts import BadSample, Count, Region, Usage, UserError, Within
+from core.pixels import differ
+from plugins.datasets import _rle, _sav_frames, _video
+from plugins.datasets._build import over_files
+from plugins.datasets._cache import Index, cached, pack, stamp_of
 from plugins.datasets._index import existing_folder, spread
+from plugins.datasets._listing import listing
+from plugins.datasets._pictures import Pictures
+from plugins.datasets._usage import Tally, usage_of_index
 
 _VIDEO_RATE = 24  # frames a second, of all SA-V videos
 
@@ -44,20 +49,45 @@ class Sav:
         if distance < 0 or pairs < 1:
             raise ValueError(f"distance must not be negative and pairs at least 1, not {distance} and {pairs}.")
         self.root, self.distance = existing_folder(root, "sav", "*.mp4 and *_manual.json"), distance
+        self.pictures = Pictures("sav")
+        self._frames = _sav_frames.frames_root(self.root)
+        if self._frames is not None and annotations != "manual":
+            raise UserError(f"sav: the frames in {self._frames} have manual annotations only; leave annotations out.")
+        options = {"root": self.root.resolve(), "annotations": annotations, "distance": distance, "pairs": pairs}
+        self._index = self._of_frames(options, self._frames) if self._frames is not None else self._of_videos(options)
+        count = len(self._index["rows"])  # [n, 3]: file, object, annotated frame
+        if not count:
+            if self._frames is None and not self._index.count("name"):
+                text = f"there is neither *_{annotations}.json nor {_sav_frames.PICTURES} with {_sav_frames.MASKS} under {self.root}"
+                raise UserError(f"sav: {text}; check root, or unpack the data set there.")
+            raise UserError(f"sav: nothing under {self.root} shows an object on two frames {distance} apart; set a smaller distance.")
+        self._chosen = spread(count, max_samples)
+
+    def _of_frames(self, options: dict[str, Any], root: Path) -> Index:
+        names = _sav_frames.objects(root)
+
+        def build(folder: Path) -> dict[str, np.ndarray]:
+            rows = _sav_frames.pairs(root, options["distance"], options["pairs"], names, folder)
+            return pack("name", names) | {"rows": rows} | _tally("objects", rows[:, 0], names)
+
+        return cached("sav", options, stamp_of(root / _sav_frames.MASKS / name for name in names), build)
+
+    def _of_videos(self, options: dict[str, Any]) -> Index:
+        annotations, distance, pairs = (options[key] for key in ("annotations", "distance", "pairs"))
         kinds = ("manual", "auto") if annotations == "both" else (annotations,)
         found = [listing("sav", self.root, "", f"_{kind}.json") for kind in kinds]
         names = sorted(files.text("name", row) for files in found for row in range(files.count("name")))
-        options = {"root": self.root.resolve(), "annotations": annotations, "distance": distance, "pairs": pairs}
 
         def build(folder: Path) -> dict[str, np.ndarray]:
             rows = over_files("sav", partial(_pairs, self.root, distance, pairs), names, folder, 2)
-            return pack("name", names) | {"rows": rows}
+            return pack("name", names) | {"rows": rows} | _tally("files", rows[:, 0], names)
 
-        self._index = cached("sav", options, stamp_of(self.root / name for name in names), build)
-        count = len(self._index["rows"])  # [n, 3]: file, object, annotated frame
-        if not count:
-            raise UserError(f"sav: no *_{annotations}.json under {self.root} shows an object on two frames {distance} apart; check root.")
-        self._chosen = spread(count, max_samples)
+        return cached("sav", options, stamp_of(self.root / name for name in names), build)
+
+    def usage(self) -> list[Usage]:
+        """Of the files of masks, and how unusual pictures were read."""
+        usage = usage_of_index(self._index, len(self._chosen), len(self._index["rows"]))
+        return [replace(usage, notes=usage.notes + self.pictures.notes())]
 
     def __len__(self) -> int:
         return len(self._chosen)
@@ -65,6 +95,9 @@ class Sav:
     def __getitem__(self, index: int) -> Region:
         file, thing, first = (int(value) for value in self._index["rows"][self._chosen[index]])
         name = self._index.text("name", file)
+        if self._frames is not None:
+            frames = list(dict.fromkeys([first, first + self.distance]))
+            return _sav_frames.region(self._frames, name, frames, self.pictures, f"{name}/{first}")
         sample = f"{name.removesuffix('.json')}/{thing}/{first}"
         content = _content(self.root / name, sample)
         try:
@@ -82,10 +115,18 @@ class Sav:
         wanted = [k * step for k in dict.fromkeys([first, first + self.distance])]
         images = _video.frames(self.root / f"{stem}.mp4", wanted, sample)  # [H, W, 3] each
         if any(image.shape[:2] != mask.shape for image, mask in zip(images, masks, strict=True)):
-            raise BadSample("mask and picture differ in size", sample, f"{masks[0].shape} and {images[0].shape[:2]}")
+            raise BadSample("mask and picture differ in size", sample, differ(masks[0].shape, images[0].shape[:2]))
         if len(images) == 1:
             return Region(id=sample, image=images[0], mask=masks[0])
         return Region(id=sample, image=images[0], mask=masks[0], image2=images[1], mask2=masks[1])
+
+
+def _tally(unit: str, used: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
+    """Counts the files that give no pair; ``used`` [m] are places in ``names``."""
+    tally = Tally(unit)
+    for place in sorted(set(range(len(names))) - set(used.tolist())):
+        tally.leave("no object on two frames so far apart", names[place], advice="a smaller distance takes them")
+    return tally.arrays(len(names))
 
 
 def _content(path: Path, sample: str) -> dict[str, Any]:

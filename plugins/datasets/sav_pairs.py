@@ -14,8 +14,9 @@ from typing import Literal
 import numpy as np
 
 from core.contracts import BadSample, Count, Region, UserError
-from plugins.datasets._build import listing
-from plugins.datasets._index import MAX_PIXELS, existing_folder, spread
+from core.pixels import MAX_PIXELS
+from plugins.datasets._index import existing_folder, spread
+from plugins.datasets._listing import listing
 
 _KEYS = ("frame1", "mask1", "frame2", "mask2")
 

@@ -13,8 +13,9 @@ import pytest
 
 from benchmarks import index as benchmark
 from plugins.datasets import _build
-from plugins.datasets._build import line_starts, listing, over_files, watched
+from plugins.datasets._build import line_starts, over_files, watched
 from plugins.datasets._cache import Index, cached, pack, stamp_of
+from plugins.datasets._listing import listing
 from plugins.datasets.sa1b import Sa1b
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from core.contracts import BadSample
 from plugins.datasets import _rle, dam
-from plugins.datasets._index import read_picture, read_view
+from plugins.datasets._pictures import Pictures
 from plugins.datasets.folder_regions import FolderRegions
 from plugins.datasets.openimages import OpenImages
 from plugins.datasets.refcoco import Refcoco
@@ -48,23 +48,23 @@ def test_no_side_falls_below_the_draft(tmp_path: Path) -> None:
     Image.new("RGB", (203, 101), (10, 200, 30)).save(path)
     expected = {None: (101, 203), 102: (101, 203), 51: (101, 203), 50: (51, 102), 26: (51, 102), 25: (26, 51), 12: (13, 26), 1: (13, 26)}
     for draft, shape in expected.items():
-        image = read_picture(path, "x", draft)
+        image = Pictures("x", draft=draft).picture(path, "x")
         assert image.shape[:2] == shape
         assert np.abs(image[0, 0].astype(int) - (10, 200, 30)).max() < 4
         mask = np.ones((101, 203), bool)
-        image, factor = read_view(path, "x", mask.shape, draft)
+        image, factor = Pictures("x", draft=draft).view(path, "x", mask.shape)
         assert image.shape[:2] == _rle.reduced(mask, factor, "x").shape
     with pytest.raises(BadSample, match="differ in size"):
-        read_view(path, "x", (51, 102), 50)
+        Pictures("x", draft=50).view(path, "x", (51, 102))
     with pytest.raises(ValueError, match="draft must be at least 1"):
         FolderRegions(root=tmp_path, draft=0)
 
 
 def test_only_jpegs_are_decoded_so(tmp_path: Path) -> None:
     Image.new("RGB", (200, 100)).save(tmp_path / "a.png")
-    assert read_picture(tmp_path / "a.png", "x", 10).shape == (100, 200, 3)
+    assert Pictures("x", draft=10).picture(tmp_path / "a.png", "x").shape == (100, 200, 3)
     Image.new("CMYK", (200, 100)).save(tmp_path / "b.jpg")
-    assert read_view(tmp_path / "b.jpg", "x", (100, 200), 50)[0].shape == (50, 100, 3)
+    assert Pictures("x", draft=50).view(tmp_path / "b.jpg", "x", (100, 200))[0].shape == (50, 100, 3)
 
 
 def test_a_mask_too_small_for_the_draft_is_a_bad_sample() -> None:
