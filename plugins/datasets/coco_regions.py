@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from core.contracts import BadSample, Count, Region, Usage, UserError
-from plugins.datasets import _json, _rle
+from plugins.datasets import _json, _recognize, _rle
 from plugins.datasets._build import watched
 from plugins.datasets._cache import cached, pack, stamp_of
 from plugins.datasets._index import existing_file, existing_folder, spread
@@ -23,6 +23,8 @@ from plugins.datasets._usage import Tally, usage_of_index
 
 class CocoRegions:
     """One region for each annotation and text; ids are ``{annotation id}/{number of the text}``."""
+
+    recognizes = staticmethod(_recognize.coco)
 
     def __init__(
         self,

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from core.contracts import BadSample, Count, Region, Usage, UserError
+from plugins.datasets import _recognize
 from plugins.datasets._build import line_starts
 from plugins.datasets._cache import cached, stamp_of
 from plugins.datasets._index import existing_file, existing_folder, spread
@@ -38,6 +39,8 @@ _COLUMNS = ("MaskPath", "ImageID", "LabelName")
 
 class OpenImages:
     """One region for each row of the CSV; ids are ``{split}/{MaskPath without suffix}``."""
+
+    recognizes = staticmethod(_recognize.openimages)
 
     def __init__(
         self,
