@@ -78,4 +78,5 @@ class Pictures:
                 raise BadSample(f"mask and picture differ in {'shape' if scaled else 'size'}", sample, fault.detail) from fault
             if fault.reason == "too large":
                 raise BadSample(f"{what} too large", sample, fault.detail + self._raise) from fault
-            raise BadSample(f"{fault.reason} {what}", sample, fault.detail) from fault
+            reason = "damaged" if fault.reason == "unknown" else fault.reason
+            raise BadSample(f"{reason} {what}", sample, fault.detail) from fault

@@ -16,7 +16,7 @@ import numpy as np
 
 from core.contracts import BadSample, Count, Region, StoredPicture, Usage, UserError
 from core.pixels import MAX_PIXELS
-from plugins.datasets import _coco, _json, _rle
+from plugins.datasets import _coco, _json, _recognize, _rle
 from plugins.datasets._cache import cached, stamp_of
 from plugins.datasets._index import existing_file, existing_folder, spread
 from plugins.datasets._names import named_file
@@ -27,6 +27,8 @@ from plugins.datasets._usage import usage_of_index
 
 class CocoRegions:
     """One region for each annotation and text; ids are ``{annotation id}/{number of the text}``."""
+
+    recognizes = staticmethod(_recognize.coco)
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ import numpy as np
 
 from core.contracts import BadSample, Count, Region, StoredPicture, Usage, UserError
 from core.pixels import MAX_PIXELS, Label, MaskKind, Unreadable, check_label, labels_of
-from plugins.datasets import _json, _rle
+from plugins.datasets import _json, _recognize, _rle
 from plugins.datasets._build import over_files
 from plugins.datasets._cache import cached, stamp_of
 from plugins.datasets._index import existing_file, existing_folder, spread
@@ -37,6 +37,8 @@ _LONGEST = 2**20  # bytes of a line
 class FolderRegions:
     """One region for each line; the id is the line's ``id``, else ``{image}#{line's byte offset}``. Where masks hold several objects, one
     for each of them, with ``#{label}`` behind the id."""
+
+    recognizes = staticmethod(_recognize.folder_regions)
 
     def __init__(
         self,

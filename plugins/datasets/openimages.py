@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from core.contracts import BadSample, Count, Region, Usage, UserError
+from plugins.datasets import _recognize
 from plugins.datasets._build import line_starts
 from plugins.datasets._cache import cached, stamp_of
 from plugins.datasets._index import existing_file, existing_folder, spread
@@ -38,6 +39,8 @@ _COLUMNS = ("MaskPath", "ImageID", "LabelName")
 
 class OpenImages:
     """One region for each row of the CSV; ids are ``{split}/{MaskPath without suffix}``."""
+
+    recognizes = staticmethod(_recognize.openimages)
 
     def __init__(
         self,
@@ -97,11 +100,11 @@ class OpenImages:
         sample = f"{self.split}/{mask_name.removesuffix('.png')}"
         if Path(mask_name).name != mask_name or Path(picture).name != picture:  # a name must not lead out of its folder
             raise BadSample("damaged row", sample, "a name with a path")
-        file = _place(self.root, self._images, f"{picture}.jpg")
-        if not file.is_file():
-            raise BadSample("missing picture", sample, str(file))
+        place = _place(self.root, self._images, f"{picture}.jpg")
+        if not place.is_file():
+            raise BadSample("missing picture", sample, str(place))
         drawn = self.pictures.mask(_place(self.root, self._masks, mask_name), sample)  # [h, w], drawn on a larger original
-        image, _ = self.pictures.view(file, sample, drawn.shape, scaled=True)  # [H, W, 3]
+        image, _ = self.pictures.view(place, sample, drawn.shape, scaled=True)  # [H, W, 3]
         size = (image.shape[1], image.shape[0])
         mask = np.array(Image.fromarray(drawn).resize(size, Image.Resampling.NEAREST), dtype=bool)  # [H, W]
         if not mask.any():

@@ -20,7 +20,7 @@ import numpy as np
 
 from core.contracts import BadSample, Count, Region, Usage, UserError, Within
 from core.pixels import MAX_PIXELS
-from plugins.datasets import _rle
+from plugins.datasets import _recognize, _rle
 from plugins.datasets._build import over_files
 from plugins.datasets._cache import cached, pack, stamp_of
 from plugins.datasets._index import existing_folder, spread
@@ -33,6 +33,8 @@ _SUFFIXES = (".jpg", ".JPG", ".jpeg", ".JPEG", ".png", ".PNG", ".webp", ".tif", 
 
 class Sa1b:
     """Regions without captions; ids are ``{json path without suffix}/{annotation id}``."""
+
+    recognizes = staticmethod(_recognize.sa1b)
 
     def __init__(
         self,
