@@ -100,7 +100,7 @@ def _own_data(path: Path, samples: int, seconds: float, out: Path | None, as_jso
 
 
 def _findings(recipe: Recipe, registry: Registry, samples: int, seconds: float, out: Path) -> Iterator[Finding]:
-    from core.preflight import data, loops, machine  # late: they import torch
+    from core.preflight import data, leaks, loops, machine  # late: they import torch
 
     facts, found = machine.model_facts(recipe, registry)
     paths = list(machine.paths(recipe, registry))
@@ -112,7 +112,7 @@ def _findings(recipe: Recipe, registry: Registry, samples: int, seconds: float, 
     sources, built = data.sources(recipe, registry, [path.subject for path in paths if path.status == "fail"])
     yield from built
     yield from data.draw(recipe, registry, sources, facts, samples, seconds, out)
-    yield from data.leaks(sources)
+    yield from leaks.leaks(sources)
     yield from machine.epochs(recipe, sources)
     yield from loops.within_batch(recipe, registry)
     yield from machine.devices(recipe)

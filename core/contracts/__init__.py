@@ -47,6 +47,7 @@ from core.contracts.optional import (
     KeepsRunningGradient,
     KnowsBaseValues,
     KnowsCocoPictures,
+    KnowsPictures,
     NamesGroups,
     NeedsSomething,
     PerParameter,
@@ -84,7 +85,7 @@ from core.contracts.travel import (
     Tokens,
     Wording,
 )
-from core.contracts.usage import LeftOut, Usage
+from core.contracts.usage import LeftOut, StoredPicture, Usage
 
 __all__ = [
     "BEFORE_BUILDING",
@@ -110,6 +111,7 @@ __all__ = [
     "KeepsRunningGradient",
     "KnowsBaseValues",
     "KnowsCocoPictures",
+    "KnowsPictures",
     "LeftOut",
     "Loop",
     "Loss",
@@ -150,6 +152,7 @@ __all__ = [
     "ShowsSamples",
     "ShowsTrainingSamples",
     "Stateful",
+    "StoredPicture",
     "TakesEmptyMasks",
     "Teacher",
     "TellsFacts",

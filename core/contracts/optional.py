@@ -6,7 +6,7 @@ what a component declares is whole and spelt right.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from core.contracts.kinds import Dataset, Teacher
     from core.contracts.model import Model, Noise, Preparation
     from core.contracts.travel import Region, RegionBatch, Tokens
-    from core.contracts.usage import Usage
+    from core.contracts.usage import StoredPicture, Usage
 
 
 # ---------------------------------------------------------------------------------------------- datasets
@@ -38,9 +38,21 @@ class GroupsByPicture(Protocol):
 
 @runtime_checkable
 class KnowsCocoPictures(Protocol):
-    """Its pictures are COCO's: ``core.check`` looks for pictures that are both trained on and evaluated on."""
+    """Its pictures are COCO's own, under COCO's own numbers: ``core.check`` looks for some that are both trained on and evaluated on.
+
+    For a published data set only: one's own exports count from 1 too. Their pictures are compared by content (``KnowsPictures``).
+    """
 
     def coco_images(self) -> set[int]: ...
+
+
+@runtime_checkable
+class KnowsPictures(Protocol):
+    """Its pictures lie in files: ``core.check`` compares what is in those that are trained on with those that are evaluated on."""
+
+    def picture_files(self) -> Iterable[StoredPicture]:
+        """Each picture that is used, once; those that cannot be found are left out."""
+        ...
 
 
 @runtime_checkable
@@ -317,7 +329,7 @@ class ShowsTrainingSamples(Protocol):
 
 #: kind -> what a component of it may offer. Those of ``BEFORE_BUILDING`` are looked for on the component itself, not on what it builds.
 OPTIONAL: dict[str, tuple[type, ...]] = {
-    "datasets": (GroupsByPicture, KnowsCocoPictures, TellsUsage, Draws, ChecksKeys, Recognizes),
+    "datasets": (GroupsByPicture, KnowsCocoPictures, KnowsPictures, TellsUsage, Draws, ChecksKeys, Recognizes),
     "models": (ReportsChanges, VerifiesExport, ExportsAdapters, ExportsTrainingFile, KnowsBaseValues, TellsFacts, ReadsFiles, ChecksKeys),
     "loops": (TakesEmptyMasks, WithinBatch, ShowsSamples),
     "teachers": (ReportsStatistics, WritesCaptions, PreparesItsOwn),

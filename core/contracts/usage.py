@@ -1,8 +1,18 @@
-"""How much of a source a data set uses. An index leaves out what no sample can be made of; here it is counted."""
+"""How much of a source a data set uses, and which pictures. An index leaves out what no sample can be made of; here it is counted."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+
+class StoredPicture(NamedTuple):
+    """Where the bytes of a picture lie: a file, or a part of one, such as a tar's member."""
+
+    file: Path
+    offset: int = 0  # bytes
+    size: int | None = None  # bytes; None: up to the end of the file
 
 
 @dataclass(frozen=True)

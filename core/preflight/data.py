@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from core.contracts import BadSample, Dataset, Draws, KnowsCocoPictures, Picture, Region, TellsUsage, UserError, draw_from
+from core.contracts import BadSample, Dataset, Draws, Picture, Region, TellsUsage, UserError, draw_from
 from core.engine.plan import needs_of
 from core.engine.sheet import picture_sheet
 from core.engine.usage import OFTEN
@@ -194,26 +194,6 @@ def _pictures(source: Drawn, region: Region) -> list[Picture]:
     if isinstance(source.dataset, Draws) and source.trains and region.image2 is not None:
         rows.append(Picture(f"{region.id}, second view", region.image2, region.mask2, text=text))
     return rows
-
-
-def leaks(drawn: list[Drawn]) -> Iterator[Finding]:
-    """COCO pictures that are both trained on and evaluated on, from the data sets' ``coco_images() -> set of ids``."""
-    known: list[tuple[Drawn, set[int]]] = []
-    for source in drawn:
-        told = any(source.path[: len(other.path)] == other.path for other, _ in known)  # by the data set around it
-        if not told and isinstance(source.dataset, KnowsCocoPictures) and (ids := source.dataset.coco_images()):
-            known.append((source, ids))
-    for test, wanted in known:
-        if test.trains:
-            continue
-        name, clean = path_text(test.path), True
-        for source, ids in known:
-            if source.trains and (common := ids & wanted):
-                clean = False
-                text = f"{len(common):,} of its {len(wanted):,} COCO pictures are also in {path_text(source.path)}, such as {min(common)}"
-                yield Finding("fail" if len(common) == len(wanted) else "warn", name, text)
-        if clean:
-            yield Finding("pass", name, f"none of its {len(wanted):,} COCO pictures is trained on")
 
 
 def value_at(values: Any, path: tuple[str | int, ...]) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from plugins.datasets._cache import keeping
+
 Place = TypeVar("Place", bound=tuple[Any, ...])
 _CHUNK = 256  # files read by a worker at a time, and the step of a restart
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
@@ -29,16 +31,18 @@ def over_files(
     parallel and kept in ``partial`` until all are done, so an interrupted build goes on where it was.
     """
     chunks = [tuple(names[start : start + _CHUNK]) for start in range(0, len(names), _CHUNK)]
-    partial.mkdir(parents=True, exist_ok=True)
+    with keeping(source):
+        partial.mkdir(parents=True, exist_ok=True)
     files = [partial / f"{number:06d}.npy" for number in range(len(chunks))]
     missing = [number for number, file in enumerate(files) if not file.is_file()]
     progress, done = _Progress(source, len(chunks)), len(chunks) - len(missing)
 
     def keep(number: int, rows: np.ndarray) -> None:
         beside = files[number].with_suffix(f".{os.getpid()}.new")
-        with beside.open("wb") as file:
-            np.save(file, rows, allow_pickle=False)
-        beside.replace(files[number])
+        with keeping(source):
+            with beside.open("wb") as file:
+                np.save(file, rows, allow_pickle=False)
+            beside.replace(files[number])
         nonlocal done
         done += 1
         progress.at(done)
@@ -52,7 +56,8 @@ def over_files(
             for number, rows in zip(missing, pool.map(function, [chunks[number] for number in missing]), strict=True):
                 keep(number, rows)
     progress.close()
-    parts = [np.load(file, allow_pickle=False) for file in files]
+    with keeping(source):
+        parts = [np.load(file, allow_pickle=False) for file in files]
     for number, rows in enumerate(parts):
         rows[:, 0] += number * _CHUNK
     return np.concatenate([np.empty((0, 1 + width), np.int32), *parts])

@@ -2,18 +2,23 @@
 
 An index is one file under ``$DUALLOOP_CACHE`` (default ``~/.cache/dualloop``). It is used only while what it was made
 from is unchanged: name, size and modification time of each file go into its stamp. All workers map the same pages.
+A cache that cannot be written, is full or vanishes is one sentence (``keeping``); where its file system has no locks or no
+mapping, it works without.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+from uuid import uuid4
 
 import numpy as np
 
@@ -37,15 +42,15 @@ class Index:
         if path.stat().st_size != begin + header["bytes"]:
             raise ValueError(f"{path} is cut")
         self._arrays = {
-            name: np.memmap(path, np.dtype(kind), "r", begin + offset, tuple(shape)) if all(shape) else np.empty(shape, kind)
+            name: _mapped(path, np.dtype(kind), begin + offset, tuple(shape)) if all(shape) else np.empty(shape, kind)
             for name, (kind, shape, offset) in header["arrays"].items()
         }
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._arrays[name]
 
-    def __reduce__(self) -> tuple[type[Index], tuple[Path]]:
-        return Index, (self.path,)
+    def __reduce__(self) -> tuple[Callable[[Path], Index], tuple[Path]]:
+        return _open_again, (self.path,)
 
     def count(self, name: str) -> int:
         """How many texts ``pack`` has stored under this name."""
@@ -56,6 +61,26 @@ class Index:
         ends = self._arrays[f"{name}.ends"]
         begin = int(ends[row - 1]) if row else 0
         return bytes(self._arrays[name][begin : int(ends[row])]).decode("utf-8", "surrogatepass")
+
+
+def _mapped(path: Path, kind: np.dtype, begin: int, shape: tuple[int, ...]) -> np.ndarray:
+    """The file's pages, or a copy of them on a file system that maps none."""
+    try:
+        return np.memmap(path, kind, "r", begin, shape)
+    except OSError as fault:
+        if fault.errno not in (errno.ENODEV, errno.ENOSYS, *_UNSUPPORTED):
+            raise
+        return np.fromfile(path, kind, int(np.prod(shape)), offset=begin).reshape(shape)
+
+
+def _open_again(path: Path) -> Index:
+    """In another process. Raises ``UserError`` where the cache has been cleared meanwhile."""
+    try:
+        return Index(path)
+    except (OSError, ValueError) as fault:
+        raise UserError(
+            f"the index {path} is gone or damaged ({fault}): the cache was cleared while it was in use; start again."
+        ) from fault
 
 
 def narrow(values: np.ndarray) -> np.ndarray:
@@ -74,7 +99,10 @@ def pack(name: str, texts: Iterable[str]) -> dict[str, np.ndarray]:
 def cache_folder() -> Path:
     """Where indices are kept."""
     given = os.environ.get("DUALLOOP_CACHE")
-    return Path(given).expanduser() if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dualloop"
+    try:
+        return Path(given).expanduser() if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dualloop"
+    except RuntimeError as fault:  # no HOME and no entry of this user
+        raise UserError("there is no home folder to keep indices in; set DUALLOOP_CACHE to a folder.") from fault
 
 
 def stamp_of(files: Iterable[Path]) -> str:
@@ -100,22 +128,49 @@ def cached(source: str, options: Mapping[str, Any], stamp: str, build: Callable[
     path = place(source, options)
     if found := _current(path, stamp):
         return found
-    try:
+    with keeping(source):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = path.with_suffix(".lock").open("w")
-    except OSError as fault:
-        raise UserError(f"{source}: no index can be kept in {path.parent} ({fault}); set DUALLOOP_CACHE to another folder.") from fault
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # released with the file; ranks of one run wait for the first
+        locked = _lock(lock)  # released with the file; ranks of one run wait for the first
         if found := _current(path, stamp):
             return found
-        partial = path.with_name(f"{path.stem}-{stamp[:16]}.part")
-        for other in path.parent.glob(f"{path.stem}-*.part"):  # begun from files that have changed since
+        partial = path.with_name(f"{path.stem}-{stamp[:16] if locked else uuid4().hex}.part")
+        for other in path.parent.glob(f"{path.stem}-*.part") if locked else ():  # begun from files that have changed since
             if other != partial:
                 shutil.rmtree(other, ignore_errors=True)
-        _write(path, stamp, build(partial))
-        shutil.rmtree(partial, ignore_errors=True)
-    return Index(path)
+        arrays = build(partial)
+        with keeping(source):
+            _write(path, stamp, arrays)
+            shutil.rmtree(partial, ignore_errors=True)
+            return Index(path)
+
+
+#: What file systems answer that have no locks (Lustre without flock, some NFS and FUSE) or cannot map a file.
+_UNSUPPORTED = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+def _lock(file: IO[Any]) -> bool:
+    """Waits for the lock. False where there are none: each process then builds for itself, and the last one's file stays."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as fault:
+        if fault.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EIO, errno.EPERM, errno.EACCES, *_UNSUPPORTED):
+            raise
+        return False
+    return True
+
+
+@contextmanager
+def keeping(source: str) -> Iterator[None]:
+    """Around everything that reads or writes the cache's own files: an ``OSError`` there becomes a ``UserError`` that names the cache."""
+    try:
+        yield
+    except OSError as fault:
+        folder = cache_folder()
+        full = "; it is full: make room there, or" if fault.errno in (errno.ENOSPC, errno.EDQUOT) else ":"
+        why = fault.strerror or fault
+        raise UserError(f"{source}: no index can be kept in {folder} ({why}){full} set DUALLOOP_CACHE to another folder.") from fault
 
 
 def _current(path: Path, stamp: str) -> Index | None:
@@ -131,12 +186,16 @@ def _write(path: Path, stamp: str, arrays: Mapping[str, np.ndarray]) -> None:
     for name, array in arrays.items():
         places[name] = (array.dtype.str, array.shape, offset)
         offset += -(-array.nbytes // 64) * 64
-    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
-    with beside.open("wb") as file:
-        header = json.dumps({"stamp": stamp, "bytes": offset, "arrays": places}).encode()
-        head = _MAGIC + header
-        file.write(head + b" " * (-(len(head) + 1) % 64) + b"\n")  # arrays begin at a multiple of 64 bytes
-        for array in arrays.values():
-            file.write(np.ascontiguousarray(array).tobytes())
-            file.write(bytes(-array.nbytes % 64))
-    beside.replace(path)
+    beside = path.with_name(f".{path.name}.{uuid4().hex}.new")  # other machines may share the folder: a process id is not enough
+    try:
+        with beside.open("wb") as file:
+            header = json.dumps({"stamp": stamp, "bytes": offset, "arrays": places}).encode()
+            head = _MAGIC + header
+            file.write(head + b" " * (-(len(head) + 1) % 64) + b"\n")  # arrays begin at a multiple of 64 bytes
+            for array in arrays.values():
+                file.write(np.ascontiguousarray(array).tobytes())
+                file.write(bytes(-array.nbytes % 64))
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import random
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from core.contracts import UserError
 
@@ -39,11 +37,3 @@ def existing_file(path: Path, source: str) -> Path:
     if not path.is_file():
         raise UserError(f"{source}: {path} is missing; check root, or unpack the data set there.")
     return path
-
-
-def read_json(path: Path, source: str) -> Any:
-    """The content of an index file. Raises ``UserError`` where it is missing or damaged."""
-    try:
-        return json.loads(existing_file(path, source).read_bytes())
-    except (OSError, ValueError, RecursionError) as fault:
-        raise UserError(f"{source}: {path} cannot be read as JSON ({fault}); fetch it again.") from fault

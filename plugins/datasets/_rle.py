@@ -20,6 +20,8 @@ from pycocotools import mask as coco
 from core.contracts import BadSample
 from core.pixels import MAX_PIXELS
 
+_PARTS = 10_000  # of one mask
+
 
 def decode(rle: Any, sample: str, factor: int = 1) -> np.ndarray:
     """[ceil(H / factor), ceil(W / factor)] bool. Raises ``BadSample`` for anything that is no valid run-length mask.
@@ -68,56 +70,93 @@ def area(rle: Any, sample: str) -> int:
     return int(_runs(rle, sample)[2][1::2].sum())
 
 
-def annotated(annotation: dict[str, Any], height: int, width: int, sample: str) -> np.ndarray:
-    """[height, width] bool of a COCO annotation. Raises ``BadSample`` also for an empty mask, and for run lengths that do not
-    give its ``area``. That of polygons is not counted in pixels, so it is not compared; COCO's own crowds are up to 10 % off."""
-    value, said = annotation.get("segmentation"), annotation.get("area")
+def annotated(annotation: dict[str, Any], height: int, width: int, sample: str, check: bool = True) -> np.ndarray:
+    """[height, width] bool of a COCO annotation. Raises ``BadSample`` also for an empty mask, and, with ``check``, for run lengths that
+    give neither the ``area`` nor the ``bbox`` of the annotation. The area of polygons is not counted in pixels and not compared."""
+    value = annotation.get("segmentation")
     mask = segmentation(value, height, width, sample)
-    found = np.count_nonzero(mask)
-    if isinstance(value, dict) and isinstance(said, int | float):
-        allowed = 100 + 0.25 * said if annotation.get("iscrowd") else 1 + 0.01 * said
-        if not abs(found - said) <= allowed:  # NaN too
-            raise BadSample("damaged mask", sample, f"{found} pixels where the file says {said}")
+    found = int(np.count_nonzero(mask))
     if not found:
         raise BadSample("empty mask", sample)
+    if check and isinstance(value, dict) and (fault := _unlike(annotation, mask, found)):
+        raise BadSample("mask is not that of its area and box", sample, f"{fault}; areas: ignore takes it")
     return mask
 
 
+def same_area(found: int, said: Any, crowd: bool = False) -> bool:
+    """Whether ``found`` pixels are the ``area`` that the file says; COCO's own crowds are up to 10 % off."""
+    if not isinstance(said, int | float):
+        return False
+    return bool(abs(found - said) <= (100 + 0.25 * said if crowd else 1 + 0.01 * said))  # False for NaN too
+
+
+def _unlike(annotation: dict[str, Any], mask: np.ndarray, found: int) -> str:
+    """How the mask differs from what its annotation says of it; empty where it is alike, or where nothing is said.
+
+    Exporters write the area of the box, of the picture, of an outline, or 0: then the box decides, which a damaged mask has not.
+    """
+    said, box = annotation.get("area"), annotation.get("bbox")
+    if said is None or same_area(found, said, bool(annotation.get("iscrowd"))):
+        return ""
+    if isinstance(box, list) and len(box) == 4 and all(isinstance(side, int | float) for side in box) and any(box[2:]):
+        columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+        ends = [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
+        given = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
+        if all(abs(one - other) <= 2 for one, other in zip(ends, given, strict=True)):
+            return ""
+        return f"{found} pixels in {ends} (x, y to x, y), where the file says area {said} and the box {given}"
+    if said == 0 or said == mask.size or abs(found - said) <= 0.25 * said:  # an outline's area
+        return ""
+    return f"{found} pixels, where the file says area {said}"
+
+
 def segmentation(value: Any, height: int, width: int, sample: str) -> np.ndarray:
-    """[height, width] bool of a COCO ``segmentation``: a list of polygons, OR-ed, or a run-length mask."""
+    """[height, width] bool of a COCO ``segmentation``, all its parts OR-ed: polygons, one polygon alone, a run-length mask, or several."""
     if isinstance(value, dict):
-        mask = decode(value, sample)
+        mask = decode(value if value.get("size") else {**value, "size": [height, width]}, sample)
         if mask.shape != (height, width):
             raise BadSample("mask and picture differ in size", sample, f"{mask.shape} and {(height, width)}")
         return mask
+    if isinstance(value, list) and value and all(isinstance(part, dict) and "counts" in part for part in value):  # as in COCO-Stuff 10k
+        return np.logical_or.reduce([segmentation(part, height, width, sample) for part in value[:_PARTS]])
     if height < 1 or width < 1 or height * width > MAX_PIXELS:
         raise BadSample("mask too large", sample, f"{height}x{width}")
     polygons = [part for part in _polygons(value, sample) if part.size >= 6]  # with 4 numbers pycocotools sees a box
     if not polygons:
         raise BadSample("damaged mask", sample, "no polygon of three points")
+    low, high = min(part.min() for part in polygons), max(part.max() for part in polygons)
+    if low >= 0 and high <= 1 and min(height, width) > 1:
+        raise BadSample("polygon in shares of the picture", sample, "all its numbers lie in 0..1: multiply them by width and height")
     for part in polygons:  # [2 * points], x y x y ...
         points = part.reshape(-1, 2)
-        low, high = points.min(axis=0), points.max(axis=0)
         # far-off points would make the rasteriser allocate in proportion to their distance
-        if not np.isfinite(points).all() or min(low) < -max(height, width) or max(high) > 2 * max(height, width):
-            raise BadSample("damaged mask", sample, "a polygon lies far outside the picture")
+        if not np.isfinite(points).all() or points.min() < -max(height, width) or points.max() > 2 * max(height, width):
+            raise BadSample("polygon outside the picture", sample, f"{points.min():g} to {points.max():g} of {width}x{height}")
     merged = coco.merge(coco.frPyObjects([part.tolist() for part in polygons], height, width))
     return np.ascontiguousarray(coco.decode(merged)).astype(bool)  # [height, width]
 
 
 def _polygons(value: Any, sample: str) -> list[np.ndarray]:
+    """[2 * points] float64 each. One polygon may stand without a list around it, and points may be pairs."""
+    if not isinstance(value, list | tuple):
+        raise BadSample("damaged mask", sample, "the segmentation is neither polygons nor run lengths")
+    alone = bool(value) and not any(isinstance(part, list | tuple) for part in value)  # x, y, x, y, ...
+    pairs = len(value) >= 3 and all(isinstance(part, list | tuple) and len(part) == 2 for part in value)  # [x, y], [x, y], ...
     try:
-        polygons = [np.asarray(part, dtype=np.float64) for part in value]
+        polygons = [np.asarray(part, dtype=np.float64) for part in ([value] if alone or pairs else value)]
     except (TypeError, ValueError) as fault:
         raise BadSample("damaged mask", sample, "the segmentation is neither polygons nor run lengths") from fault
+    polygons = [part.reshape(-1) if part.ndim == 2 and part.shape[1] == 2 else part for part in polygons]
     if any(part.ndim != 1 or part.size % 2 for part in polygons):
-        raise BadSample("damaged mask", sample, "a polygon is no flat list of x, y pairs")
+        raise BadSample("damaged mask", sample, "a polygon has an odd number of coordinates, or is no list of x, y pairs")
     return polygons
 
 
 def _runs(rle: Any, sample: str) -> tuple[int, int, np.ndarray]:
     """(height, width, runs [n] int64), checked."""
     size = rle.get("size") if isinstance(rle, dict) else None
+    if isinstance(size, list | tuple):  # also as floats
+        size = [int(side) if isinstance(side, float) and side.is_integer() else side for side in size]
     if not (isinstance(size, list | tuple) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)):
         raise BadSample("damaged mask", sample, "no run-length mask with a size of [height, width]")
     height, width = size
@@ -132,13 +171,18 @@ def _runs(rle: Any, sample: str) -> tuple[int, int, np.ndarray]:
 
 
 def _listed(counts: Any, sample: str) -> np.ndarray:
-    if not (isinstance(counts, list) and counts and all(type(run) is int and 0 <= run <= MAX_PIXELS for run in counts)):
+    if not (isinstance(counts, list) and counts and all(type(run) in (int, float) and 0 <= run <= MAX_PIXELS for run in counts)):
         raise BadSample("damaged mask", sample, "counts is neither a string nor a list of run lengths")
-    return np.array(counts, dtype=np.int64)
+    runs = np.array(counts, dtype=np.float64).astype(np.int64)  # exact: floats hold whole numbers of that size
+    if (runs != counts).any():
+        raise BadSample("damaged mask", sample, "counts holds parts of pixels")
+    return runs
 
 
 def _expand(counts: str | bytes, sample: str) -> np.ndarray:
     """[n] int64 runs of a compressed string."""
+    if isinstance(counts, str) and counts[:2] in ("b'", 'b"'):  # Python's notation of bytes, which json.dumps(str(counts)) leaves
+        counts = counts[2:-1].replace("\\\\", "\\")
     data = counts.encode("ascii", "replace") if isinstance(counts, str) else counts
     groups = np.frombuffer(data, dtype=np.uint8).astype(np.int64) - 48  # [c], 5 bits, 0x20: the run goes on
     if not len(groups) or groups.min() < 0 or groups.max() > 0x3F or groups[-1] & 0x20:

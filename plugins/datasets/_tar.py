@@ -35,6 +35,11 @@ class Members:
             return int(self._places[row, 0]), int(self._places[row, 1])
         return None
 
+    def all(self) -> Iterator[tuple[str, int, int]]:
+        """(name, offset, size) of each, in order."""
+        for name, (offset, size) in zip(self._names, self._places.tolist(), strict=True):
+            yield name.decode("utf-8", "replace"), offset, size
+
     def beginning(self, start: str) -> Iterator[str]:
         """Names that begin with ``start``, in order."""
         wanted = start.encode("utf-8", "replace")

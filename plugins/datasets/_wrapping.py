@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from core.contracts import BadSample, Dataset, GroupsByPicture, KnowsCocoPictures, Region, draw_from
+from core.contracts import BadSample, Dataset, GroupsByPicture, KnowsCocoPictures, KnowsPictures, Region, StoredPicture, draw_from
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +21,11 @@ def picture_groups(dataset: Dataset) -> list[list[int]]:
 def coco_pictures(dataset: Dataset) -> set[int]:
     """Its ``coco_images()``; where it has none, no id."""
     return dataset.coco_images() if isinstance(dataset, KnowsCocoPictures) else set()
+
+
+def stored_pictures(datasets: Iterable[Dataset]) -> Iterator[StoredPicture]:
+    """Those of each data set that knows its pictures."""
+    return (picture for dataset in datasets if isinstance(dataset, KnowsPictures) for picture in dataset.picture_files())
 
 
 class Wrapping(ABC):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
-from core.contracts import Dataset, Region, Share, Usage, draw_from
+from core.contracts import Dataset, Region, Share, StoredPicture, Usage, draw_from
 from plugins.datasets._usage import usages
-from plugins.datasets._wrapping import coco_pictures, picture_groups
+from plugins.datasets._wrapping import coco_pictures, picture_groups, stored_pictures
 
 #: A picture whose caption holds one of these is not mirrored: left, leftmost, left-hand, right, ..., 左, 右.
 SIDES = re.compile(r"\b(left|right)|左|右", re.IGNORECASE)
@@ -96,6 +97,10 @@ class Augment:
     def coco_images(self) -> set[int]:
         """Those of the data inside."""
         return coco_pictures(self.data)
+
+    def picture_files(self) -> Iterator[StoredPicture]:
+        """Those of the data inside."""
+        return stored_pictures([self.data])
 
     def usage(self) -> list[Usage]:
         """That of the data inside."""

@@ -1,24 +1,28 @@
 """One's own data as a COCO file: ``images`` and ``annotations`` with polygons or run-length masks.
 
 An annotation may carry texts: ``caption`` (one), ``captions`` or ``phrases`` (a list; each gives a region of its own).
-The file is walked once for the places of its annotations; afterwards only the wanted one is read.
+The file is walked once for the places of its annotations (``_coco``); afterwards only the wanted one is read.
 """
 
 from __future__ import annotations
 
-import json
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from core.contracts import BadSample, Count, Region, Usage, UserError
-from plugins.datasets import _json, _recognize, _rle
-from plugins.datasets._build import watched
-from plugins.datasets._cache import cached, pack, stamp_of
+from core.contracts import BadSample, Count, Region, StoredPicture, Usage, UserError
+from core.pixels import MAX_PIXELS
+from plugins.datasets import _coco, _json, _recognize, _rle
+from plugins.datasets._cache import cached, stamp_of
 from plugins.datasets._index import existing_file, existing_folder, spread
+from plugins.datasets._names import named_file
 from plugins.datasets._pictures import Pictures
-from plugins.datasets._usage import Tally, usage_of_index
+from plugins.datasets._text import sound
+from plugins.datasets._usage import usage_of_index
 
 
 class CocoRegions:
@@ -34,23 +38,34 @@ class CocoRegions:
         text: Literal["annotation", "category", "none"] = "annotation",
         crowds: bool = False,
         empty_masks: bool = False,
+        areas: Literal["check", "ignore"] = "check",
+        orientation: Literal["shown", "stored"] = "shown",
         max_samples: Count | None = None,
+        max_pixels: Count = MAX_PIXELS,
         draft: Count | None = None,
     ) -> None:
         """``text``: the annotation's own texts (None where it has none), its category's name, or nothing. ``crowds``: whether
         groups marked ``iscrowd`` count as regions. ``empty_masks``: takes annotations whose ``segmentation`` is an empty list, phrases
-        without a target, for a loop that takes them. ``draft``: see ``docs/data.md``. Raises ``UserError`` for a file that is no
-        COCO file."""
-        self.pictures = Pictures("coco_regions", draft=draft)
+        without a target, for a loop that takes them. ``areas``: whether a run-length mask that has neither the ``area`` nor the ``bbox``
+        of its annotation is a bad sample. ``orientation``: whether masks were drawn on the pictures as they are shown, or on the pixels
+        as stored, without EXIF's orientation. ``max_pixels`` of a picture that is decoded. ``draft``: see ``docs/data.md``. Raises
+        ``UserError`` for a file that is no COCO file, in which an id stands twice, or which has no mask."""
+        self.pictures = Pictures("coco_regions", draft=draft, orientation=orientation, max_pixels=max_pixels)
         self.empty_masks = empty_masks
         if text not in ("annotation", "category", "none"):
             raise ValueError(f"text must be annotation, category or none, not {text}.")
         self._file = existing_file(Path(annotations).expanduser(), "coco_regions")
         self._folder, self.text = existing_folder(images, "coco_regions", "the pictures of the COCO file"), text
-        options = {"file": self._file.resolve(), "text": text, "crowds": crowds, "index": 2}
-        self._index = cached("coco_regions", options, stamp_of([self._file]), lambda _: _build(self._file, text, crowds))
+        if areas not in ("check", "ignore"):
+            raise ValueError(f"areas must be check or ignore, not {areas}.")
+        self._areas = areas == "check"
+        options = {"file": self._file.resolve(), "text": text, "crowds": crowds, "empty_masks": empty_masks, "index": 3}
+        build = partial(_coco.build, self._file, "coco_regions", text, crowds, empty_masks)
+        self._index = cached("coco_regions", options, stamp_of([self._file]), lambda _: build())
         if not len(self._index["begin"]):
-            raise UserError(f"coco_regions: {self._file} has no annotation to use; check it, or set crowds.")
+            told = usage_of_index(self._index)
+            none = {one.reason for one in told.left_out} == {"no mask"}
+            raise UserError(f"coco_regions: {self._file} has {'no masks' if none else 'no annotation to use'}: {told}.")
         self._chosen = spread(len(self._index["begin"]), max_samples)
 
     def __len__(self) -> int:
@@ -59,28 +74,31 @@ class CocoRegions:
     def __getitem__(self, index: int) -> Region:
         row, arrays = int(self._chosen[index]), self._index
         number = int(arrays["number"][row])
-        annotation = _json.read_object(self._file, int(arrays["begin"][row]), int(arrays["length"][row]), f"annotation #{row}")
-        sample = f"{annotation['id']}/{max(number, 0)}"
-        picture = int(arrays["picture"][row])
-        if picture < 0:
-            raise BadSample("not in images", sample, str(annotation.get("image_id")))
-        height, width = (int(side) for side in arrays["size"][picture])
-        empty = self.empty_masks and annotation.get("segmentation") == []
-        mask = None if empty else _rle.annotated(annotation, height, width, sample)  # [H, W]
+        begin, length = int(arrays["begin"][row]), int(arrays["length"][row])
+        annotation = _json.read_object(self._file, begin, length, f"annotation at byte {begin}")
+        name = annotation.get("id")
+        sample = f"{f'byte {begin}' if name is None else name}/{max(number, 0)}"
         caption = self._caption(annotation, number, row)
-        if caption is not None and not caption.strip():
+        if caption is not None and not sound(caption, sample).strip():
             raise BadSample("blank caption", sample)
-        name = PurePosixPath(arrays.text("file", picture))
-        if name.is_absolute() or ".." in name.parts:
-            raise BadSample("damaged annotation", sample, "a picture outside the folder")
-        image, factor = self.pictures.view(self._folder / name, sample, (height, width))  # [H, W, 3]
-        return Region(
-            id=sample,
-            image=image,
-            mask=np.zeros(image.shape[:2], bool) if mask is None else _rle.reduced(mask, factor, sample),
-            caption=caption.strip() if caption else None,
-            category=self._category(row),
-        )
+        picture = int(arrays["picture"][row])
+        file = named_file(self._folder, arrays.text("file", picture), sample, unique=bool(arrays["unique"][0]))
+        image, mask = self._view(file, annotation, picture, sample)
+        caption = caption.strip() if caption else None
+        return Region(id=sample, image=image, mask=mask, caption=caption, category=self._category(row))
+
+    def _view(self, file: Path, annotation: dict[str, Any], picture: int, sample: str) -> tuple[np.ndarray, np.ndarray]:
+        """[H, W, 3] uint8 and [H, W] bool. The picture's own size counts where the file has none."""
+        height, width = (int(side) for side in self._index["size"][picture])
+        unknown = min(height, width) < 1
+        if unknown:
+            image, factor = self.pictures.picture(file, sample), 1  # [H, W, 3]
+            height, width = image.shape[:2]
+        empty = self.empty_masks and annotation.get("segmentation") == []
+        mask = None if empty else _rle.annotated(annotation, height, width, sample, self._areas)  # [H, W]
+        if not unknown:
+            image, factor = self.pictures.view(file, sample, (height, width))  # [H, W, 3]
+        return image, np.zeros(image.shape[:2], bool) if mask is None else _rle.reduced(mask, factor, sample)
 
     def _category(self, row: int) -> str | None:
         """The name that ``categories`` gives, if it gives one."""
@@ -90,11 +108,16 @@ class CocoRegions:
     def _caption(self, annotation: dict[str, Any], number: int, row: int) -> str | None:
         if self.text == "category":
             return self._index.text("category", int(self._index["class"][row]))
-        return _texts(annotation)[number] if number >= 0 else None
+        return _coco.texts_of(annotation)[number] if number >= 0 else None
+
+    def picture_files(self) -> Iterator[StoredPicture]:
+        """Of the regions taken."""
+        return _coco.stored(self._folder, self._index, np.asarray(self._chosen))
 
     def usage(self) -> list[Usage]:
-        """Of the annotations of the file."""
-        return [usage_of_index(self._index, len(self._chosen), len(self._index["begin"]))]
+        """Of the annotations of the file, and how unusual pictures were read."""
+        usage = usage_of_index(self._index, len(self._chosen), len(self._index["begin"]))
+        return [replace(usage, notes=usage.notes + self.pictures.notes())]
 
     def images(self) -> list[list[int]]:
         """Indices grouped by picture, in order."""
@@ -102,47 +125,3 @@ class CocoRegions:
         for index, row in enumerate(self._chosen):
             groups.setdefault(int(self._index["picture"][row]), []).append(index)
         return list(groups.values())
-
-    def coco_images(self) -> set[int]:
-        """Ids of the pictures used, where they are numbers."""
-        ids = self._index["image_id"]
-        return {int(ids[picture]) for picture in np.unique(self._index["picture"][np.asarray(self._chosen)]) if picture >= 0} - {-1}
-
-
-def _texts(annotation: dict[str, Any]) -> list[str]:
-    given = annotation.get("caption", annotation.get("captions", annotation.get("phrases")))
-    return [text if isinstance(text, str) else "" for text in (given if isinstance(given, list) else [given] if given is not None else [])]
-
-
-def _build(path: Path, text: str, crowds: bool) -> dict[str, np.ndarray]:
-    content = _json.read_text(path, "coco_regions")
-    try:
-        places = {key: begin for key, begin, _ in _json.members(content)}
-        pictures = [one for one, _, _ in _json.elements(content, places["images"])]
-        categories = [one for one, _, _ in _json.elements(content, places["categories"])] if "categories" in places else []
-        picture_rows = {one["id"]: row for row, one in enumerate(pictures)}
-        class_rows = {one["id"]: row for row, one in enumerate(categories)}
-        rows, entries, tally = [], 0, Tally("annotations")
-        for one, begin, end in watched("coco_regions", len(content), _json.elements(content, places["annotations"])):
-            entries += 1
-            if one.get("iscrowd") and not crowds:
-                tally.leave("crowd", str(one.get("id")), advice="CVAT marks every brush mask so: crowds: true takes them")
-                continue
-            count = len(_texts(one)) if text == "annotation" else 0
-            kind = class_rows[one["category_id"]] if text == "category" else class_rows.get(one.get("category_id"), -1)
-            one["id"]  # every region is named by it
-            rows += [(begin, end - begin, picture_rows.get(one["image_id"], -1), n, kind) for n in (range(count) if count else [-1])]
-        table = np.array(rows, np.int64).reshape(-1, 5)
-        return {
-            "begin": table[:, 0],
-            **{name: table[:, place].astype(np.int32) for place, name in enumerate(("length", "picture", "number", "class"), start=1)},
-            "size": np.array([(one["height"], one["width"]) for one in pictures], np.int32).reshape(-1, 2),
-            "image_id": np.array([one["id"] if isinstance(one["id"], int) else -1 for one in pictures], np.int64),
-            **pack("file", [_json.utf8(one["file_name"]) for one in pictures]),
-            **pack("category", [_json.utf8(one["name"]) for one in categories]),
-            **tally.arrays(entries),
-        }
-    except (KeyError, TypeError, AttributeError, OverflowError) as fault:
-        raise UserError(f"coco_regions: {path} is no COCO instances file ({fault} is missing or of another kind).") from fault
-    except (json.JSONDecodeError, ValueError, RecursionError) as fault:
-        raise UserError(f"coco_regions: {path} cannot be read as JSON ({fault}); fetch it again.") from fault

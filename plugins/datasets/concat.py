@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterator
 from itertools import accumulate
 from typing import Annotated
 
-from core.contracts import Dataset, Usage, Within
+from core.contracts import Dataset, StoredPicture, Usage, Within
 from plugins.datasets._usage import usages
-from plugins.datasets._wrapping import Wrapping, coco_pictures, picture_groups
+from plugins.datasets._wrapping import Wrapping, coco_pictures, picture_groups, stored_pictures
 
 
 class Concat(Wrapping):
@@ -42,6 +43,10 @@ class Concat(Wrapping):
     def coco_images(self) -> set[int]:
         """Those of all parts."""
         return set().union(*(coco_pictures(part) for part in self._parts))
+
+    def picture_files(self) -> Iterator[StoredPicture]:
+        """Those of the data inside."""
+        return stored_pictures(self._parts)
 
     def usage(self) -> list[Usage]:
         """Those of all parts."""

@@ -10,17 +10,21 @@ the places of the regions are kept. The tars' ``.pickle`` members are never open
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
 
-from core.contracts import BadSample, Count, Region, UserError, offers
+from core.contracts import BadSample, Count, Region, StoredPicture, Usage, UserError, offers
 from plugins.datasets import _json, _recognize, _rle, _tar
 from plugins.datasets._build import watched
 from plugins.datasets._cache import cached, pack, stamp_of
 from plugins.datasets._index import existing_file, existing_folder, spread
 from plugins.datasets._pictures import Pictures
+from plugins.datasets._text import sound
+from plugins.datasets._usage import Tally, usage_of_index
 
 _FRAME = re.compile(r"(.+)\.(\d{1,9})\.jpe?g")  # key . number . jpg
 _COCO_ID = re.compile(r"(?:.*\D)?(\d{1,12})")  # also COCO_train2014_000000000139
@@ -68,7 +72,9 @@ class Dam:
         if "mask_rle" not in region:
             raise BadSample("damaged annotation", sample, "no mask_rle")
         caption = region.get("caption")
-        caption = _TAGS.sub(" ", caption).strip() if isinstance(caption, str) else ""  # the tags mean "picture here" to chat code
+        caption = (
+            _TAGS.sub(" ", sound(caption, sample)).strip() if isinstance(caption, str) else ""
+        )  # the tags mean "picture here" to chat code
         if not caption:
             raise BadSample("blank caption", sample)
         masks = region["mask_rle"] if isinstance(region["mask_rle"], list) else [region["mask_rle"]]
@@ -80,6 +86,22 @@ class Dam:
         rle = masks[chosen]
         image, factor = self.pictures.view(_tar.read(tar, name, sample), sample, tuple(rle["size"]))  # [H, W, 3]
         return Region(id=sample, image=image, mask=_rle.decode(rle, sample, factor), caption=caption)
+
+    def picture_files(self) -> Iterator[StoredPicture]:
+        """The members of the tars that are named by the key of a region taken; of SAV, whose pictures are frames, none."""
+        if self.split == "SAV":
+            return
+        used = np.unique(self._index["rows"][np.asarray(self._chosen), 0]).tolist()
+        names = {name for key in (self._index.text("key", row) for row in used) for name in _picture_names(key, {})}
+        for tar in sorted((self.folder / "images").glob("*.tar")):
+            with suppress(BadSample):  # counted where it is drawn from
+                for name, offset, size in _tar.members(tar, "").all():
+                    if PurePosixPath(name).name in names:
+                        yield StoredPicture(tar, offset, size)
+
+    def usage(self) -> list[Usage]:
+        """Of the regions that ``annotations.json`` lists."""
+        return [usage_of_index(self._index, len(self._chosen), len(self._index["rows"]))]
 
     def images(self) -> list[list[int]]:
         """Indices grouped by picture, in order."""
@@ -137,17 +159,23 @@ def _frame_names(members: _tar.Members, key: str, region: dict[str, Any], frame:
 
 def _build(path: Path, source: str) -> dict[str, np.ndarray]:
     """Keys in order and, for each region, [n, 3] int32 key, place and length, and [n] int64 where its JSON begins."""
-    text = _json.read_text(path, source)
-    places: dict[str, list[tuple[int, int]]] = {}  # (begin, end); of a key given twice the last counts
+    places, tally, entries = dict[str, list[tuple[int, int]]](), Tally("regions"), 0
     try:
-        for key, begin, end in watched(source, len(text), _json.members(text)):
-            places[key] = [(first, last) for _, first, last in _json.elements(text, begin)] if text[begin] == "[" else [(begin, end)]
+        document = _json.Document(path, source)
+        for key, begin, end in watched(source, len(document), document.members()):
+            of_list = document.is_array(begin)
+            found = [(first, last) for _, first, last in document.elements(begin)] if of_list else [(begin, end)]
+            entries += max(1, len(found))
+            if not found:
+                tally.leave("key without a region", key)
+            places[key] = [document.span(first, last) for first, last in found]
     except (ValueError, RecursionError) as fault:
-        raise UserError(f"{source}: {path} is damaged or no mapping of keys to regions ({fault}); fetch it again.") from fault
+        raise UserError(f"{source}: {path} is no mapping of keys to regions, or damaged ({fault}).") from fault
     keys = sorted(places)
-    rows = [(number, place, end - begin) for number, key in enumerate(keys) for place, (begin, end) in enumerate(places[key])]
+    rows = [(number, place, length) for number, key in enumerate(keys) for place, (_, length) in enumerate(places[key])]
     begins = [begin for key in keys for begin, _ in places[key]]
-    return pack("key", keys) | {"rows": np.array(rows, np.int32).reshape(-1, 3), "begin": np.array(begins, np.int64)}
+    arrays: dict[str, np.ndarray] = {"rows": np.array(rows, np.int32).reshape(-1, 3), "begin": np.array(begins, np.int64)}
+    return pack("key", keys) | arrays | tally.arrays(entries)
 
 
 @offers(recognizes=_recognize.dam("SAV"))

@@ -7,16 +7,16 @@ reading. What was found is kept (``_facts``), whatever the conditions are.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Annotated
 
 import numpy as np
 
-from core.contracts import BadSample, Dataset, LeftOut, Region, Share, Usage, UserError, Within
+from core.contracts import BadSample, Dataset, LeftOut, Region, Share, StoredPicture, Usage, UserError, Within
 from plugins.datasets._facts import facts
 from plugins.datasets._usage import usages
-from plugins.datasets._wrapping import Wrapping, coco_pictures, picture_groups
+from plugins.datasets._wrapping import Wrapping, coco_pictures, picture_groups, stored_pictures
 
 
 class Filter(Wrapping):
@@ -94,6 +94,10 @@ class Filter(Wrapping):
     def coco_images(self) -> set[int]:
         """Those of the data inside, also of pictures of which nothing is left."""
         return coco_pictures(self.data)
+
+    def picture_files(self) -> Iterator[StoredPicture]:
+        """Those of the data inside, also of pictures of which nothing is left."""
+        return stored_pictures([self.data])
 
     def usage(self) -> list[Usage]:
         """Those of the data inside, and its own."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from core.contracts import Count, Dataset, Usage
+from collections.abc import Iterator
+
+from core.contracts import Count, Dataset, StoredPicture, Usage
 from plugins.datasets._usage import usages
-from plugins.datasets._wrapping import Wrapping, coco_pictures, picture_groups
+from plugins.datasets._wrapping import Wrapping, coco_pictures, picture_groups, stored_pictures
 
 
 class Repeat(Wrapping):
@@ -37,6 +39,10 @@ class Repeat(Wrapping):
     def coco_images(self) -> set[int]:
         """Those of the data inside."""
         return coco_pictures(self.data)
+
+    def picture_files(self) -> Iterator[StoredPicture]:
+        """Those of the data inside."""
+        return stored_pictures([self.data])
 
     def usage(self) -> list[Usage]:
         """That of the data inside."""

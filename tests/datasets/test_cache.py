@@ -15,7 +15,6 @@ from benchmarks import index as benchmark
 from plugins.datasets import _build
 from plugins.datasets._build import line_starts, over_files, watched
 from plugins.datasets._cache import Index, cached, pack, stamp_of
-from plugins.datasets._json import elements, members
 from plugins.datasets._listing import listing
 from plugins.datasets.sa1b import Sa1b
 
@@ -202,18 +201,3 @@ def test_starts_of_lines(tmp_path: Path, end: str) -> None:
     path.write_bytes(("\n".join(lines) + end).encode())
     data = path.read_bytes()
     assert [data[start:].split(b"\n")[0].strip() for start in line_starts(path, 7)] == [b"a", b"longer than sixteen characters", b"b"]
-
-
-def test_places_in_json_are_those_of_the_values() -> None:
-    value = {"é": [1, {"a": "]"}], "b": [], "c": {"x": [2]}, "d": "}"}
-    for indent in (None, 2):
-        data = json.dumps(value, ensure_ascii=False, indent=indent).encode()
-        text = data.decode("latin1")
-        found = {key: json.loads(data[begin:end]) for key, begin, end in members(text)}
-        assert found == value
-        places = {key: begin for key, begin, _ in members(text)}
-        assert [json.loads(data[begin:end]) for _, begin, end in elements(text, places["é"])] == value["é"]
-        assert list(elements(text, places["b"])) == []
-    for damaged in ("", "{", '{"a" 1}', '{"a": 1', '{"a": 1,}', "{1: 2}", "[]"):
-        with pytest.raises(ValueError, match=r".+"):
-            list(members(damaged))

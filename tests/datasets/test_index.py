@@ -13,7 +13,8 @@ from PIL import ImageFile
 from core.contracts import BadSample, UserError
 from core.pixels import MAX_PIXELS
 from plugins.datasets import _tar
-from plugins.datasets._index import read_json, spread
+from plugins.datasets._index import spread
+from plugins.datasets._json import read_json
 from plugins.datasets._pictures import Pictures
 
 

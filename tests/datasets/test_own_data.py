@@ -43,7 +43,6 @@ def test_texts_each_give_a_region(tmp_path: Path) -> None:
     assert [int(region.image[0, 0, 0]) for region in regions] == [50, 200, 50, 50]
     assert regions[0].mask[2:6, 2:6].all()
     assert dataset.images() == [[0, 2, 3], [1]]
-    assert dataset.coco_images() == {7, 9}
 
 
 def test_category_names_crowds_and_no_text(tmp_path: Path) -> None:
@@ -65,9 +64,8 @@ def test_categories_and_phrases_without_a_target(tmp_path: Path) -> None:
     assert [dataset[i].caption for i in (2, 3)] == ["no cup", "no pan"]
     assert dataset[2].mask.shape == (10, 20)
     assert not dataset[2].mask.any()
-    for data, index in ((CocoRegions(**options), 2), (dataset, 4)):  # not asked for, and damaged
-        with pytest.raises(BadSample, match="damaged mask"):
-            data[index]
+    assert [(one.reason, one.count) for one in dataset.usage()[0].left_out] == [("no mask", 1)]  # a polygon without points
+    assert [(one.reason, one.count) for one in CocoRegions(**options).usage()[0].left_out] == [("no mask", 2)]  # not asked for
 
 
 def test_a_line_without_a_target(tmp_path: Path) -> None:
@@ -106,11 +104,10 @@ def test_lines_with_wrong_texts(tmp_path: Path, row: dict[str, Any], reason: str
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"image_id": 8}, "not in images"),
         ({"caption": " "}, "blank caption"),
-        ({"segmentation": []}, "damaged mask"),
+        ({"segmentation": [[2, 2, 6]]}, "damaged mask"),
         ({"segmentation": {"size": [10, 20], "counts": [200]}, "area": 0}, "empty mask"),
-        ({"segmentation": {"size": [10, 20], "counts": [0, 50, 150]}, "area": 90}, "damaged mask"),
+        ({"segmentation": {"size": [10, 20], "counts": [0, 50, 150]}, "area": 900}, "mask is not that of its area and box"),
         ({"segmentation": {"size": [20, 10], "counts": [0, 50, 150]}, "area": 50}, "mask and picture differ in size"),
     ],
 )
@@ -175,12 +172,9 @@ def test_lines_of_a_folder(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ("{", "damaged line"),
-        ("[" * 10**5, "damaged line"),
-        ([1], "damaged line"),
         ({"mask": "m.png"}, "damaged line"),
-        ({"image": "/etc/passwd", "mask": "m.png"}, "damaged line"),
-        ({"image": "../a.jpg", "mask": "m.png"}, "damaged line"),
+        ({"image": "/etc/passwd", "mask": "m.png"}, "picture outside the folder"),
+        ({"image": "../a.jpg", "mask": "m.png"}, "picture outside the folder"),
         ({"image": "a.jpg", "mask": "m.png", "caption": ""}, "blank caption"),
         ({"image": "a.jpg", "mask": "absent.png"}, "missing mask"),
         ({"image": "a.jpg", "mask": "small.png"}, "mask and picture differ in size"),
@@ -194,6 +188,46 @@ def test_unusable_lines(folder: Path, row: Any, reason: str) -> None:
     with pytest.raises(BadSample) as fault:
         FolderRegions(root=folder)[0]
     assert fault.value.reason == reason
+
+
+@pytest.mark.parametrize("bad", ["{", "[" * 10**5, "[1]"])
+def test_damaged_lines_among_others_and_alone(folder: Path, bad: str) -> None:
+    lines(folder, bad, {"image": "a.jpg", "mask": "m.png"})
+    with pytest.raises(BadSample, match="damaged line"):
+        FolderRegions(root=folder)[0]
+    assert FolderRegions(root=folder)[1].mask.sum() == 4
+    (folder / "regions.jsonl").write_text(bad)
+    with pytest.raises(UserError, match=r"regions\.jsonl (is neither one JSON object a line|has something else than an object)"):
+        FolderRegions(root=folder)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32-be"])
+@pytest.mark.parametrize("way", ["lines", "windows", "commas", "array", "pretty", "pretty array"])
+def test_objects_in_any_arrangement(folder: Path, encoding: str, way: str) -> None:
+    rows = [{"image": "a.jpg", "mask": "m.png", "caption": f"a tasse é {number} 😀", "id": number} for number in range(3)]
+    one_a_line = [json.dumps(row, ensure_ascii=False) for row in rows]
+    text = {
+        "lines": "\n".join(one_a_line) + "\n",
+        "windows": "\r\n \r\n".join(one_a_line),
+        "commas": ",\n".join(one_a_line) + ",",
+        "array": json.dumps(rows),
+        "pretty": "\n".join(json.dumps(row, indent=2) for row in rows),
+        "pretty array": "\n" + json.dumps(rows, indent=1, ensure_ascii=False),
+    }[way]
+    (folder / "regions.jsonl").write_bytes(text.encode(encoding))
+    if way == "commas" and encoding in ("utf-16", "utf-32-be"):
+        with pytest.raises(UserError, match="neither one JSON object a line nor an array"):
+            FolderRegions(root=folder)
+        return
+    dataset = FolderRegions(root=folder)
+    assert [(dataset[i].id, dataset[i].caption) for i in range(len(dataset))] == [(str(row["id"]), row["caption"]) for row in rows]
+
+
+def test_a_coco_file_is_no_list_of_lines(folder: Path) -> None:
+    for indent in (None, 1):
+        (folder / "regions.jsonl").write_text(json.dumps({"images": [], "annotations": []}, indent=indent))
+        with pytest.raises(UserError, match="is a COCO file: use coco_regions"):
+            FolderRegions(root=folder)
 
 
 def test_an_empty_or_missing_file(folder: Path) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -55,7 +57,7 @@ def test_empty_mask_of_sa_v() -> None:
         {"size": [2, 2], "counts": [3]},
         {"size": [2, 2], "counts": [5]},
         {"size": [2, 2], "counts": [6, -2]},
-        {"size": [2, 2], "counts": [4.0]},
+        {"size": [2, 2], "counts": [3.5, 0.5]},
         {"size": [2, 2], "counts": []},
         {"size": [2, 2], "counts": ""},
         {"size": [2, 2], "counts": "é"},
@@ -64,7 +66,7 @@ def test_empty_mask_of_sa_v() -> None:
         {"size": [2, 2], "counts": "ooooooooooooooooooooooooo0"},
         {"size": [2, 2], "counts": "oo"},
         {"size": [2, 2], "counts": "T" + 30 * "P" + "0"},
-        {"size": [2.0, 2], "counts": [4]},
+        {"size": [2.5, 2], "counts": [5]},
         {"size": [-2, -2], "counts": [4]},
         {"size": [0, 2], "counts": [0]},
         {"size": [2, 2, 1], "counts": [4]},
@@ -112,8 +114,69 @@ def test_overlapping_polygons_are_joined_not_added() -> None:
     ],
 )
 def test_polygons_that_are_none_are_bad_samples(value: object) -> None:
-    with pytest.raises(BadSample, match="damaged mask"):
+    with pytest.raises(BadSample, match=r"damaged mask|polygon outside the picture"):
         _rle.segmentation(value, 10, 10, "x")
+
+
+SQUARE = np.pad(np.ones((4, 4), bool), ((2, 4), (2, 14)))  # [10, 20]
+FLAT = [2, 2, 6, 2, 6, 6, 2, 6]
+RUNS = {"size": [10, 20], "counts": [22, 4, 6, 4, 6, 4, 6, 4, 144]}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [FLAT],
+        FLAT,
+        tuple(FLAT),
+        [[[2, 2], [6, 2], [6, 6], [2, 6]]],
+        [[2, 2], [6, 2], [6, 6], [2, 6]],
+        [[str(number) for number in FLAT]],
+        [[*FLAT, *FLAT[:2]], [1, 1, 5, 5]],
+        RUNS,
+        [RUNS],
+        [RUNS, RUNS],
+        {"size": [10.0, 20], "counts": [float(run) for run in RUNS["counts"]]},
+        {"size": None, "counts": RUNS["counts"]},
+        {"counts": RUNS["counts"]},
+        {"size": [10, 20], "counts": coco.encode(np.asfortranarray(SQUARE, dtype=np.uint8))["counts"].decode()},
+        {"size": [10, 20], "counts": str(coco.encode(np.asfortranarray(SQUARE, dtype=np.uint8))["counts"])},
+    ],
+)
+def test_every_way_of_writing_one_mask(value: Any) -> None:
+    np.testing.assert_array_equal(_rle.segmentation(value, 10, 20, "x"), SQUARE)
+
+
+def test_shares_of_the_picture_are_no_pixels() -> None:
+    with pytest.raises(BadSample, match="multiply them by width and height"):
+        _rle.segmentation([[0.1, 0.1, 0.5, 0.1, 0.5, 0.9]], 10, 20, "x")
+
+
+@pytest.mark.parametrize(
+    ("said", "fits"),
+    [
+        ({"area": 16}, True),
+        ({"area": None}, True),
+        ({"area": 0}, True),
+        ({"area": 200}, True),  # the picture's
+        ({"area": 16.0, "bbox": [0, 0, 1, 1]}, True),  # the area is enough
+        ({"area": 9999, "bbox": [2, 2, 4, 4]}, True),  # the box is, too
+        ({"area": 9999, "bbox": [2, 2, 3, 3]}, True),  # the largest places themselves, as in SA-1B
+        ({"area": 9999, "bbox": [9, 2, 4, 4]}, False),
+        ({"area": 9999}, False),
+        ({"area": 9999, "bbox": [0, 0, 0, 0]}, False),
+        ({"area": float("nan")}, False),
+        ({"area": 0.08, "bbox": [0.1, 0.2, 0.2, 0.4]}, False),
+    ],
+)
+def test_an_area_that_is_not_the_mask_s_is_judged_by_the_box(said: dict[str, Any], fits: bool) -> None:
+    annotation = {"segmentation": RUNS, **said}
+    assert _rle.annotated(annotation, 10, 20, "x", check=False).sum() == 16
+    if fits:
+        assert _rle.annotated(annotation, 10, 20, "x").sum() == 16
+        return
+    with pytest.raises(BadSample, match=r"16 pixels.*areas: ignore"):
+        _rle.annotated(annotation, 10, 20, "x")
 
 
 def test_run_lengths_of_another_size_than_the_picture() -> None:

@@ -11,7 +11,7 @@ from pycocotools import mask as coco
 
 from core.contracts import BadSample, UserError
 from plugins.datasets import _rle, dam
-from plugins.datasets._index import read_json
+from plugins.datasets._json import read_json
 from plugins.datasets._refs import load_refs
 from plugins.datasets.openimages import OpenImages
 from plugins.datasets.refcoco import Refcoco
