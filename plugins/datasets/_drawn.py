@@ -103,7 +103,7 @@ class Drawn:
         height, width = size
         mask = np.zeros((height, width), bool)
         if shape.get("polygons"):
-            mask |= _rle.segmentation(shape["polygons"], height, width, sample)
+            mask |= _rle.segmentation(shape["polygons"], height, width, sample, limit=self.pictures.limit)
         for coded, left, top in shape.get("masks", ()):
             try:
                 data = base64.b64decode(coded, validate=True)

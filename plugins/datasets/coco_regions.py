@@ -95,7 +95,7 @@ class CocoRegions:
             image, factor = self.pictures.picture(file, sample), 1  # [H, W, 3]
             height, width = image.shape[:2]
         empty = self.empty_masks and annotation.get("segmentation") == []
-        mask = None if empty else _rle.annotated(annotation, height, width, sample, self._areas)  # [H, W]
+        mask = None if empty else _rle.annotated(annotation, height, width, sample, self._areas, limit=self.pictures.limit)  # [H, W]
         if not unknown:
             image, factor = self.pictures.view(file, sample, (height, width))  # [H, W, 3]
         return image, np.zeros(image.shape[:2], bool) if mask is None else _rle.reduced(mask, factor, sample)

@@ -94,13 +94,13 @@ class Sa1b:
             rle, area = annotation["segmentation"], annotation.get("area")
         except (OSError, ValueError, RecursionError, KeyError, IndexError, TypeError, AttributeError) as fault:
             raise BadSample("damaged annotation", f"{name}/#{position}", str(fault)) from fault
-        found = _rle.area(rle, sample)
+        found = _rle.area(rle, sample, limit=self.pictures.limit)
         if area is not None and found != area:
             raise BadSample("damaged mask", sample, f"{found} pixels where the file says {area}")
         if not found:
             raise BadSample("empty mask", sample)
         image, factor = self.pictures.view(self._picture(name, content), sample, tuple(rle["size"]))  # [H, W, 3]
-        mask = _rle.decode(rle, sample, factor)  # [H, W]
+        mask = _rle.decode(rle, sample, factor, limit=self.pictures.limit)  # [H, W]
         return Region(id=sample, image=image, mask=mask)
 
     def usage(self) -> list[Usage]:

@@ -49,7 +49,7 @@ def look(guess: Guess, others: list[Guess], samples: int, seconds: float, out: P
     for note in {note: None for usage in after for note in usage.notes if note.startswith("read so far")}:
         yield Finding("warn", "how it was read", note.removeprefix("read so far: "))
     out.mkdir(parents=True, exist_ok=True)
-    text = recipe_text(guess, captions=seen.captions > seen.read / 2)
+    text = recipe_text(guess, captions=2 * seen.captions > len(seen.shares))
     (out / "recipe.yaml").write_text(text, encoding="utf-8")
     left: list[LeftOut] = [one for usage in after for one in usage.left_out]
     write_page(out / "data.html", f"{guess.name}: {words}", seen.shown, seen.bad, left, len(dataset), seen.read, text)
