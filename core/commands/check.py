@@ -1,7 +1,8 @@
 """``python -m core.check RECIPE [key=value ...]``: looks at everything a run will need, before the run.
 
 Use it first on a new server. It checks paths, data (by drawing samples as the run would), sizes, devices and disk. No weights
-are loaded. Exit code 0, or 1 if something failed, or 2 for a recipe that is wrong.
+are loaded. ``--data PATH`` looks at data of one's own that no recipe names yet. Exit code 0, or 1 if something failed, or 2 for a recipe
+that is wrong or data that cannot be read.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ SECONDS = 40.0  # for drawing samples from all sources together
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     parser = argparse.ArgumentParser(prog=spoken("check"), description="Look at everything a recipe's run will need.")
-    parser.add_argument("recipe", metavar="RECIPE")
+    parser.add_argument("recipe", metavar="RECIPE", nargs="?")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for core.run")
+    about = "look at this folder or file of data instead of a recipe: what it is, how much of it is used, a page to scroll, a recipe"
+    parser.add_argument("--data", type=Path, metavar="PATH", help=about)
     parser.add_argument("--samples", type=int, default=200, metavar="N", help="samples drawn from each source (default 200)")
     seconds = f"for drawing from all sources together (default {SECONDS:g}); fewer samples are drawn where it is not enough"
     parser.add_argument("--seconds", type=float, default=SECONDS, metavar="S", help=seconds)
@@ -40,7 +43,13 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_intermixed_args(argv)
     if arguments.samples < 1:
         parser.error("--samples must be at least 1")
+    if arguments.data is not None and arguments.recipe is not None:
+        parser.error("give either a recipe or --data PATH")
+    if arguments.data is None and arguments.recipe is None:
+        parser.error("give a recipe, or --data PATH to look at data of your own")
     with Ending() as ending:
+        if arguments.data is not None:
+            return _own_data(arguments.data, arguments.samples, arguments.seconds, arguments.out, arguments.json)
         registry, recipe = Registry(), load(arguments.recipe, arguments.overrides)
         if faults := check(recipe, registry) or rehearse(recipe, registry, start=False, files=False):
             print("\n".join(map(str, faults)), file=sys.stderr)
@@ -61,6 +70,26 @@ def main(argv: list[str] | None = None) -> int:
             print(f"\n{', '.join(f'{count} {status}' for status, count in counts.items())}{sheets}")
         return int(failed)
     return ending.code
+
+
+def _own_data(path: Path, samples: int, seconds: float, out: Path | None, as_json: bool) -> int:
+    """``--data``: looks at data that no recipe names yet; returns the exit code."""
+    from core.preflight.own_data.guesses import guesses  # late: they import numpy and pictures
+    from core.preflight.own_data.look import look
+
+    findings, path = [], path.expanduser()
+    out = out or Path("runs") / f"data-{path.resolve().name}"
+    first, *others = guesses(path, Registry())
+    with _sheets(out):
+        for finding in look(first, others, samples, seconds, out):
+            findings.append(finding)
+            if not as_json:
+                _show(finding)
+    if as_json:
+        print(json.dumps({"findings": [asdict(finding) for finding in findings], "folder": str(out)}, indent=1))
+    else:
+        print(f"\n{(out / 'recipe.yaml').read_text(encoding='utf-8')}")
+    return int(any(finding.status == "fail" for finding in findings))
 
 
 def _findings(recipe: Recipe, registry: Registry, samples: int, seconds: float, out: Path) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ what a component declares is whole and spelt right.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
@@ -184,6 +185,24 @@ class ChecksKeys(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Recognized:
+    """A guess at what a folder or file is."""
+
+    sure: float  # 0 to 1; the surest of all data sets' guesses is taken
+    what: str  # in words, with a name that was found: "COCO annotations in a.json"
+    keys: Mapping[str, Any]  # the component's keys of a recipe that read it
+
+
+@runtime_checkable
+class Recognizes(Protocol):
+    """Of the component itself (see ``offers``): what of one's own data it could read, for ``core.check --data``."""
+
+    def recognizes(self, path: Path) -> Sequence[Recognized]:
+        """Its guesses at a folder or file, from names and little of what is in them; none: not mine."""
+        ...
+
+
 # ---------------------------------------------------------------------------------------------- loops
 
 
@@ -334,7 +353,7 @@ class ShowsTrainingSamples(Protocol):
 
 #: kind -> what a component of it may offer. Those of ``BEFORE_BUILDING`` are looked for on the component itself, not on what it builds.
 OPTIONAL: dict[str, tuple[type, ...]] = {
-    "datasets": (GroupsByPicture, KnowsCocoPictures, KnowsPictures, TellsUsage, KnowsItsFiles, Draws, ChecksKeys),
+    "datasets": (GroupsByPicture, KnowsCocoPictures, KnowsPictures, TellsUsage, KnowsItsFiles, Draws, ChecksKeys, Recognizes),
     "models": (
         ReportsChanges,
         VerifiesExport,
@@ -354,7 +373,7 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
     "evaluators": (ShowsPictures, WholeMetrics),
     "trackers": (InBackground, ShowsPanels, ShowsTrainingSamples),
 }
-BEFORE_BUILDING: tuple[type, ...] = (TellsFacts, ReadsFiles, ChecksKeys)
+BEFORE_BUILDING: tuple[type, ...] = (TellsFacts, ReadsFiles, ChecksKeys, Recognizes)
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

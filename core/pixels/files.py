@@ -33,8 +33,12 @@ _BEGINNINGS = (  # what people take for a picture, by its first bytes
 )
 
 
+def silent(_: str) -> None:
+    """For readers whose owner does not ask."""
+
+
 class Unreadable(Exception):
-    """A file that gives no pixels. ``reason`` is a short constant: missing, damaged, too large, no; ``detail`` says more."""
+    """A file that gives no pixels. ``reason`` is a short constant (missing, damaged, unknown, too large, no, ...); ``detail`` says more."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -99,4 +103,4 @@ def _unknown(source: Source) -> tuple[str, str]:
         return "no", named(source, "a video; take its frames out")
     if head[128:132] == b"DICM":
         return "no", named(source, "DICOM; export it as PNG")
-    return "damaged", named(source, "no format of a picture that is known here, such as JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000")
+    return "unknown", named(source, "no format of a picture that is known here, such as JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000")

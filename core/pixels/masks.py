@@ -12,8 +12,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from PIL import Image
 
-from core.pixels.files import MAX_PIXELS, Source, Tell, Unreadable, named, opened
-from core.pixels.pictures import silent
+from core.pixels.files import MAX_PIXELS, Source, Tell, Unreadable, named, opened, silent
 from core.pixels.turning import Orientation, back, orientation_of, turned, turns_itself
 
 Label: TypeAlias = int | str  # a palette's or grey level's number, or a colour as "#rrggbb"
@@ -137,12 +136,13 @@ def _of_palette(picture: Image.Image, opaque: np.ndarray | None, kind: MaskKind,
     used = np.flatnonzero(np.bincount(numbers[opaque] if opaque is not None else numbers.ravel(), minlength=256))
     codes = table[:, 0] << 16 | table[:, 1] << 8 | table[:, 2]  # [256]
     void = codes[_VOID] == _VOID_COLOUR
+    grey = (table[used, 0] == table[used, 1]).all() and (table[used, 0] == table[used, 2]).all()
+    if kind == "auto" and grey and not np.array_equal(table[used, 0], used):  # a mask in grey that a program has packed into a palette
+        levels = _Drawn(table[numbers, 0])
+        return levels if opaque is None else _cut_out(levels, opaque)
     if kind == "binary":
         values, one = (codes != 0)[numbers], True
     elif kind == "index" or codes[0] == 0 or (opaque is not None and 0 not in used):
-        grey = kind != "index" and (table[used, 0] == table[used, 1]).all() and (table[used, 0] == table[used, 2]).all()
-        if grey and not np.array_equal(table[used, 0], used):  # a soft mask that a program has packed into a palette
-            return _cut_out(_Drawn(table[numbers, 0]), opaque) if opaque is not None else _Drawn(table[numbers, 0])
         values, one = numbers, False
     elif len(used) == 2 and 0 in codes[used]:
         values, one = (codes != 0)[numbers], True
@@ -156,8 +156,12 @@ def _thresholded(picture: Image.Image, kind: MaskKind, source: Source, tell: Tel
     """[H, W] bool of a black and white mask whose edges a lossy format has blurred; None for a file stored without loss."""
     levels = np.asarray(picture.convert("RGB")).max(axis=2)  # [H, W] uint8
     counts = np.bincount(levels.ravel(), minlength=256)
-    if picture.format not in ("JPEG", "MPO") and np.count_nonzero(counts) <= 8:
-        return None
+    if (
+        picture.format not in ("JPEG", "MPO")
+        and np.count_nonzero(counts) <= 8
+        and (counts[1 : _NEAR + 1].any() or not counts[-_NEAR:].any())
+    ):
+        return None  # few values, small numbers among them
     near = counts[: _NEAR + 1].sum() + counts[256 - _NEAR :].sum()
     if kind == "index" or near < 0.9 * levels.size or (levels.max() < 256 - _NEAR and levels.any()):
         text = f"{picture.format} has blurred its values, and they are not black and white (the largest is {levels.max()}); save it as PNG"

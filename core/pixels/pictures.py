@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from core.pixels.files import MAX_PIXELS, Source, Tell, Unreadable, named, opened
+from core.pixels.files import MAX_PIXELS, Source, Tell, Unreadable, named, opened, silent
 from core.pixels.turning import Orientation, back, orientation_of, shown_size, turned, turns_itself
 
 FACTORS = (2, 4, 8)  # by which JPEGs can be reduced while they are decoded
@@ -18,10 +18,6 @@ _DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras, microscopes and scanners sto
 _ALIKE = 0.05  # of the logarithm of width over height, by which masks drawn on larger originals may differ
 _ALPHA = ("LA", "La", "RGBA", "RGBa", "PA")
 _OTHER_BYTE = {";16B": ";16L", ";16L": ";16B", ";16N": ";16B" if sys.byteorder == "little" else ";16L"}  # N: the machine's order
-
-
-def silent(_: str) -> None:
-    """For readers whose owner does not ask."""
 
 
 def read_picture(
@@ -111,7 +107,7 @@ def differ(mask: tuple[int, ...], picture: tuple[int, ...], orientation: int = 1
 
 
 def rgb_of(picture: Image.Image, tell: Tell = silent) -> np.ndarray:
-    """[H, W, 3] uint8 of an opened picture as it is stored. Raises ``Unreadable`` for colours that are not read."""
+    """[H, W, 3] uint8 of an opened picture as it is stored. Raises ``Unreadable``."""
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return np.array(picture)
     if picture.mode in ("I", "F") or picture.mode.startswith("I;"):
@@ -123,10 +119,7 @@ def rgb_of(picture: Image.Image, tell: Tell = silent) -> np.ndarray:
         tell("transparent pictures: shown on white")
         white = Image.new("RGBA", over.size, "white")
         return np.array(Image.alpha_composite(white, over).convert("RGB"))
-    try:
-        return np.array(picture.convert("RGB"))  # 1, L, P, CMYK, YCbCr, HSV
-    except ValueError as fault:
-        raise Unreadable("no", f"its colours are {picture.mode}, which is not read here; save it as RGB") from fault
+    return np.array(picture.convert("RGB"))  # 1, L, P, CMYK, YCbCr, HSV, LAB
 
 
 def _levels(values: np.ndarray, tell: Tell) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from PIL import Image
 
-from core.pixels.files import Tell
+from core.pixels.files import Tell, silent
 
 #: ``shown``: as every viewer shows the picture; ``stored``: as its pixels stand in the file.
 Orientation: TypeAlias = Literal["shown", "stored"]
@@ -42,10 +42,10 @@ def back(orientation: int) -> int:
     return {6: 8, 8: 6}.get(orientation, orientation)
 
 
-def orientation_of(picture: Image.Image, tell: Tell) -> int:
+def orientation_of(picture: Image.Image, tell: Tell = silent) -> int:
     """1 to 8; 1 where the file says nothing, or nothing that is one. Costs nothing where the file carries no such data."""
-    if picture.format == "TIFF":
-        found = picture.tag_v2.get(_TAG)  # type: ignore[attr-defined]
+    if turns_itself(picture):
+        found = getattr(picture, "tag_v2", {}).get(_TAG)
     elif any(key in picture.info for key in _CARRIERS):
         try:
             found = picture.getexif().get(_TAG)

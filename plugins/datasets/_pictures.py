@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -58,7 +57,7 @@ class Pictures:
         """[H, W, 3] uint8 RGB. Raises ``BadSample``."""
         return self.view(source, sample)[0]
 
-    def mask(self, source: Path, sample: str, kind: MaskKind = "auto", label: Label | None = None) -> np.ndarray:
+    def mask(self, source: Source, sample: str, kind: MaskKind = "auto", label: Label | None = None) -> np.ndarray:
         """[H, W] bool of its own size. Raises ``BadSample``."""
 
         def read() -> np.ndarray:
@@ -79,4 +78,5 @@ class Pictures:
                 raise BadSample(f"mask and picture differ in {'shape' if scaled else 'size'}", sample, fault.detail) from fault
             if fault.reason == "too large":
                 raise BadSample(f"{what} too large", sample, fault.detail + self._raise) from fault
-            raise BadSample(f"{fault.reason} {what}", sample, fault.detail) from fault
+            reason = "damaged" if fault.reason == "unknown" else fault.reason
+            raise BadSample(f"{reason} {what}", sample, fault.detail) from fault

@@ -23,12 +23,13 @@ from core.pixels import MAX_PIXELS
 _PARTS = 10_000  # of one mask
 
 
-def decode(rle: Any, sample: str, factor: int = 1) -> np.ndarray:
+def decode(rle: Any, sample: str, factor: int = 1, *, limit: int = MAX_PIXELS) -> np.ndarray:
     """[ceil(H / factor), ceil(W / factor)] bool. Raises ``BadSample`` for anything that is no valid run-length mask.
 
-    Only the columns that hold something are expanded; with a ``factor`` the mask is that of ``reduced(decode(...))``.
+    Only the columns that hold something are expanded; with a ``factor`` the mask is that of ``reduced(decode(...))``. ``limit``: of
+    pixels.
     """
-    height, width, runs = _runs(rle, sample)
+    height, width, runs = _runs(rle, sample, limit)
     mask = np.zeros((-(-height // factor), -(-width // factor)), bool)
     on = np.flatnonzero(runs[1::2])
     if not len(on):
@@ -65,16 +66,18 @@ def reduced(mask: np.ndarray, factor: int, sample: str, width: int | None = None
     return small
 
 
-def area(rle: Any, sample: str) -> int:
+def area(rle: Any, sample: str, *, limit: int = MAX_PIXELS) -> int:
     """Pixels of the mask, without decoding it. Raises ``BadSample`` as ``decode`` does."""
-    return int(_runs(rle, sample)[2][1::2].sum())
+    return int(_runs(rle, sample, limit)[2][1::2].sum())
 
 
-def annotated(annotation: dict[str, Any], height: int, width: int, sample: str, check: bool = True) -> np.ndarray:
+def annotated(
+    annotation: dict[str, Any], height: int, width: int, sample: str, check: bool = True, *, limit: int = MAX_PIXELS
+) -> np.ndarray:
     """[height, width] bool of a COCO annotation. Raises ``BadSample`` also for an empty mask, and, with ``check``, for run lengths that
     give neither the ``area`` nor the ``bbox`` of the annotation. The area of polygons is not counted in pixels and not compared."""
     value = annotation.get("segmentation")
-    mask = segmentation(value, height, width, sample)
+    mask = segmentation(value, height, width, sample, limit=limit)
     found = int(np.count_nonzero(mask))
     if not found:
         raise BadSample("empty mask", sample)
@@ -110,17 +113,17 @@ def _unlike(annotation: dict[str, Any], mask: np.ndarray, found: int) -> str:
     return f"{found} pixels, where the file says area {said}"
 
 
-def segmentation(value: Any, height: int, width: int, sample: str) -> np.ndarray:
+def segmentation(value: Any, height: int, width: int, sample: str, *, limit: int = MAX_PIXELS) -> np.ndarray:
     """[height, width] bool of a COCO ``segmentation``, all its parts OR-ed: polygons, one polygon alone, a run-length mask, or several."""
     if isinstance(value, dict):
-        mask = decode(value if value.get("size") else {**value, "size": [height, width]}, sample)
+        mask = decode(value if value.get("size") else {**value, "size": [height, width]}, sample, limit=limit)
         if mask.shape != (height, width):
             raise BadSample("mask and picture differ in size", sample, f"{mask.shape} and {(height, width)}")
         return mask
     if isinstance(value, list) and value and all(isinstance(part, dict) and "counts" in part for part in value):  # as in COCO-Stuff 10k
-        return np.logical_or.reduce([segmentation(part, height, width, sample) for part in value[:_PARTS]])
-    if height < 1 or width < 1 or height * width > MAX_PIXELS:
-        raise BadSample("mask too large", sample, f"{height}x{width}")
+        return np.logical_or.reduce([segmentation(part, height, width, sample, limit=limit) for part in value[:_PARTS]])
+    if height < 1 or width < 1 or height * width > limit:
+        raise BadSample("mask too large", sample, _large(height, width, limit))
     polygons = [part for part in _polygons(value, sample) if part.size >= 6]  # with 4 numbers pycocotools sees a box
     if not polygons:
         raise BadSample("damaged mask", sample, "no polygon of three points")
@@ -152,7 +155,11 @@ def _polygons(value: Any, sample: str) -> list[np.ndarray]:
     return polygons
 
 
-def _runs(rle: Any, sample: str) -> tuple[int, int, np.ndarray]:
+def _large(height: int, width: int, limit: int) -> str:
+    return f"{width}x{height}, more than {limit:,} pixels; where the file is to be trusted, raise max_pixels if the source has it"
+
+
+def _runs(rle: Any, sample: str, limit: int) -> tuple[int, int, np.ndarray]:
     """(height, width, runs [n] int64), checked."""
     size = rle.get("size") if isinstance(rle, dict) else None
     if isinstance(size, list | tuple):  # also as floats
@@ -160,18 +167,18 @@ def _runs(rle: Any, sample: str) -> tuple[int, int, np.ndarray]:
     if not (isinstance(size, list | tuple) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)):
         raise BadSample("damaged mask", sample, "no run-length mask with a size of [height, width]")
     height, width = size
-    if height * width > MAX_PIXELS:
-        raise BadSample("mask too large", sample, f"{height}x{width}")
+    if height * width > limit:
+        raise BadSample("mask too large", sample, _large(height, width, limit))
     counts = rle.get("counts")
-    runs = _expand(counts, sample) if isinstance(counts, str | bytes) else _listed(counts, sample)
+    runs = _expand(counts, sample) if isinstance(counts, str | bytes) else _listed(counts, sample, limit)
     # one by one bounded first: a sum of absurd runs could wrap around to the right number
     if (runs < 0).any() or (runs > height * width).any() or int(runs.sum()) != height * width:
         raise BadSample("damaged mask", sample, f"the runs do not add up to {height}x{width}")
     return height, width, runs
 
 
-def _listed(counts: Any, sample: str) -> np.ndarray:
-    if not (isinstance(counts, list) and counts and all(type(run) in (int, float) and 0 <= run <= MAX_PIXELS for run in counts)):
+def _listed(counts: Any, sample: str, limit: int) -> np.ndarray:
+    if not (isinstance(counts, list) and counts and all(type(run) in (int, float) and 0 <= run <= limit for run in counts)):
         raise BadSample("damaged mask", sample, "counts is neither a string nor a list of run lengths")
     runs = np.array(counts, dtype=np.float64).astype(np.int64)  # exact: floats hold whole numbers of that size
     if (runs != counts).any():

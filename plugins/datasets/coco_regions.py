@@ -7,6 +7,7 @@ The file is walked once for the places of its annotations (``_coco``); afterward
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,8 @@ from typing import Any, Literal
 import numpy as np
 
 from core.contracts import BadSample, Count, Region, StoredPicture, Usage, UserError
-from plugins.datasets import _coco, _json, _rle
+from core.pixels import MAX_PIXELS
+from plugins.datasets import _coco, _json, _recognize, _rle
 from plugins.datasets._cache import cached, stamp_of
 from plugins.datasets._index import existing_file, existing_folder, spread
 from plugins.datasets._names import named_file
@@ -26,6 +28,8 @@ from plugins.datasets._usage import usage_of_index
 class CocoRegions:
     """One region for each annotation and text; ids are ``{annotation id}/{number of the text}``."""
 
+    recognizes = staticmethod(_recognize.coco)
+
     def __init__(
         self,
         *,
@@ -35,15 +39,19 @@ class CocoRegions:
         crowds: bool = False,
         empty_masks: bool = False,
         areas: Literal["check", "ignore"] = "check",
+        orientation: Literal["shown", "stored"] = "shown",
         max_samples: Count | None = None,
+        max_pixels: Count = MAX_PIXELS,
         draft: Count | None = None,
     ) -> None:
         """``text``: the annotation's own texts (None where it has none), its category's name, or nothing. ``crowds``: whether
         groups marked ``iscrowd`` count as regions. ``empty_masks``: takes annotations whose ``segmentation`` is an empty list, phrases
         without a target, for a loop that takes them. ``areas``: whether a run-length mask that has neither the ``area`` nor the ``bbox``
-        of its annotation is a bad sample. ``draft``: see ``docs/data.md``. Raises ``UserError`` for a file that is no COCO file, in
-        which an id stands twice, or which has no mask."""
-        self.pictures, self.empty_masks = Pictures("coco_regions", draft=draft), empty_masks
+        of its annotation is a bad sample. ``orientation``: whether masks were drawn on the pictures as they are shown, or on the pixels
+        as stored, without EXIF's orientation. ``max_pixels`` of a picture that is decoded. ``draft``: see ``docs/data.md``. Raises
+        ``UserError`` for a file that is no COCO file, in which an id stands twice, or which has no mask."""
+        self.pictures = Pictures("coco_regions", draft=draft, orientation=orientation, max_pixels=max_pixels)
+        self.empty_masks = empty_masks
         if text not in ("annotation", "category", "none"):
             raise ValueError(f"text must be annotation, category or none, not {text}.")
         self._file = existing_file(Path(annotations).expanduser(), "coco_regions")
@@ -90,7 +98,7 @@ class CocoRegions:
             image, factor = self.pictures.picture(file, sample), 1  # [H, W, 3]
             height, width = image.shape[:2]
         empty = self.empty_masks and annotation.get("segmentation") == []
-        mask = None if empty else _rle.annotated(annotation, height, width, sample, self._areas)  # [H, W]
+        mask = None if empty else _rle.annotated(annotation, height, width, sample, self._areas, limit=self.pictures.limit)  # [H, W]
         if not unknown:
             image, factor = self.pictures.view(file, sample, (height, width))  # [H, W, 3]
         return image, np.zeros(image.shape[:2], bool) if mask is None else _rle.reduced(mask, factor, sample)
@@ -110,8 +118,9 @@ class CocoRegions:
         return _coco.stored(self._folder, self._index, np.asarray(self._chosen))
 
     def usage(self) -> list[Usage]:
-        """Of the annotations of the file."""
-        return [usage_of_index(self._index, len(self._chosen), len(self._index["begin"]))]
+        """Of the annotations of the file, and how unusual pictures were read."""
+        usage = usage_of_index(self._index, len(self._chosen), len(self._index["begin"]))
+        return [replace(usage, notes=usage.notes + self.pictures.notes())]
 
     def images(self) -> list[list[int]]:
         """Indices grouped by picture, in order."""

@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from core.contracts import BadSample, Count, Region, StoredPicture, Usage, UserError
-from plugins.datasets import _json, _rle, _tar
+from core.contracts import BadSample, Count, Region, StoredPicture, Usage, UserError, offers
+from plugins.datasets import _json, _recognize, _rle, _tar
 from plugins.datasets._build import watched
 from plugins.datasets._cache import cached, pack, stamp_of
 from plugins.datasets._index import existing_file, existing_folder, spread
@@ -181,36 +181,43 @@ def _build(path: Path, source: str) -> dict[str, np.ndarray]:
     return pack("key", keys) | arrays | tally.arrays(entries)
 
 
+@offers(recognizes=_recognize.dam("SAV"))
 def sav(*, root: Path, max_samples: Count | None = None, draft: Count | None = None) -> Dam:
     """Described objects of SA-V videos, several frames each."""
     return Dam(root=root, split="SAV", max_samples=max_samples, draft=draft)
 
 
+@offers(recognizes=_recognize.dam("COCOStuff"))
 def cocostuff(*, root: Path, max_samples: Count | None = None, draft: Count | None = None) -> Dam:
     """Described regions of COCO-Stuff."""
     return Dam(root=root, split="COCOStuff", max_samples=max_samples, draft=draft)
 
 
+@offers(recognizes=_recognize.dam("LVIS"))
 def lvis(*, root: Path, max_samples: Count | None = None, draft: Count | None = None) -> Dam:
     """Described regions of LVIS."""
     return Dam(root=root, split="LVIS", max_samples=max_samples, draft=draft)
 
 
+@offers(recognizes=_recognize.dam("Mapillary"))
 def mapillary(*, root: Path, max_samples: Count | None = None, draft: Count | None = None) -> Dam:
     """Described regions of Mapillary street scenes."""
     return Dam(root=root, split="Mapillary", max_samples=max_samples, draft=draft)
 
 
+@offers(recognizes=_recognize.dam("OpenImages"))
 def openimages(*, root: Path, max_samples: Count | None = None, draft: Count | None = None) -> Dam:
     """Described regions of Open Images."""
     return Dam(root=root, split="OpenImages", max_samples=max_samples, draft=draft)
 
 
+@offers(recognizes=_recognize.dam("PACO"))
 def paco(*, root: Path, max_samples: Count | None = None, draft: Count | None = None) -> Dam:
     """Described parts and objects of PACO."""
     return Dam(root=root, split="PACO", max_samples=max_samples, draft=draft)
 
 
+@offers(recognizes=_recognize.dam("SAM"))
 def sam(*, root: Path, max_samples: Count | None = None, draft: Count | None = None) -> Dam:
     """Described regions of SA-1B."""
     return Dam(root=root, split="SAM", max_samples=max_samples, draft=draft)

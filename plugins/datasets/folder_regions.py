@@ -9,21 +9,24 @@ the phrase has no target.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from core.contracts import BadSample, Count, Region, Usage, UserError
+from core.contracts import BadSample, Count, Region, StoredPicture, Usage, UserError
 from core.pixels import MAX_PIXELS, Label, MaskKind, Unreadable, check_label, labels_of
-from plugins.datasets import _rle
-from plugins.datasets._build import line_starts, over_files
+from plugins.datasets import _json, _recognize, _rle
+from plugins.datasets._build import over_files
 from plugins.datasets._cache import cached, stamp_of
 from plugins.datasets._index import existing_file, existing_folder, spread
+from plugins.datasets._names import named_file
 from plugins.datasets._pictures import Pictures
+from plugins.datasets._text import sound
 from plugins.datasets._usage import Tally, usage_of_index
 
 _LOOKED_AT = 64  # masks, to see whether a folder's hold several objects each
@@ -34,6 +37,8 @@ _LONGEST = 2**20  # bytes of a line
 class FolderRegions:
     """One region for each line; the id is the line's ``id``, else ``{image}#{line's byte offset}``. Where masks hold several objects, one
     for each of them, with ``#{label}`` behind the id."""
+
+    recognizes = staticmethod(_recognize.folder_regions)
 
     def __init__(
         self,
@@ -58,16 +63,17 @@ class FolderRegions:
         self.masks, self.empty_masks = masks, empty_masks
         self.root = existing_folder(root, "folder_regions", f"pictures, masks and {file}")
         self._table = existing_file(self.root / file, "folder_regions")
-        options = {"table": self._table.resolve(), "masks": masks}
+        options = {"table": self._table.resolve(), "masks": masks, "index": 2}
         self._index = cached("folder_regions", options, stamp_of([self._table]), self._build)
         if not len(self._index["rows"]):
             raise UserError(f"folder_regions: {self._table} is empty; write one JSON object a line into it.")
         self._chosen = spread(len(self._index["rows"]), max_samples)
 
     def _build(self, folder: Path) -> dict[str, np.ndarray]:
-        """Where lines begin [l] int64, and [n, 2] int32 line and label of each region, -1 for the whole mask."""
-        starts = line_starts(self._table, 0)
-        names = [str(start) for start in starts.tolist()]
+        """Where objects begin and how long they are [l, 2] int64, and [n, 2] int32 object and label of each region, -1 for the whole
+        mask."""
+        places = _json.records(self._table, "folder_regions")
+        names = [f"{begin} {length}" for begin, length in places.tolist()]
         look = partial(_objects, self.root, self._table, self.masks, self.pictures.limit)
         some = tuple(names[place] for place in spread(len(names), _LOOKED_AT)) if names else ()
         several = self.masks == "index" or (self.masks == "auto" and len(look(some)) > len(some))
@@ -76,7 +82,7 @@ class FolderRegions:
         tally = Tally("lines")
         if len(rows) > len(names):
             tally.notes.append(f"masks hold several objects: {len(rows):,} regions, one for each number or colour")
-        return {"starts": starts, "rows": rows, **tally.arrays(len(names))}
+        return {"places": places, "rows": rows, **tally.arrays(len(names))}
 
     def its_files(self) -> list[Path]:
         return [self._table]
@@ -86,10 +92,10 @@ class FolderRegions:
 
     def __getitem__(self, index: int) -> Region:
         line, code = (int(value) for value in self._index["rows"][self._chosen[index]])
-        start = int(self._index["starts"][line])
+        start, length = (int(value) for value in self._index["places"][line])
         place = f"byte {start} of {self._table.name}"
         try:
-            row = _line(self._table, start)
+            row = _line(self._table, start, length)
         except (ValueError, RecursionError) as fault:
             raise BadSample("damaged line", place, str(fault)) from fault
         sample = str(row["id"] if row.get("id") is not None else f"{row.get('image')}#{start}")
@@ -100,6 +106,15 @@ class FolderRegions:
         image, mask = self._view(row, "image", "mask", label, sample)
         image2, mask2 = self._view(row, "image2", "mask2", label, sample) if "image2" in row else (None, None)
         return Region(id=sample, image=image, mask=mask, image2=image2, mask2=mask2, **texts)
+
+    def picture_files(self) -> Iterator[StoredPicture]:
+        """Those that the lines taken name, as far as they are there."""
+        for line in np.unique(self._index["rows"][np.asarray(self._chosen), 0]).tolist():
+            with suppress(BadSample, ValueError, RecursionError):  # counted where it is drawn
+                row = _line(self._table, *self._index["places"][line].tolist())
+                for key in ("image", "image2"):
+                    if key in row:
+                        yield StoredPicture(_path(self.root, row, key, ""))
 
     def usage(self) -> list[Usage]:
         """Of the lines of the file, and how unusual files were read."""
@@ -129,12 +144,11 @@ class FolderRegions:
             raise BadSample("damaged line", sample, str(fault)) from fault
 
 
-def _line(table: Path, start: int) -> dict[str, Any]:
+def _line(table: Path, start: int, length: int) -> dict[str, Any]:
     """The object that stands at a byte. Raises ``ValueError``."""
     with table.open("rb") as file:
         file.seek(start)
-        line = file.readline(_LONGEST)
-    row = json.loads(line)
+        row = _json.parsed(file.read(min(length, _LONGEST)))
     if not isinstance(row, dict):
         raise ValueError('no JSON object: each line is one, such as {"image": "a.jpg", "mask": "m.png"}')
     return row
@@ -146,7 +160,7 @@ def _objects(root: Path, table: Path, masks: MaskKind, limit: int, starts: tuple
     for place, start in enumerate(starts):
         labels: list[Label] | None = None
         try:
-            row = _line(table, int(start))
+            row = _line(table, *map(int, start.split()))
             # with a caption of its own a line is about one object: which, its label has to say, unless each is asked for
             own = "label" in row or (masks == "auto" and (row.get("caption") or row.get("captions")))
             if row.get("mask") is not None and not own:
@@ -162,9 +176,7 @@ def _path(root: Path, row: dict[str, Any], key: str, sample: str) -> Path:
     name = row.get(key)
     if not isinstance(name, str) or not name:
         raise BadSample("damaged line", sample, f"no {key}")
-    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-        raise BadSample("damaged line", sample, f"{key} leads out of the folder")
-    return root / name
+    return named_file(root, name, sample, "picture" if key.startswith("image") else "mask")
 
 
 def _texts(row: dict[str, Any], sample: str) -> dict[str, Any]:
@@ -175,7 +187,7 @@ def _texts(row: dict[str, Any], sample: str) -> dict[str, Any]:
     given = [text for text in (caption, category, *(captions or ())) if text is not None]
     if not all(isinstance(text, str) for text in given) or not isinstance(extra or {}, dict):
         raise BadSample("damaged line", sample, "captions and category are texts, extra is an object")
-    if any(not text.strip() for text in given):
+    if any(not sound(text, sample).strip() for text in given):
         raise BadSample("blank caption", sample)
     stripped = [text.strip() for text in captions or ()]
     return {

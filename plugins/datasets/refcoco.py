@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from core.contracts import BadSample, Count, Region, StoredPicture, Usage, UserError
-from plugins.datasets import _coco, _json, _rle
+from plugins.datasets import _coco, _json, _recognize, _rle
 from plugins.datasets._build import watched
 from plugins.datasets._cache import cached, narrow, pack, stamp_of
 from plugins.datasets._index import existing_file, existing_folder, spread
@@ -43,6 +43,8 @@ class Refcoco:
     Ids are ``{dataset}/{split_by}/{ref_id}/{sent_id}``. The same picture may be in train of one ``split_by`` and in
     val of another.
     """
+
+    recognizes = staticmethod(_recognize.refcoco)
 
     def __init__(
         self,

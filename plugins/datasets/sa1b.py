@@ -20,7 +20,7 @@ import numpy as np
 
 from core.contracts import BadSample, Count, Region, Usage, UserError, Within
 from core.pixels import MAX_PIXELS
-from plugins.datasets import _rle
+from plugins.datasets import _recognize, _rle
 from plugins.datasets._build import over_files
 from plugins.datasets._cache import cached, pack, stamp_of
 from plugins.datasets._index import STAMPED, existing_folder, spread
@@ -33,6 +33,8 @@ _SUFFIXES = (".jpg", ".JPG", ".jpeg", ".JPEG", ".png", ".PNG", ".webp", ".tif", 
 
 class Sa1b:
     """Regions without captions; ids are ``{json path without suffix}/{annotation id}``."""
+
+    recognizes = staticmethod(_recognize.sa1b)
 
     def __init__(
         self,
@@ -96,13 +98,13 @@ class Sa1b:
             rle, area = annotation["segmentation"], annotation.get("area")
         except (OSError, ValueError, RecursionError, KeyError, IndexError, TypeError, AttributeError) as fault:
             raise BadSample("damaged annotation", f"{name}/#{position}", str(fault)) from fault
-        found = _rle.area(rle, sample)
+        found = _rle.area(rle, sample, limit=self.pictures.limit)
         if area is not None and found != area:
             raise BadSample("damaged mask", sample, f"{found} pixels where the file says {area}")
         if not found:
             raise BadSample("empty mask", sample)
         image, factor = self.pictures.view(self._picture(name, content), sample, tuple(rle["size"]))  # [H, W, 3]
-        mask = _rle.decode(rle, sample, factor)  # [H, W]
+        mask = _rle.decode(rle, sample, factor, limit=self.pictures.limit)  # [H, W]
         return Region(id=sample, image=image, mask=mask)
 
     def usage(self) -> list[Usage]:

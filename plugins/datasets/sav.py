@@ -19,7 +19,7 @@ import numpy as np
 
 from core.contracts import BadSample, Count, Region, Usage, UserError, Within
 from core.pixels import differ
-from plugins.datasets import _rle, _sav_frames, _video
+from plugins.datasets import _recognize, _rle, _sav_frames, _video
 from plugins.datasets._build import over_files
 from plugins.datasets._cache import Index, cached, pack, stamp_of
 from plugins.datasets._index import STAMPED, existing_folder, spread
@@ -32,6 +32,8 @@ _VIDEO_RATE = 24  # frames a second, of all SA-V videos
 
 class Sav:
     """Two visible frames of one object; ids are ``{json path without suffix}/{object}/{first annotated frame}``."""
+
+    recognizes = staticmethod(_recognize.sav)
 
     def __init__(
         self,

@@ -15,6 +15,7 @@ import numpy as np
 
 from core.contracts import BadSample, Count, Region, UserError
 from core.pixels import MAX_PIXELS
+from plugins.datasets import _recognize
 from plugins.datasets._index import STAMPED, existing_folder, spread
 from plugins.datasets._listing import listing
 
@@ -23,6 +24,8 @@ _KEYS = ("frame1", "mask1", "frame2", "mask2")
 
 class SavPairs:
     """Two frames of one object; ids are paths relative to ``root``. ``image2`` is None where both frames are equal."""
+
+    recognizes = staticmethod(_recognize.sav_pairs)
 
     def __init__(self, *, root: Path, channel_order: Literal["bgr", "rgb"] = "bgr", max_samples: Count | None = None) -> None:
         """``max_samples`` files spread over the sorted list. Raises ``UserError`` where there is none."""

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import resource
@@ -27,12 +29,14 @@ from core.contracts import BadSample, Dataset, UserError
 from plugins.datasets import _rle, dam
 from plugins.datasets.coco_regions import CocoRegions
 from plugins.datasets.folder_regions import FolderRegions
+from plugins.datasets.labelme import Labelme
 from plugins.datasets.openimages import OpenImages
 from plugins.datasets.refcoco import Refcoco
 from plugins.datasets.sa1b import Sa1b
 from plugins.datasets.sav import Sav
 from plugins.datasets.sav_pairs import SavPairs
 from plugins.datasets.shapes import write_world
+from plugins.datasets.via import Via
 
 MANY = int(os.environ.get("DUALLOOP_FUZZ", "0"))
 TRIES = settings(
@@ -73,6 +77,11 @@ TARGETS = {
     "pairs": Target("pairs/masklet_data_0.npz", lambda root: SavPairs(root=root / "pairs")),
     "sav json": Target("videos/v_manual.json", lambda root: Sav(root=root / "videos", distance=1), ("_manual.json",)),
     "sav video": Target("videos/v.mp4", lambda root: Sav(root=root / "videos", distance=1)),
+    "grefs": Target("ref_seg/grefcoco/grefs(unc).json", lambda root: Refcoco(root=root / "ref_seg", dataset="grefcoco", split="val")),
+    "coco runs": Target("drawn/coco.json", lambda root: CocoRegions(annotations=root / "drawn/coco.json", images=root / "drawn")),
+    "labelme": Target("labelme/a.json", lambda root: Labelme(root=root / "labelme"), ("labelme",)),
+    "via json": Target("drawn/via.json", lambda root: Via(annotations=root / "drawn/via.json", images=root / "drawn")),
+    "via csv": Target("drawn/via.csv", lambda root: Via(annotations=root / "drawn/via.csv", images=root / "drawn")),
     "lines": Target("folder/regions.jsonl", lambda root: FolderRegions(root=root / "folder")),
     "folder mask": Target("folder/m.png", lambda root: FolderRegions(root=root / "folder")),
 }
@@ -107,7 +116,50 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Image.fromarray(square).save(root / "folder/m.png")
     Image.fromarray(frames[0].astype(np.uint8)).save(root / "folder/a.jpg")
     (root / "folder/regions.jsonl").write_text('{"image": "a.jpg", "mask": "m.png", "caption": "a thing", "id": "x"}\n')
+    _drawn(root, square)
     return root
+
+
+def _drawn(root: Path, square: np.ndarray) -> None:
+    """gRefCOCO's refs, a COCO file of run lengths in UTF-16, a labelme folder and VIA's files."""
+    (root / "ref_seg/grefcoco").mkdir()
+    shutil.copy(root / "ref_seg/refcoco/instances.json", root / "ref_seg/grefcoco")
+    annotations = json.loads((root / "ref_seg/refcoco/instances.json").read_text())["annotations"]
+    picture = annotations[0]["image_id"]
+    targets = [[one["id"] for one in annotations if one["image_id"] == picture], [-1], annotations[0]["id"]]
+    refs = [
+        {"ref_id": row, "image_id": picture, "ann_id": ids, "split": "val", "sentences": [{"sent_id": row, "raw": "a cup", "sent": "cup"}]}
+        for row, ids in enumerate(targets)
+    ]
+    (root / "ref_seg/grefcoco/grefs(unc).json").write_text(json.dumps(refs))
+    for folder in ("drawn", "labelme"):
+        (root / folder).mkdir()
+        shutil.copy(root / "folder/a.jpg", root / folder)
+    flat = square.ravel(order="F")
+    edges = np.flatnonzero(np.diff(flat)) + 1
+    runs = {"size": [16, 16], "counts": np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()}
+    one = {"image_id": "é", "category_id": 1, "area": 35, "bbox": [5, 4, 7, 5], "caption": "a thing 杯"}
+    coco = {"images": [{"id": "é", "file_name": "a.jpg", "width": 16, "height": None}]}
+    coco |= {"categories": [{"id": 1, "name": "cup"}]}
+    coco |= {"annotations": [one | {"id": 1, "segmentation": runs}, one | {"id": 2, "segmentation": [runs, runs]}]}
+    (root / "drawn/coco.json").write_text(json.dumps(coco, ensure_ascii=False))
+    file = io.BytesIO()
+    Image.fromarray(square).save(file, "PNG")
+    points = [[5, 4], [12, 4], [12, 9], [5, 9]]
+    shapes = [{"label": "cup", "points": points, "shape_type": "polygon", "group_id": 1, "description": "a thing"}]
+    shapes += [{"label": "cup", "points": points[::3], "shape_type": "circle", "group_id": 1}]
+    shapes += [{"label": "cup", "points": [[0, 0], [15, 15]], "shape_type": "mask", "mask": base64.b64encode(file.getvalue()).decode()}]
+    labelme = {"shapes": shapes, "imagePath": "a.jpg", "imageHeight": 16, "imageWidth": 16}
+    (root / "labelme/a.json").write_text(json.dumps(labelme))
+    shape = {"name": "polygon", "all_points_x": [5, 12, 12, 5], "all_points_y": [4, 4, 9, 9]}
+    regions = [{"shape_attributes": shape, "region_attributes": {"kind": {"cup": True}, "caption": "it"}}]
+    regions += [{"shape_attributes": {"name": "ellipse", "cx": 8, "cy": 8, "rx": 3, "ry": 2, "theta": 1}, "region_attributes": {}}]
+    (root / "drawn/via.json").write_text(
+        json.dumps({"_via_img_metadata": {"a.jpg9": {"filename": "a.jpg", "size": 9, "regions": regions}}})
+    )
+    quoted = [json.dumps(regions[0][key]).replace('"', '""') for key in ("shape_attributes", "region_attributes")]
+    head = "filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes"
+    (root / "drawn/via.csv").write_text(f'{head}\na.jpg,9,"{{}}",1,0,"{quoted[0]}","{quoted[1]}"\n')
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -145,6 +197,7 @@ def read(target: Target, root: Path, path: Path, data: bytes) -> None:
                     assert mask.dtype == bool
                     assert mask.any()
             assert region.caption is None or region.caption.strip()
+            assert not region.caption or region.caption.encode()  # no half of a surrogate pair
     except UserError as fault:
         error = str(fault)
     finally:

@@ -172,12 +172,9 @@ def test_lines_of_a_folder(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ("{", "damaged line"),
-        ("[" * 10**5, "damaged line"),
-        ([1], "damaged line"),
         ({"mask": "m.png"}, "damaged line"),
-        ({"image": "/etc/passwd", "mask": "m.png"}, "damaged line"),
-        ({"image": "../a.jpg", "mask": "m.png"}, "damaged line"),
+        ({"image": "/etc/passwd", "mask": "m.png"}, "picture outside the folder"),
+        ({"image": "../a.jpg", "mask": "m.png"}, "picture outside the folder"),
         ({"image": "a.jpg", "mask": "m.png", "caption": ""}, "blank caption"),
         ({"image": "a.jpg", "mask": "absent.png"}, "missing mask"),
         ({"image": "a.jpg", "mask": "small.png"}, "mask and picture differ in size"),
@@ -191,6 +188,46 @@ def test_unusable_lines(folder: Path, row: Any, reason: str) -> None:
     with pytest.raises(BadSample) as fault:
         FolderRegions(root=folder)[0]
     assert fault.value.reason == reason
+
+
+@pytest.mark.parametrize("bad", ["{", "[" * 10**5, "[1]"])
+def test_damaged_lines_among_others_and_alone(folder: Path, bad: str) -> None:
+    lines(folder, bad, {"image": "a.jpg", "mask": "m.png"})
+    with pytest.raises(BadSample, match="damaged line"):
+        FolderRegions(root=folder)[0]
+    assert FolderRegions(root=folder)[1].mask.sum() == 4
+    (folder / "regions.jsonl").write_text(bad)
+    with pytest.raises(UserError, match=r"regions\.jsonl (is neither one JSON object a line|has something else than an object)"):
+        FolderRegions(root=folder)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32-be"])
+@pytest.mark.parametrize("way", ["lines", "windows", "commas", "array", "pretty", "pretty array"])
+def test_objects_in_any_arrangement(folder: Path, encoding: str, way: str) -> None:
+    rows = [{"image": "a.jpg", "mask": "m.png", "caption": f"a tasse é {number} 😀", "id": number} for number in range(3)]
+    one_a_line = [json.dumps(row, ensure_ascii=False) for row in rows]
+    text = {
+        "lines": "\n".join(one_a_line) + "\n",
+        "windows": "\r\n \r\n".join(one_a_line),
+        "commas": ",\n".join(one_a_line) + ",",
+        "array": json.dumps(rows),
+        "pretty": "\n".join(json.dumps(row, indent=2) for row in rows),
+        "pretty array": "\n" + json.dumps(rows, indent=1, ensure_ascii=False),
+    }[way]
+    (folder / "regions.jsonl").write_bytes(text.encode(encoding))
+    if way == "commas" and encoding in ("utf-16", "utf-32-be"):
+        with pytest.raises(UserError, match="neither one JSON object a line nor an array"):
+            FolderRegions(root=folder)
+        return
+    dataset = FolderRegions(root=folder)
+    assert [(dataset[i].id, dataset[i].caption) for i in range(len(dataset))] == [(str(row["id"]), row["caption"]) for row in rows]
+
+
+def test_a_coco_file_is_no_list_of_lines(folder: Path) -> None:
+    for indent in (None, 1):
+        (folder / "regions.jsonl").write_text(json.dumps({"images": [], "annotations": []}, indent=indent))
+        with pytest.raises(UserError, match="is a COCO file: use coco_regions"):
+            FolderRegions(root=folder)
 
 
 def test_an_empty_or_missing_file(folder: Path) -> None:

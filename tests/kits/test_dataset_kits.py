@@ -19,6 +19,7 @@ from plugins.datasets.coco_regions import CocoRegions
 from plugins.datasets.concat import Concat
 from plugins.datasets.filter import Filter
 from plugins.datasets.folder_regions import FolderRegions
+from plugins.datasets.labelme import Labelme
 from plugins.datasets.openimages import OpenImages
 from plugins.datasets.refcoco import Refcoco
 from plugins.datasets.repeat import Repeat
@@ -26,6 +27,7 @@ from plugins.datasets.sa1b import Sa1b
 from plugins.datasets.sav import Sav
 from plugins.datasets.sav_pairs import SavPairs
 from plugins.datasets.shapes import write_world
+from plugins.datasets.via import Via
 
 
 @pytest.fixture(scope="session")
@@ -174,6 +176,31 @@ class TestFolderRegions(DatasetKit):
 
     def make(self, root):
         return FolderRegions(root=root)
+
+
+class TestLabelme(DatasetKit):
+    def write(self, root: Path) -> None:
+        pictures(root)
+        for name in "ab":
+            shapes = [{"label": "cup", "points": [[2, 2], [8, 2], [8, 8 + row]], "shape_type": "polygon"} for row in (0, 4)]
+            (root / f"{name}.json").write_text(json.dumps({"shapes": shapes, "imagePath": f"{name}.png"}))
+
+    def make(self, root):
+        return Labelme(root=root)
+
+
+class TestVia(DatasetKit):
+    def write(self, root: Path) -> None:
+        pictures(root)
+        regions = [{"shape_attributes": {"name": "rect", "x": 2, "y": 2, "width": 6, "height": 6}, "region_attributes": {"kind": "cup"}}]
+        entries = {f"{name}.png9": {"filename": f"{name}.png", "size": 9, "regions": regions} for name in "ab"}
+        (root / "via.json").write_text(json.dumps({"_via_img_metadata": entries}))
+
+    def empty(self, root: Path) -> None:
+        (root / "via.json").write_text(json.dumps({"_via_img_metadata": {}}))
+
+    def make(self, root):
+        return Via(annotations=root / "via.json", images=root)
 
 
 class FolderKit(TestFolderRegions):

@@ -37,13 +37,13 @@ def _ask(arguments: argparse.Namespace) -> int:
     import torch
 
     from plugins.models.sa2va.components import load
-    from plugins.models.sa2va.pictures import read_picture, read_visual
+    from plugins.models.sa2va.pictures import read_mask, read_visual
 
     if arguments.out is not None and arguments.out.exists():
         raise UserError(f"{arguments.out}: already exists; remove it or choose another folder")
     visual = read_visual(arguments.picture)  # before gigabytes are read
     height, width, _ = visual[0].shape if isinstance(visual, list) else visual.shape
-    regions = [read_picture(file).any(axis=2) for file in arguments.region or []]
+    regions = [read_mask(file) for file in arguments.region or []]
     for file, region in zip(arguments.region or [], regions, strict=True):
         if region.shape != (height, width):
             raise UserError(f"{file}: {region.shape[1]} x {region.shape[0]} pixels; the picture has {width} x {height}")

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from core import pixels
 from core.contracts import UserError
 
 Picture: TypeAlias = np.ndarray | Image.Image | Path | str  # [H, W, 3] or [H, W] uint8, a PIL picture, or a file
@@ -35,7 +36,7 @@ def _picture(given: Picture, what: str) -> np.ndarray:
     if isinstance(given, Path | str):
         return read_picture(Path(given))
     if isinstance(given, Image.Image):
-        return np.asarray(given.convert("RGB"))
+        return _shown(given, what)
     array = np.asarray(given)
     if array.ndim == 2:
         array = np.repeat(array[:, :, None], 3, axis=2)
@@ -44,17 +45,42 @@ def _picture(given: Picture, what: str) -> np.ndarray:
     return array
 
 
-def read_picture(file: Path) -> np.ndarray:
-    """[H, W, 3] uint8. Raises ``UserError`` for a file that is not there, no picture, or damaged."""
+def _shown(given: Image.Image, what: str) -> np.ndarray:
+    """[H, W, 3] uint8 of a PIL picture, as a file of it would be read."""
     try:
-        with Image.open(file) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except FileNotFoundError:
-        raise UserError(f"{file}: not found") from None
-    except UnidentifiedImageError:
-        raise UserError(f"{file}: not a picture in a format that can be read, such as PNG or JPEG") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{file}: a damaged picture ({error})") from None
+        rgb = pixels.rgb_of(given)
+    except pixels.Unreadable as fault:
+        raise UserError(f"{what}: {fault.detail}") from None
+    orientation = pixels.orientation_of(given)  # 1 for one that was not opened from a file, or has been turned already
+    return pixels.turned(rgb, orientation) if orientation != 1 else rgb
+
+
+def read_picture(file: Path) -> np.ndarray:
+    """[H, W, 3] uint8, as it is shown. Raises ``UserError`` for a file that is not there, no picture, or damaged."""
+    try:
+        return pixels.read_picture(file)[0]
+    except pixels.Unreadable as fault:
+        raise _told(fault, "picture", file) from None
+
+
+def read_mask(file: Path) -> np.ndarray:
+    """[H, W] bool: what is opaque and not black. Raises ``UserError``."""
+    try:
+        return pixels.mask_of(file, kind="binary")
+    except pixels.Unreadable as fault:
+        raise _told(fault, "mask", file) from None
+
+
+def _told(fault: pixels.Unreadable, what: str, file: Path) -> UserError:
+    if fault.reason == "missing":
+        return UserError(f"{file}: not found")
+    said = fault.detail.removeprefix(f"{file}: ")
+    if what == "video" and fault.reason == "damaged":
+        return UserError(f"{file}: not a video that can be read ({said})")
+    if fault.reason == "unknown":
+        return UserError(f"{file}: not a {what} in a format that can be read, such as PNG or JPEG")
+    reasons = {"too large": f"a {what} that is too large", "damaged": f"a damaged {what}"}
+    return UserError(f"{file}: {reasons.get(fault.reason, f'{fault.reason} {what}')} ({said})")
 
 
 def check_regions(regions: np.ndarray, image: np.ndarray) -> np.ndarray:
@@ -79,15 +105,12 @@ def read_visual(path: Path) -> np.ndarray | list[np.ndarray]:
         return [read_picture(file) for file in files]
     if path.suffix.lower() not in (".mp4", ".mov", ".mkv", ".webm", ".avi"):
         return read_picture(path)
-    import av  # only for videos
+    from core.pixels.videos import all_frames  # late: only videos need it
 
     try:
-        with av.open(str(path)) as video:
-            frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
-    except FileNotFoundError:
-        raise UserError(f"{path}: not found") from None
-    except (av.FFmpegError, IndexError) as error:
-        raise UserError(f"{path}: not a video that can be read ({error})") from None
+        frames = list(all_frames(path))
+    except pixels.Unreadable as fault:
+        raise _told(fault, "video", path) from None
     if not frames:
         raise UserError(f"{path}: this video has no frames")
     return frames
