@@ -110,18 +110,21 @@ class _Progress:
             self.bar.stop()
 
 
-def line_starts(path: Path, begin: int) -> np.ndarray:
-    """[n] int64 byte offsets of the lines from ``begin`` on that are not blank."""
+def line_starts(path: Path, begin: int, kind: str = "u1") -> np.ndarray:
+    """[n] int64 byte offsets of the lines from ``begin`` on that are not blank. ``kind``: numpy's name of a code unit."""
+    unit = np.dtype(kind)
     ends, place = [], begin
     with path.open("rb") as file:
         file.seek(begin)
         while block := file.read(2**24):
-            ends.append(np.flatnonzero(np.frombuffer(block, np.uint8) == 10) + place + 1)
+            units = np.frombuffer(block[: len(block) // unit.itemsize * unit.itemsize], unit)
+            ends.append((np.flatnonzero(units == 10) + 1) * unit.itemsize + place)
             place += len(block)
         starts = np.concatenate([[begin], *ends]).astype(np.int64)  # [n + 1], the last may be the end of the file
         starts = np.unique(starts[starts < place])
         keep = np.ones(len(starts), bool)
-        for row in np.flatnonzero(np.diff(np.append(starts, place)) < 16):  # a line of data is longer
+        lengths = np.diff(np.append(starts, place))
+        for row in np.flatnonzero(lengths < 16 * unit.itemsize):  # a line of data is longer
             file.seek(int(starts[row]))
-            keep[row] = bool(file.readline().strip())
+            keep[row] = bool(file.read(int(lengths[row])).strip(b"\0 \t\r\n"))
     return starts[keep]

@@ -40,7 +40,8 @@ class Document:
             raise UserError(f"{source}: {path} cannot be read ({fault.strerror}).") from fault
         check_encoding(data, encoding, path, source)
         self._codec, self._width, self.start = encoding.codec, encoding.width, encoding.start // encoding.width
-        self.text = data.decode("latin1") if self._width == 1 else _units(data, self._codec)
+        self._unit = encoding.unit
+        self.text = data.decode("latin1") if self._width == 1 else _units(data, self._unit)
         self._ascii = self.text.isascii()
 
     def __len__(self) -> int:
@@ -103,7 +104,7 @@ class Document:
         if self._width == 1:
             return _DECODER.decode(units.encode("latin1").decode())
         kinds = np.frombuffer(units.encode("utf-32-le", "surrogatepass"), "<u4")
-        return _DECODER.decode(kinds.astype(f"{'<' if self._codec.endswith('le') else '>'}u{self._width}").tobytes().decode(self._codec))
+        return _DECODER.decode(kinds.astype(self._unit).tobytes().decode(self._codec))
 
     def _expect(self, at: int, character: str) -> int:
         """The place of what follows ``character``, which must come next."""
@@ -123,11 +124,9 @@ class Document:
         return at
 
 
-def _units(data: bytes, codec: str) -> str:
+def _units(data: bytes, unit: str) -> str:
     """One character for each code unit of UTF-16 or UTF-32; halves of surrogate pairs stay apart."""
-    width = 2 if codec.startswith("utf-16") else 4
-    kinds = np.frombuffer(data[: len(data) // width * width], f"{'<' if codec.endswith('le') else '>'}u{width}")
-    return kinds.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
+    return np.frombuffer(data, unit).astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
 
 
 def records(path: Path, source: str) -> np.ndarray:

@@ -11,12 +11,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from core.contracts import Recognized
+from core.contracts import BadSample, Recognized
+from plugins.datasets._names import named_file
+from plugins.datasets._text import encoding_of
 
 _DEPTH, _MOST = 3, 20_000  # folders below the given one, and names, that are looked at
 _BEGINNING = 2**20  # bytes of a JSON file
 _SPLITS = {"SAV", "COCOStuff", "LVIS", "Mapillary", "OpenImages", "PACO", "SAM"}
-_PICTURE = re.compile(r'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
+_PICTURE = re.compile(r'"(?:file_name|coco_url)"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
 @lru_cache(maxsize=4)
@@ -58,18 +60,46 @@ def _lines(table: Path, sure: float) -> Recognized:
     return Recognized(sure, f"lines of JSON in {table}", keys)
 
 
+def _ends(path: Path) -> str:
+    """The beginning of a text file, and its end: a look, in which letters cut in two do not matter."""
+    with path.open("rb") as file:
+        head = file.read(_BEGINNING)
+        file.seek(max(0, path.stat().st_size - _BEGINNING) // 4 * 4)
+        codec = encoding_of(head).codec
+        return head.decode(codec, "replace") + file.read().decode(codec, "replace")
+
+
+def labelme(path: Path) -> list[Recognized]:
+    """A JSON file with shapes for each picture."""
+    for one in _files(path):
+        if one.suffix == ".json" and all(f'"{key}"' in (text := _ends(one)) for key in ("shapes", "imagePath")):
+            described = re.search(r'"description"\s*:\s*"[^"]', text)
+            root = path if path.is_dir() else path.parent
+            return [Recognized(0.9, f"labelme: {one}", {"root": root} if described else {"root": root, "text": "category"})]
+    return []
+
+
+def via(path: Path) -> list[Recognized]:
+    """A project, or exported annotations, of the VGG Image Annotator."""
+    found = []
+    for one in _files(path):
+        if one.suffix not in (".json", ".csv") or "region_attributes" not in (text := _ends(one)) or "filename" not in text:
+            continue
+        name = re.search(r'"filename"\s*:\s*("(?:[^"\\]|\\.)*")', text)
+        first = json.loads(name[1]) if name else text.split("\n")[min(1, text.count("\n"))].split(",")[0]
+        found.append(Recognized(0.9, f"VGG Image Annotator: {one}", {"annotations": one, "images": _pictures(one, path, first)}))
+    return found[:5]
+
+
 def coco(path: Path) -> list[Recognized]:
     """JSON files that name pictures and annotations."""
     found = []
     for one in _files(path):
-        if one.suffix != ".json" or one.name.startswith("sa_") or (one.name == "instances.json" and any(one.parent.glob("refs(*).p"))):
+        if one.suffix != ".json" or one.name.startswith("sa_") or (one.name == "instances.json" and any(one.parent.glob("*refs(*).*"))):
             continue
-        with one.open("rb") as file:
-            head = file.read(_BEGINNING)
-            file.seek(max(0, one.stat().st_size - _BEGINNING))
-            ends = (head + file.read()).decode("utf-8", "replace")
+        ends = _ends(one)
         keys = [key for key in ("images", "annotations", "categories") if f'"{key}"' in ends]
-        if len(keys) < 2 or "segmentation" not in ends:
+        if len(keys) < 2 or not ("segmentation" in ends or "bbox" in ends):  # of boxes alone it says that there are no masks
             continue
         name = _PICTURE.search(ends)
         pictures = _pictures(one, path, json.loads(name[1]) if name else "")
@@ -84,7 +114,16 @@ def _pictures(annotations: Path, root: Path, name: str) -> Path:
     near = [annotations.parent, annotations.parent / "images", annotations.parent.parent / "images", annotations.parent.parent]
     near += [annotations.parent / annotations.stem, annotations.parent.parent / annotations.stem.removeprefix("instances_")]
     near += sorted({one.parent for one in _files(root if root.is_dir() else root.parent)})
-    return next((folder for folder in near if name and (folder / name).is_file()), annotations.parent)
+    if not name:
+        return annotations.parent
+    return next((folder for folder in near if _has(folder, name)), annotations.parent)
+
+
+def _has(folder: Path, name: str) -> bool:
+    try:
+        return named_file(folder, name, "").is_file()
+    except BadSample:
+        return False
 
 
 def sa1b(path: Path) -> list[Recognized]:
@@ -123,11 +162,11 @@ def openimages(path: Path) -> list[Recognized]:
 
 def refcoco(path: Path) -> list[Recognized]:
     """REFER's files."""
-    found = [(one, match[1]) for one in _files(path) if (match := re.fullmatch(r"refs\((\w+)\)\.p", one.name))]
+    found = [(one, match[1]) for one in _files(path) if (match := re.fullmatch(r"g?refs\((\w+)\)\.(?:p|json)", one.name))]
     return [
         Recognized(0.9, f"REFER: {one}", {"root": one.parent.parent, "dataset": one.parent.name, "split_by": by})
         for one, by in found
-        if one.parent.name in ("refcoco", "refcoco+", "refcocog")
+        if one.parent.name in ("refcoco", "refcoco+", "refcocog", "grefcoco", "refclef")
     ]
 
 

@@ -9,6 +9,7 @@ import codecs
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from core.contracts import BadSample, UserError
 
@@ -44,6 +45,11 @@ class Encoding:
     codec: str  # of utf-8, utf-16-le, ...
     width: int  # bytes of a code unit
     start: int  # bytes of the byte order mark
+
+    @property
+    def unit(self) -> str:
+        """numpy's name of a code unit."""
+        return f"{'>' if self.codec.endswith('be') else '<'}u{self.width}"
 
 
 def encoding_of(head: bytes) -> Encoding:
@@ -116,6 +122,17 @@ def read_text(path: Path, source: str) -> str:
         raise UserError(f"{source}: {path} cannot be read ({fault.strerror}).") from fault
     check_encoding(data, encoding, path, source)
     return data[encoding.start :].decode(encoding.codec)
+
+
+def read_line(file: BinaryIO, encoding: Encoding) -> bytes:
+    """The next line of a file, whose lines end where its code units say so: in UTF-16 a byte 10 may be half of a letter."""
+    line = file.readline()
+    while encoding.width > 1 and line:
+        line += file.read(-len(line) % encoding.width)
+        if line.endswith("\n".encode(encoding.codec)) or not (more := file.readline()):
+            break
+        line += more
+    return line
 
 
 def line_of(line: bytes, encoding: Encoding, sample: str) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 
 from core.contracts import BadSample, Count, UserError
 from core.pixels import MAX_PIXELS
+from plugins.datasets import _recognize
 from plugins.datasets._build import watched
 from plugins.datasets._cache import cached, stamp_of
 from plugins.datasets._drawn import Drawn, Table, Text, box, ellipse
@@ -32,6 +33,8 @@ _FAULTS = (KeyError, TypeError, ValueError, IndexError, AttributeError, Overflow
 
 class Labelme(Drawn):
     """One region for each shape or group of shapes; ids are ``{json path without suffix}/{number of its first shape}``."""
+
+    recognizes = staticmethod(_recognize.labelme)
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ which "the image and boxes" are to be turned. So an EXIF orientation is not appl
 from __future__ import annotations
 
 import csv
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -25,6 +26,7 @@ from plugins.datasets._build import line_starts
 from plugins.datasets._cache import cached, stamp_of
 from plugins.datasets._index import existing_file, existing_folder, spread
 from plugins.datasets._pictures import Pictures
+from plugins.datasets._text import line_of, read_line, read_text, text_encoding
 from plugins.datasets._usage import Tally, usage_of_index
 
 _LABEL_FILES = (
@@ -61,15 +63,15 @@ class OpenImages:
         self.root = existing_folder(root, "openimages", "the segmentation CSV, images/ and masks/")
         self.split = split
         self._table = existing_file(self.root / f"{split}-annotations-object-segmentation.csv", "openimages")
+        self._encoding = text_encoding(self._table, "openimages")
         with self._table.open("rb") as file:
-            header = file.readline()
-        self._columns = _fields(header)
+            header = read_line(file, self._encoding)
+        self._columns = _fields(line_of(header, self._encoding, str(self._table)))
         absent = [name for name in _COLUMNS if name not in self._columns]
         if absent:
             raise UserError(f"openimages: {self._table} has no column {absent[0]} in its first line; it is to be the CSV of the masks.")
-        self._index = cached(
-            "openimages", {"table": self._table.resolve()}, stamp_of([self._table]), lambda _: _build(self._table, len(header))
-        )
+        options, begin, unit = {"table": self._table.resolve()}, len(header), self._encoding.unit
+        self._index = cached("openimages", options, stamp_of([self._table]), lambda _: _build(self._table, begin, unit))
         count = len(self._index["offsets"])
         if not count:
             raise UserError(f"openimages: {self._table} lists no mask; check split.")
@@ -92,7 +94,8 @@ class OpenImages:
         offset = int(self._index["offsets"][self._chosen[index]])
         with self._table.open("rb") as file:
             file.seek(offset)
-            row = dict(zip(self._columns, _fields(file.readline()), strict=False))
+            line = line_of(read_line(file, self._encoding), self._encoding, f"{self.split}/byte {offset}")
+            row = dict(zip(self._columns, _fields(line), strict=False))
         try:
             mask_name, picture, label = (row[name] for name in _COLUMNS)
         except KeyError as fault:
@@ -116,10 +119,10 @@ class OpenImages:
         return Region(id=sample, image=image, mask=mask, caption=self._names[label], category=self._names[label])
 
 
-def _fields(line: bytes) -> list[str]:
+def _fields(line: str) -> list[str]:
     """A CSV line's fields; none of a damaged line."""
     try:
-        return next(csv.reader([line.decode("utf-8-sig", "replace")]), [])
+        return next(csv.reader([line]), [])
     except csv.Error:
         return []
 
@@ -136,8 +139,8 @@ def _place(root: Path, folders: list[str], name: str) -> Path:
     return next((path for path in paths if path.is_file()), paths[1])
 
 
-def _build(table: Path, begin: int) -> dict[str, np.ndarray]:
-    offsets = line_starts(table, begin)  # [n] int64
+def _build(table: Path, begin: int, unit: str) -> dict[str, np.ndarray]:
+    offsets = line_starts(table, begin, unit)  # [n] int64
     return {"offsets": offsets, **Tally("rows").arrays(len(offsets))}
 
 
@@ -147,8 +150,7 @@ def _class_names(root: Path) -> dict[str, str]:
     if path is None:
         raise UserError(f"openimages: {root} has no {_LABEL_FILES[0]}, which caption: class_name needs; fetch it or set caption: none.")
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [row for row in csv.reader(file) if len(row) >= 2]
+        rows = [row for row in csv.reader(io.StringIO(read_text(path, "openimages"), newline="")) if len(row) >= 2]
         return {label: name for label, name, *_ in rows if label.startswith(("/m/", "/g/")) and name.strip()}
-    except (UnicodeDecodeError, csv.Error) as fault:
-        raise UserError(f"openimages: {path} cannot be read as a CSV of class names ({fault}); fetch it again.") from fault
+    except csv.Error as fault:
+        raise UserError(f"openimages: {path} cannot be read as a CSV of class names ({fault}).") from fault

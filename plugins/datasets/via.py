@@ -18,6 +18,7 @@ import numpy as np
 
 from core.contracts import Count, UserError
 from core.pixels import MAX_PIXELS
+from plugins.datasets import _recognize
 from plugins.datasets._build import watched
 from plugins.datasets._cache import cached, stamp_of
 from plugins.datasets._drawn import Drawn, Table, Text, box, ellipse
@@ -33,6 +34,8 @@ _CAPTIONS = ("caption", "description", "phrase", "text")
 
 class Via(Drawn):
     """One region for each drawn shape that has an area; ids are ``{file name}/{number of the region}``."""
+
+    recognizes = staticmethod(_recognize.via)
 
     def __init__(
         self,

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import time
@@ -12,9 +14,10 @@ import numpy as np
 import pytest
 
 from benchmarks import index as benchmark
+from core.contracts import UserError
 from plugins.datasets import _build
 from plugins.datasets._build import line_starts, over_files, watched
-from plugins.datasets._cache import Index, cached, pack, stamp_of
+from plugins.datasets._cache import Index, cached, pack, place, stamp_of
 from plugins.datasets._listing import listing
 from plugins.datasets.sa1b import Sa1b
 
@@ -201,3 +204,99 @@ def test_starts_of_lines(tmp_path: Path, end: str) -> None:
     path.write_bytes(("\n".join(lines) + end).encode())
     data = path.read_bytes()
     assert [data[start:].split(b"\n")[0].strip() for start in line_starts(path, 7)] == [b"a", b"longer than sixteen characters", b"b"]
+
+
+_FULL = (errno.ENOSPC, "No space left on device")
+
+
+def _build_three(_: Path) -> dict[str, np.ndarray]:
+    return {"a": np.arange(3), **pack("t", ["x"])}
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL])
+def test_a_file_system_without_locks_is_no_fault(folder: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Lustre without flock, some NFS and FUSE. What another process builds meanwhile stays as it is."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    parts: list[Path] = []
+
+    def build(part: Path) -> dict[str, np.ndarray]:
+        over_files("x", _rows, ["1", "2"], part, 1)
+        parts.append(part)
+        if len(parts) == 1:  # another process comes between
+            cached("x", {}, "s", build)
+            assert part.is_dir()
+        return _build_three(part)
+
+    assert cached("x", {}, "s", build)["a"].tolist() == [0, 1, 2]
+    assert len(set(parts)) == 2
+    assert [path.suffix for path in sorted(folder.iterdir())] == [".index", ".lock"]
+
+
+def test_a_full_cache_is_one_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's own answer: what is written goes to /dev/full."""
+    monkeypatch.setattr("plugins.datasets._cache.uuid4", lambda: type("Fixed", (), {"hex": "fixed"}))
+    folder.mkdir()
+    full = folder / f".{place('x', {}).name}.fixed.new"
+    full.symlink_to("/dev/full")
+    with pytest.raises(UserError, match=rf"x: no index can be kept in {folder} \(No space left.*make room there, or set DUALLOOP_CACHE"):
+        cached("x", {}, "s", _build_three)
+    assert not full.is_symlink()
+    assert cached("x", {}, "s", _build_three)["a"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("fault", [_FULL, (errno.EDQUOT, "Disk quota exceeded"), (errno.EROFS, "Read-only file system")])
+def test_a_full_cache_while_files_are_read_is_the_cache_s_fault(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, fault: tuple[int, str]
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(*fault)
+
+    monkeypatch.setattr(np, "save", fails)
+    with pytest.raises(UserError, match=rf"{folder} \({fault[1]}\).*set DUALLOOP_CACHE"):
+        cached("x", {}, "s", lambda part: {"rows": over_files("x", _rows, ["1", "2"], part, 1)})
+
+
+def test_a_fault_of_the_source_is_not_the_cache_s(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        cached("x", {}, "s", lambda _: {"a": np.load(tmp_path / "absent")})
+
+
+def test_a_cache_cleared_while_it_is_used(folder: Path) -> None:
+    def clearing(part: Path) -> dict[str, np.ndarray]:
+        over_files("x", _rows, ["1", "2"], part, 1)
+        shutil.rmtree(folder)
+        return _build_three(part)
+
+    with pytest.raises(UserError, match="no index can be kept in"):
+        cached("x", {}, "s", clearing)
+    index = cached("x", {}, "s", _build_three)
+    copy = pickle.dumps(index)
+    shutil.rmtree(folder)
+    assert index["a"].tolist() == [0, 1, 2]  # its pages are mapped
+    with pytest.raises(UserError, match="cleared while it was in use"):
+        pickle.loads(copy)
+
+
+def test_no_home_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("DUALLOOP_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(UserError, match="set DUALLOOP_CACHE"):
+        cached("x", {}, "s", _build_three)
+
+
+def test_a_file_system_that_maps_nothing_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(errno.ENODEV, "No such device")
+
+    monkeypatch.setattr(np, "memmap", fails)
+    index = cached("x", {}, "s", lambda _: {"a": np.arange(6.0).reshape(2, 3), **pack("t", ["é", "b"])})
+    np.testing.assert_array_equal(index["a"], np.arange(6.0).reshape(2, 3))
+    assert index.text("t", 1) == "b"

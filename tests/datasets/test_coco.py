@@ -193,3 +193,14 @@ def test_a_list_of_run_lengths_is_one_mask(tmp_path: Path) -> None:
 def test_half_a_surrogate_pair_is_a_bad_sample(tmp_path: Path) -> None:
     with pytest.raises(BadSample, match="damaged text"):
         opened(tmp_path, one(caption="\ud83d"))[0]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_file_is_known_with_its_pictures(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (20, 10)).save(tmp_path / "images/é b.png")
+    image = {"id": 1, "coco_url": "http://images.cocodataset.org/images/%C3%A9 b.png", "width": 20, "height": 10}
+    file = write(tmp_path, [one()], images=[image], encoding=encoding)
+    [found] = CocoRegions.recognizes(file)
+    assert found.keys["annotations"] == file
+    assert CocoRegions(**found.keys)[0].mask.sum() == 16

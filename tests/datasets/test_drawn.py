@@ -14,6 +14,7 @@ from PIL import Image
 
 from core.contracts import BadSample, UserError
 from plugins.datasets._drawn import box, ellipse
+from plugins.datasets._recognize import _names
 from plugins.datasets.labelme import Labelme
 from plugins.datasets.via import Via
 
@@ -212,6 +213,22 @@ def test_what_is_not_via_s(pictures: Path) -> None:
         (pictures / name).write_text(text)
         with pytest.raises(UserError, match=said):
             Via(annotations=pictures / name, images=pictures)
+
+
+def test_files_are_known_for_what_they_are(pictures: Path) -> None:
+    for way in ("project", "export", "csv"):
+        [found] = Via.recognizes(via(pictures, way))
+        assert Via(**found.keys)[0].mask.sum() == 16
+        assert found.keys["images"] == pictures
+    labelme(pictures, shape())
+    _names.cache_clear()  # it knows a folder as it was a moment ago
+    for path in (pictures, pictures / "a.json"):
+        [found] = Labelme.recognizes(path)
+        assert Labelme(**found.keys)[0].caption == "cup"
+    labelme(pictures, shape(description="red"))
+    assert Labelme(**Labelme.recognizes(pictures)[0].keys)[0].caption == "red"
+    assert not Labelme.recognizes(pictures / "via.json")
+    assert not Via.recognizes(pictures / "a.json")
 
 
 def test_polygons_of_boxes_and_ellipses() -> None:

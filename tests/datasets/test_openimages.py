@@ -147,3 +147,23 @@ def test_a_carriage_return_in_a_line_and_a_class_with_a_blank_name(root: Path) -
     table.write_bytes(b"\r" + header + b"\n")
     with pytest.raises(UserError, match="no column MaskPath"):
         OpenImages(root=root)
+
+
+@pytest.mark.parametrize("codec", ["utf-8-sig", "utf-16", "utf-16-be"])
+def test_tables_in_other_encodings_of_unicode(root: Path, codec: str) -> None:
+    expected = OpenImages(root=root, caption="class_name")[3]
+    for name in (CSV, "oidv7-class-descriptions.csv"):
+        (root / name).write_bytes((root / name).read_text(encoding="utf-8").replace("\n", "\r\n").encode(codec))
+    found = OpenImages(root=root, caption="class_name")[3]
+    assert (found.id, found.caption) == (expected.id, expected.caption)
+    np.testing.assert_array_equal(found.mask, expected.mask)
+
+
+def test_another_encoding_is_named(root: Path) -> None:
+    row = (root / CSV).read_bytes().splitlines()[1]
+    (root / CSV).write_bytes((root / CSV).read_bytes().splitlines()[0] + b"\n" + row.replace(b"_", b"\xe9", 1) + b"\n")
+    with pytest.raises(BadSample, match="UTF-8 has no character e9"):
+        OpenImages(root=root)[0]
+    (root / "oidv7-class-descriptions.csv").write_bytes("/m/1,Gerät\n".encode("latin1"))
+    with pytest.raises(UserError, match=r"Windows-1252.*save it as UTF-8"):
+        OpenImages(root=root, caption="class_name")

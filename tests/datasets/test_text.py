@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from core.contracts import BadSample, UserError
+from plugins.datasets._build import line_starts
 from plugins.datasets._json import Document, read_json, read_object
 from plugins.datasets._names import named_file
-from plugins.datasets._text import encoding_of, line_of, read_text, sound
+from plugins.datasets._text import encoding_of, line_of, read_line, read_text, sound, text_encoding
 
 VALUE = {"é": ["é", "e\u0301 杯子 😀 Ã©", {"a": "]"}], "b": [], "d": "}", "n": [1.5, None, True, "\\", '"', "\u2028"]}
 CODECS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"]
@@ -203,3 +204,18 @@ def test_json_values_may_be_anything(tmp_path: Path) -> None:
     ((found, begin, end),) = Document(tmp_path / "a.json", "test").elements(0)
     assert found["id"] == 2**130
     assert read_object(tmp_path / "a.json", begin, end - begin, "x")["id"] == 2**130
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_lines_end_where_code_units_say_so(tmp_path: Path, codec: str) -> None:
+    """U+0A0A and U+4E0A hold a byte 10 in UTF-16."""
+    lines = ["head,é\n", "\u0a0a上 a longer line\r\n", "\r\n", "  \n", "the last one"]
+    (tmp_path / "a.csv").write_bytes("".join(lines).encode(codec))
+    encoding = text_encoding(tmp_path / "a.csv", "test")
+    starts = line_starts(tmp_path / "a.csv", encoding.start, encoding.unit)
+    found = []
+    with (tmp_path / "a.csv").open("rb") as file:
+        for start in starts.tolist():
+            file.seek(start)
+            found.append(line_of(read_line(file, encoding), encoding, "x"))
+    assert found == [lines[0], lines[1], lines[4]]
