@@ -92,9 +92,9 @@ def _read(source: Source, kind: MaskKind, orientation: Orientation, limit: int, 
 def _drawn(picture: Image.Image, kind: MaskKind, source: Source, tell: Tell) -> _Drawn:
     if picture.mode == "1" and "transparency" not in picture.info:
         return _Drawn(np.asarray(picture), one=True)
-    if picture.format in _LOSSY and (thresholded := _thresholded(picture, kind, source, tell)) is not None:
-        return _Drawn(thresholded, one=True)
     opaque = _opaque(picture)
+    if picture.format in _LOSSY and opaque is None and (thresholded := _thresholded(picture, kind, source, tell)) is not None:
+        return _Drawn(thresholded, one=True)
     if picture.mode in ("P", "PA"):
         return _of_palette(picture, opaque, kind, source)
     if picture.mode in ("1", "L", "LA", "La", "I", "F") or picture.mode.startswith("I;"):

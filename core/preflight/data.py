@@ -90,6 +90,11 @@ def _used(name: str, dataset: Dataset) -> list[Finding]:
     return [Finding("warn" if one.warnings or one.of - one.used > OFTEN * one.of else "pass", name, str(one)) for one in told]
 
 
+def notes_of(dataset: Dataset) -> list[str]:
+    """What it tells of itself; after samples were drawn, also how unusual files were read."""
+    return [note for usage in (dataset.usage() if isinstance(dataset, TellsUsage) else ()) for note in usage.notes]
+
+
 def draw(
     recipe: Recipe, registry: Registry, drawn: list[Drawn], facts: Facts, samples: int, seconds: float, out: Path
 ) -> Iterator[Finding]:
@@ -97,10 +102,12 @@ def draw(
     limit = recipe.values["train"]["max_bad_fraction"]
     for place, source in enumerate(sorted(drawn, key=_seconds_of_one)):
         begun = time.monotonic()
+        before = notes_of(source.dataset)
         tally = _sample(source, facts, samples, begun + seconds / (len(drawn) - place))
         seconds = max(1.0, seconds - (time.monotonic() - begun))
         name = path_text(source.path)
         yield _bad(name, tally, limit)
+        yield from (Finding("warn", name, note) for note in notes_of(source.dataset) if note not in before and not source.nested)
         if tally.empty:
             yield Finding("pass", name, f"{tally.empty} of {tally.drawn} samples drawn have no target: an empty mask")
         if tally.areas:

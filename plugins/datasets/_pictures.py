@@ -39,7 +39,7 @@ class Pictures:
 
     def notes(self) -> tuple[str, ...]:
         """How files were read that are not as most are, and how often in this process: for ``Usage.notes``."""
-        return tuple(f"read so far: {count} x {text}" for text, count in sorted(self.told.items()))
+        return tuple(f"{count} x {text}" for text, count in sorted(self.told.items()))
 
     def view(self, source: Source, sample: str, size: tuple[int, ...] | None = None, scaled: bool = False) -> tuple[np.ndarray, int]:
         """[H, W, 3] uint8 RGB, and the factor by which a mask of ``size`` (H, W) is to be reduced. Raises ``BadSample``.

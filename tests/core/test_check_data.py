@@ -21,7 +21,9 @@ def own(tmp_path: Path) -> Path:
     """Two good lines, a mask of two objects, a mask that may be inverted, a missing picture."""
     folder = tmp_path / "my <data>"
     folder.mkdir()
-    Image.new("RGB", (40, 30), (90, 120, 60)).save(folder / "a.jpg")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 30), (90, 120, 60)).save(folder / "a.jpg", exif=exif)  # its masks fit the stored pixels alone
     mask = np.zeros((30, 40), np.uint8)
     mask[5:15, 5:20] = 255
     Image.fromarray(mask).save(folder / "m.png")
@@ -45,6 +47,7 @@ def test_a_folder_of_ones_own(own: Path, tmp_path: Path, capsys: pytest.CaptureF
         "masks hold several objects: 6 regions",
         "1 x missing picture",
         "are they inverted?",
+        "5 x masks that fit the picture only as it is stored",
         "3 of 6 have one",
     ):
         assert part in said, part

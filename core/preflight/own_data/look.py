@@ -13,6 +13,7 @@ import numpy as np
 
 from core.contracts import BadSample, Dataset, LeftOut, Picture, Region, TellsUsage, Usage
 from core.engine.sheet import draw_masks
+from core.preflight.data import notes_of
 from core.preflight.finding import Finding
 from core.preflight.own_data.guesses import Guess, recipe_text
 from core.preflight.own_data.page import Shown, write_page
@@ -43,15 +44,14 @@ def look(guess: Guess, others: list[Guess], samples: int, seconds: float, out: P
     yield Finding("pass" if len(dataset) else "fail", "regions", f"{len(dataset):,}")
     for usage in _usage(dataset):
         yield Finding("warn" if usage.left_out or usage.warnings else "pass", "used", str(usage))
+    before = notes_of(dataset)
     seen = _read(dataset, samples, seconds)
     yield from _said(seen, len(dataset))
-    after = _usage(dataset)
-    for note in {note: None for usage in after for note in usage.notes if note.startswith("read so far")}:
-        yield Finding("warn", "how it was read", note.removeprefix("read so far: "))
+    yield from (Finding("warn", "how it was read", note) for note in notes_of(dataset) if note not in before)
     out.mkdir(parents=True, exist_ok=True)
     text = recipe_text(guess, captions=2 * seen.captions > len(seen.shares))
     (out / "recipe.yaml").write_text(text, encoding="utf-8")
-    left: list[LeftOut] = [one for usage in after for one in usage.left_out]
+    left: list[LeftOut] = [one for usage in _usage(dataset) for one in usage.left_out]
     write_page(out / "data.html", f"{guess.name}: {words}", seen.shown, seen.bad, left, len(dataset), seen.read, text)
     yield Finding("pass", "recipe", f"{out / 'recipe.yaml'}; python -m core.run {out / 'recipe.yaml'} --check accepts it")
     yield Finding("pass", "page", f"{out / 'data.html'}: {len(seen.shown)} samples and {len(seen.bad)} bad ones")
