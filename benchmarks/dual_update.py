@@ -126,11 +126,11 @@ Phases = dict[str, float]
 
 
 def packed_flops(rows: list[int], *given: Any, out_shape: list[int], **named: Any) -> int:
-    """Of a product with a packed matrix, which the counter does not know."""
+    """Of a product with a packed matrix or one in 8 bits, which the counter does not know."""
     return 2 * rows[0] * rows[1] * out_shape[1]
 
 
-PACKED = {torch.ops.mkldnn._linear_pointwise: packed_flops}
+PACKED = dict.fromkeys((torch.ops.mkldnn._linear_pointwise, torch.ops.aten._weight_int8pack_mm), packed_flops)
 
 
 class Clock:
