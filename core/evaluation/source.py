@@ -129,7 +129,7 @@ def _job(source: Path, base: Path | None, registry: Registry) -> Job:
         checkpoint, recipe = find_checkpoint(source)
         job = Job(nothing, "run", checkpoint, recipe.parent / "evaluation" / checkpoint.name, recipe)
     if base is not None and job.kind != "run":
-        raise UserError(f"--base goes with a training file, adapters or a run; {source} has no base beside itself")
+        raise UserError(f"--base goes with a training file, adapters or a run; {source} knows its base itself")
     return job
 
 
