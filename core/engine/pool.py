@@ -44,7 +44,7 @@ class Failure:
         about = "".join(f"{note}: " for note in getattr(error, "__notes__", ()))
         few_files = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
         advice = "raise the limit of open files (ulimit -n)" if few_files else "train.workers=0 shows the way there in the code"
-        return Failure(f"{about}{type(error).__name__}: {error}{at}, in a process that loads data; {advice}")
+        return Failure(f"{about}{type(error).__name__}: {_line(error)}{at}, in a process that loads data; {advice}")
 
 
 @dataclass(eq=False)
@@ -148,7 +148,7 @@ class Pool:
         except Exception as error:  # told where the result is waited for
             with self._state:
                 lost = isinstance(error, EOFError | ConnectionError) and worker is not None and not self._closed
-                self._fail(_gone(worker) if lost and worker else UserError(f"prepared samples cannot be taken over: {error}"))
+                self._fail(_gone(worker) if lost and worker else UserError(f"prepared samples cannot be taken over: {_line(error)}"))
 
     def _put(self, worker: _Worker, value: Any, size: int) -> None:
         with self._state:
@@ -208,6 +208,12 @@ def _work(requests: socket.socket, inherited: Sequence[socket.socket], carry_out
         except Exception as error:  # anything that a data set of a third party raises
             packed = Packed(Failure.of(error))
         packed.send(requests)
+        del packed, request  # a micro-batch may be hundreds of MB, and the next one is made meanwhile
+
+
+def _line(error: Exception) -> str:
+    """What the exception says, on one line."""
+    return " ".join(str(error).split())[:500]
 
 
 def _seed(seed: int) -> None:

@@ -21,6 +21,7 @@ NAMES = {
     "train.clip_norm": "max_grad_norm clip_grad_norm gradient_clipping grad_clip max_norm gradient_clip_val",
     "train.precision": "bf16 fp16 tf32 amp mixed_precision half use_amp autocast",
     "train.workers": "dataloader_num_workers num_workers n_workers",
+    "train.prefetch_gib": "dataloader_prefetch_factor prefetch_factor",
     "train.activation_checkpointing": "gradient_checkpointing use_gradient_checkpointing checkpoint_activations",
     "train.compile": "torch_compile",
     "train.group_pictures": "group_by_length",

@@ -197,6 +197,15 @@ def test_auto_is_cuda_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPatch) -> N
     assert list(devices.device_notes(launch | {"device": "cpu"})) == []
 
 
+def test_a_machine_without_a_loopback_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*given: Any) -> socket.socket:
+        raise OSError(101, os.strerror(101))
+
+    monkeypatch.setattr(socket, "create_connection", unreachable)
+    with pytest.raises(UserError, match=r"^the processes cannot meet at 127\.0\.0\.1 \(.*unreachable\); is the network interface lo up"):
+        start.start_workers({"strategy": "ddp", "processes": 2, "device": "cpu"}, [])
+
+
 def test_what_was_ignored_stays_ignored() -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGQUIT)}
     try:

@@ -41,11 +41,11 @@ def start_workers(launch: Mapping[str, Any], arguments: Sequence[str], module: s
     ``what_remains``: a sentence for the user, of what there is after a stop.
     """
     check_launch(launch)
+    _require_loopback()
     import logging
 
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what the user reads is said below
@@ -79,11 +79,18 @@ def start_workers(launch: Mapping[str, Any], arguments: Sequence[str], module: s
     except SignalException as error:
         print(f"stopped by {error.sigval.name}; {what_remains}", file=sys.stderr)
         return 128 + error.sigval
-    except RendezvousError as error:
-        raise UserError(f"the processes cannot meet at 127.0.0.1 ({error}); is the network interface lo up?") from error
     finally:
         del os.environ[LAUNCHER]
     return 0
+
+
+def _require_loopback() -> None:
+    """Raises ``UserError`` where a process does not reach another one on this machine; torch would try for minutes."""
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname(), 10).close()
+    except OSError as error:
+        raise UserError(f"the processes cannot meet at 127.0.0.1 ({error}); is the network interface lo up?") from error
 
 
 def _handled() -> list[str]:
