@@ -31,7 +31,8 @@ def missing() -> str | None:
 def _torch() -> Path:
     """The folder of torch, which is not imported for it."""
     found = importlib.util.find_spec("torch")
-    assert found is not None and found.origin is not None
+    assert found is not None
+    assert found.origin is not None
     return Path(found.origin).parent
 
 
