@@ -33,8 +33,12 @@ def add_lora(network: Network, lora: Lora) -> LoraConfig:
     """Puts fresh adapters on the language model."""
     from peft import LoraConfig, inject_adapter_in_model  # slow to import, so only where it is used
 
+    from plugins.models.sa2va.adapted import AdaptedLinear, lean_feed_forward
+
     llm = network.backend.llm
     linear = {name.rsplit(".", 1)[-1] for name, module in llm.named_modules() if isinstance(module, nn.Linear)} - {"lm_head"}
     config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=sorted(linear), bias="none")
+    config._register_custom_module({nn.Linear: AdaptedLinear})
     inject_adapter_in_model(config, llm)
+    lean_feed_forward(llm)
     return config
