@@ -59,7 +59,9 @@ def main(arguments: list[str]) -> int:
         world = call(PYTHON, "-m", "plugins.datasets.shapes", "data/shapes")
         return world or call(PYTHON, "-m", "core.run", "recipes/dual_loop_tiny.yaml", *rest)
     if what == "test":
-        return call(PYTHON, "-m", "pytest", "-n", str(min(os.cpu_count() or 1, 8)), *rest, OMP_NUM_THREADS="1")
+        from core.cores import cores
+
+        return call(PYTHON, "-m", "pytest", "-n", str(min(cores(), 8)), *rest, OMP_NUM_THREADS="1")
     if what == "lint":
         return call(PYTHON, "-m", "ruff", "check", ".") or call(PYTHON, "-m", "mypy")
     return 0

@@ -101,7 +101,7 @@ class Given:
     """A feed that gives one batch in every update."""
 
     def __init__(self, task: str, batch: RegionBatch) -> None:
-        self.micro = MicroBatch([(task, batch)], Counter(), [])
+        self.micro = MicroBatch("", [(task, batch)], Counter(), [])
 
     def update(self) -> list[MicroBatch]:
         return [self.micro]

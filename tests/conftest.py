@@ -14,6 +14,7 @@ from core.registry import Registry
 
 ROOT = Path(__file__).parents[1]
 torch.set_num_threads(1)
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # launch.device=auto is the CPU: what is compared bit for bit is computed there
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from core.checkpoints.disk_errors import disk_fault
 from core.contracts import UserError
-from core.engine.launch import become_worker, print_notes, report_error, start_workers, to_start
+from core.engine.launch import become_worker, device_notes, device_of, print_notes, report_error, start_workers, to_start
 from core.installed.starting import spoken
 from core.registry import Registry
 
@@ -81,8 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=out)
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier evaluation wrote there")
     parser.add_argument("--max-bad", type=int, default=0, metavar="N", help="samples that may be left out as unusable (default 0: stop)")
-    parser.add_argument("--processes", type=int, default=1, metavar="N", help="that share the pictures; with --device cuda a GPU each")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="that share the pictures; on GPUs one each")
+    device = "auto (default): cuda where there is a GPU, else cpu"
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=device)
     parser.add_argument("--quiet", action="store_true", help="print the result only")
     return parser
 
@@ -106,10 +107,12 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str]) -> int:
         "timeout_s": WAIT_S,
         "requeue": False,
     }
+    print_notes(device_notes(launch))
     if to_start(launch):
         return start_workers(launch, argv, "core.evaluate", WHAT_REMAINS)
     from core.engine.parallel.exchange import join  # late: it imports torch
     from core.evaluation.measure import Options, run
 
-    options = Options(arguments.out or job.out, arguments.groups, arguments.max_bad, arguments.overwrite, arguments.device, arguments.quiet)
+    device, out = device_of(launch), arguments.out or job.out
+    options = Options(out, arguments.groups, arguments.max_bad, arguments.overwrite, device, arguments.quiet)
     return run(job, registry, options, join(launch, WHAT_REMAINS))

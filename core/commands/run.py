@@ -11,7 +11,7 @@ from pathlib import Path
 from core.commands.printing import table
 from core.commands.words import parse, recipe_and_run
 from core.contracts import UserError
-from core.engine.launch import become_worker, print_notes, report_error, report_stop, start_workers, to_start
+from core.engine.launch import become_worker, device_notes, print_notes, report_error, report_stop, start_workers, to_start
 from core.engine.launch.stopping import Stopped, listening
 from core.engine.rehearsal import cannot_start_here, rehearse
 from core.installed.starting import spoken
@@ -33,6 +33,10 @@ def main(argv: list[str] | None = None) -> int:
             print(json.dumps(json_schema(registry), indent=2))
             return 0
         arguments.recipe, resume = recipe_and_run(arguments)
+        if arguments.profile < 0 or (arguments.profile and (arguments.sweep or arguments.check or arguments.resolved)):
+            parser.error(
+                "--profile N measures N updates of one run: N is at least 1, and it goes with neither --sweep, --check nor --resolved"
+            )
         if arguments.sweep:
             if resume or arguments.resolved:
                 parser.error("--sweep starts new runs: it goes with neither --resume nor --resolved")
@@ -68,6 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--resume", nargs="?", const=True, default=None, metavar="RUN_FOLDER", help=folder)
     parser.add_argument("--sweep", nargs="+", metavar="key=a,b", help="run every combination of these values, one run after another")
     parser.add_argument("--dry-run", action="store_true", help="with --sweep: print the runs' commands, one a line, and stop")
+    profile = "measure N updates after the first: their phases' time, memory and waits, and a trace, in RUN_FOLDER/profile; the run goes on"
+    parser.add_argument("--profile", type=int, default=0, metavar="N", help=profile)
     parser.add_argument("--quiet", action="store_true", help="print the result only")
     return parser
 
@@ -87,13 +93,14 @@ def _run(recipe: Recipe, registry: Registry, arguments: argparse.Namespace, resu
         return 0
     if arguments.check:
         return report(recipe, registry, here=not arguments.elsewhere)
+    print_notes(device_notes(recipe.values["launch"]))
     if to_start(recipe.values["launch"]):
         return start_workers(recipe.values["launch"], argv)
     try:
         with listening():
             from core.engine.runner import run  # late: it imports torch
 
-            return run(recipe, registry, resume=resume, quiet=arguments.quiet)
+            return run(recipe, registry, resume=resume, quiet=arguments.quiet, profile=arguments.profile)
     except Stopped as stopped:
         return report_stop(stopped, recipe.values["launch"]["requeue"])
 

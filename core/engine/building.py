@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,14 @@ import torch
 from core.checkpoints.start import start_weights
 from core.contracts import ElementWise, Evaluator, KeepsRunningGradient, Loop, Model, Schedule, Stateful, Teacher, UserError
 from core.engine import checkpoint
-from core.engine.feed import Feed
+from core.engine.feed import Feed, Supply, ahead
+from core.engine.launch import device_of
 from core.engine.moving import MovingValue
 from core.engine.noise import derived_seed
 from core.engine.own_weights import Named, move_to, own_weights, refuse_untrained
 from core.engine.parallel.exchange import Alone, Exchange
 from core.engine.parallel.gradients import Groups
-from core.engine.parallel.strategy import make_strategy
+from core.engine.parallel.strategy import Strategy, make_strategy
 from core.engine.parallel.transforms import transform
 from core.engine.plan import Plan, Source, needs_of
 from core.engine.running_gradient import RunningGradient
@@ -53,7 +54,7 @@ def build_run(recipe: Recipe, registry: Registry, folder: Path, last: Path | Non
     exchange = exchange or Alone()
     values, seed = recipe.values, recipe.values["seed"]
     train, launch = values["train"], values["launch"]
-    if launch["device"] == "cpu":
+    if device_of(launch) == "cpu":
         _sums_in_one_order()
     torch.manual_seed(derived_seed(seed, "weights"))  # fresh adapters are drawn from it
     with exchange.main_first("building the model"):  # it may write files that the others then read
@@ -73,7 +74,7 @@ def build_run(recipe: Recipe, registry: Registry, folder: Path, last: Path | Non
     strategy = make_strategy(launch, groups | own, optimizer, train["clip_norm"], exchange, most)
     teacher: Teacher | None = build(recipe, ("teacher",), registry, parts) if values.get("teacher") else None
     if teacher is not None:
-        move_to(teacher, launch["device"])
+        move_to(teacher, device_of(launch))
         teacher.start(groups)
     for where, component in {"teacher": teacher, "gradient": surgery.op, "schedule": schedule, "optimizer": factory}.items():
         refuse_untrained(component, where, groups | own)
@@ -88,41 +89,14 @@ def build_run(recipe: Recipe, registry: Registry, folder: Path, last: Path | Non
             surgery.op.load_state_dict(state["gradient_op"])
         if surgery.running:
             surgery.running.load_state_dict(checkpoint.load_running(last))
-    loops: dict[str, LoopSetup] = {}
-    for name, loop in values["loops"].items():
-        sources = [
-            Source(
-                name,
-                task,
-                source,
-                build(recipe, ("loops", name, "tasks", task, "data", source), registry),
-                needs_of(tasks[name][task]),
-                entry.get("weight"),
-            )
-            for task, setting in loop["tasks"].items()
-            for source, entry in setting["data"].items()
-        ]
-        plan = Plan(sources, seed, train["batch_size"] * train["accumulate"] * strategy.world, train["group_pictures"])
-        feed = Feed(
-            plan,
-            model.preparation,
-            [update for update in range(start, train["updates"]) if name in schedule.loops(update)],
-            train["batch_size"],
-            strategy.rank,
-            strategy.world,
-            train["workers"],
-            train["max_bad_fraction"],
-            folder / f"bad_samples{f'.rank{strategy.rank}' if strategy.rank else ''}.jsonl",
-            teacher_preparation(teacher, model),
-        )
-        loops[name] = LoopSetup(name, loop["weight"], tasks[name], feed)
+    loops = _loops(recipe, registry, tasks, schedule, start, strategy, model, teacher, folder)
     trackers = {name: build(recipe, ("track", name), registry) for name in values["track"] if exchange.main}
     if exchange.main and not any(tracker["use"] == "jsonl" for tracker in values["track"].values()):
         trackers["metrics.jsonl"] = registry.get("trackers", "jsonl").object()  # always on, whatever the recipe's trackers are called
     evaluators = {name: build(recipe, ("evaluate", name), registry) for name in values["evaluate"]}
     for name, evaluator in evaluators.items():
         refuse_untrained(evaluator, f"evaluate.{name}", groups | own)
-    trainer = Trainer(model, loops, teacher, surgery, schedule, strategy, rate, seed, launch["device"], train["precision"], folder)
+    trainer = Trainer(model, loops, teacher, surgery, schedule, strategy, rate, seed, device_of(launch), train["precision"], folder)
     trainer.max_bad_updates, trainer.skipped, trainer.by_task = train["max_bad_updates"], skipped, by_task
     owners = parts | {("loops", name): loop for name, loop in loops.items()}
     trainer.moving = [MovingValue(path, owners[path[:-1]], moving) for path, moving in moving_numbers(recipe, registry).items()]
@@ -139,7 +113,7 @@ def _tasks(recipe: Recipe, registry: Registry, parts: dict[KeyPath, Any]) -> tup
             path: KeyPath = ("loops", name, "tasks", task)
             torch.manual_seed(derived_seed(recipe.values["seed"], "weights", *path))  # the same on all ranks
             component = tasks[name][task] = build(recipe, path, registry, parts)
-            move_to(component, recipe.values["launch"]["device"])
+            move_to(component, device_of(recipe.values["launch"]))
             try:
                 weights = own_weights(component)
             except UserError as error:
@@ -147,6 +121,52 @@ def _tasks(recipe: Recipe, registry: Registry, parts: dict[KeyPath, Any]) -> tup
             if weights:
                 own[path_text(path)] = weights
     return tasks, own
+
+
+def _loops(
+    recipe: Recipe,
+    registry: Registry,
+    tasks: Mapping[str, Mapping[str, Loop]],
+    schedule: Schedule,
+    start: int,
+    strategy: Strategy,
+    model: Model,
+    teacher: Teacher | None,
+    folder: Path,
+) -> dict[str, LoopSetup]:
+    """The loops with their data; the workers that load it are started."""
+    values, train = recipe.values, recipe.values["train"]
+    plans: dict[str, Plan] = {}
+    for name, loop in values["loops"].items():
+        sources = [
+            Source(
+                name,
+                task,
+                source,
+                build(recipe, ("loops", name, "tasks", task, "data", source), registry),
+                needs_of(tasks[name][task]),
+                entry.get("weight"),
+            )
+            for task, setting in loop["tasks"].items()
+            for source, entry in setting["data"].items()
+        ]
+        plans[name] = Plan(sources, values["seed"], train["batch_size"] * train["accumulate"] * strategy.world, train["group_pictures"])
+    supply = Supply(
+        plans,
+        model.preparation,
+        ((update, name) for update in range(start, train["updates"]) for name in schedule.loops(update)),
+        train["batch_size"],
+        strategy.rank,
+        strategy.world,
+        ahead(train),
+        teacher_preparation=teacher_preparation(teacher, model),
+        pinned=device_of(values["launch"]) == "cuda",
+    )
+    record = folder / f"bad_samples{f'.rank{strategy.rank}' if strategy.rank else ''}.jsonl"
+    return {
+        name: LoopSetup(name, loop["weight"], tasks[name], Feed(name, supply, train["max_bad_fraction"], record))
+        for name, loop in values["loops"].items()
+    }
 
 
 def _surgery(recipe: Recipe, registry: Registry, groups: Groups, own: Groups, parts: dict[KeyPath, Any]) -> tuple[Surgery, Schedule, bool]:

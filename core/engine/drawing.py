@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch.utils.data import Dataset
-
 from core.contracts import BadSample, Preparation, RegionBatch, UserError
 from core.engine.plan import Plan, Slot
 
@@ -30,6 +28,7 @@ class BadDraw:
 class MicroBatch:
     """What one backward pass sees: the samples of each task together, and what was wrong with others."""
 
+    loop: str
     parts: list[tuple[str, RegionBatch]]  # (task, batch)
     drawn: Counter[str]  # source path -> draws
     bad: list[BadDraw]
@@ -44,6 +43,7 @@ class MicroBatch:
 class Request:
     """The slots of one micro-batch."""
 
+    loop: str
     slots: tuple[Slot, ...]
 
 
@@ -57,27 +57,27 @@ class _Drawn:
     extra: Mapping[str, Any]
 
 
-class Drawing(Dataset[MicroBatch | UserError]):
+class Drawing:
     """Maps a request to its micro-batch.
 
-    A ``UserError`` is returned, not raised: the loader would wrap its sentence into the worker's traceback.
+    A ``UserError`` is returned, not raised: it is told when the micro-batch's turn comes, by whichever process made it.
     """
 
-    def __init__(self, plan: Plan, preparation: Preparation, teacher_preparation: Preparation | None = None) -> None:
-        """``teacher_preparation``: that of a teacher which prepares its own; a region that either refuses is bad."""
-        self.plan, self.preparation, self.teacher_preparation = plan, preparation, teacher_preparation
+    def __init__(self, plans: Mapping[str, Plan], preparation: Preparation, teacher_preparation: Preparation | None = None) -> None:
+        """``plans``: of each loop. ``teacher_preparation``: that of a teacher which prepares its own; what either refuses is bad."""
+        self.plans, self.preparation, self.teacher_preparation = plans, preparation, teacher_preparation
 
-    def __getitem__(self, request: Request) -> MicroBatch | UserError:  # type: ignore[override]
+    def __call__(self, request: Request) -> MicroBatch | UserError:
         try:
             return self._micro_batch(request)
         except UserError as error:
             return error
 
     def _micro_batch(self, request: Request) -> MicroBatch:
-        micro = MicroBatch([], Counter(), [])
+        plan, micro = self.plans[request.loop], MicroBatch(request.loop, [], Counter(), [])
         by_task: dict[str, list[_Drawn]] = {}
         for slot in request.slots:
-            by_task.setdefault(self.plan.sources[slot.source].task, []).append(self._draw(slot, micro))
+            by_task.setdefault(plan.sources[slot.source].task, []).append(self._draw(plan, slot, micro))
         micro.parts = [(task, self._collated(drawn)) for task, drawn in sorted(by_task.items())]
         return micro
 
@@ -90,13 +90,13 @@ class Drawing(Dataset[MicroBatch | UserError]):
             batch.for_teacher = self.teacher_preparation.collate([one.for_teacher for one in drawn])
         return batch
 
-    def _draw(self, slot: Slot, micro: MicroBatch) -> _Drawn:
-        source, index = self.plan.sources[slot.source], slot.index
+    def _draw(self, plan: Plan, slot: Slot, micro: MicroBatch) -> _Drawn:
+        source, index = plan.sources[slot.source], slot.index
         last: BadSample | None = None
         for attempt in range(1, MAX_ATTEMPTS + 1):
             micro.drawn[source.path] += 1
             try:
-                region = self.plan.region(slot, index)
+                region = plan.region(slot, index)
                 # one id space over all sources: noise is derived from it
                 region = replace(region, id=f"{source.name}/{region.id}")
                 prepared = self.preparation(region, source.needs)
@@ -104,7 +104,12 @@ class Drawing(Dataset[MicroBatch | UserError]):
                 return _Drawn(prepared, theirs, region.category, region.extra)
             except BadSample as bad:
                 micro.bad.append(BadDraw(slot.update, source.path, bad.reason, bad.sample, bad.detail))
-                last, index = bad, self.plan.replacement(slot, attempt)
+                last, index = bad, plan.replacement(slot, attempt)
+            except UserError:
+                raise
+            except Exception as error:  # a data set's own: it goes on, with the place where it came up
+                error.add_note(f"{source.path}, sample number {index}")
+                raise
         raise UserError(
             f"{source.path}: {MAX_ATTEMPTS} draws in a row were bad, the last one {last}; check the data set's folder and options"
         )

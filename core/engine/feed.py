@@ -1,112 +1,113 @@
-"""The micro-batches of each update, made ahead by the loader's workers, and the count of bad samples."""
+"""The micro-batches of each update, made ahead by worker processes, and the count of bad samples."""
 
 from __future__ import annotations
 
-import atexit
 import json
-import signal
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import DataLoader, Sampler
-
 from core.contracts import Preparation, UserError
 from core.engine.drawing import BadDraw, Drawing, MicroBatch, Request
-from core.engine.launch import die_with_parent
+from core.engine.launch import stopping
 from core.engine.plan import Plan
+from core.engine.pool import Pool
 
 MIN_DRAWS = 100  # draws from a source before its share of bad samples is judged
 
 
-def _be_worker(number: int) -> None:
-    """A loader's worker ends with its process and not before: a scheduler sends its signals to every process of a job."""
-    for stop in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(stop, signal.SIG_IGN)
-    die_with_parent()
+@dataclass(frozen=True)
+class Ahead:
+    """What the loading of samples takes on a machine, beside the processes that train."""
+
+    processes: int  # worker processes of one training process, for all its loops together
+    most_bytes: int  # of micro-batches that are ready or under way for one training process; 0 without workers
 
 
-class _Requests(Sampler[Request]):
-    def __init__(self, plan: Plan, updates: Sequence[int], micro: int, rank: int, world: int) -> None:
-        self.plan, self.updates, self.micro, self.rank, self.world = plan, updates, micro, rank, world
+def ahead(train: Mapping[str, Any]) -> Ahead:
+    """The rule of a recipe's ``train`` keys. One micro-batch is always under way, also where it alone is larger than the bound."""
+    workers: int = train["workers"]
+    return Ahead(workers, round(train["prefetch_gib"] * 2**30) if workers else 0)
 
-    def __len__(self) -> int:
-        return len(self.updates) * (self.plan.batch // (self.micro * self.world))
 
-    def __iter__(self) -> Iterator[Request]:
-        for update in self.updates:
-            mine = self.plan.slots(update)[self.rank :: self.world]
-            for start in range(0, len(mine), self.micro):
-                yield Request(tuple(mine[start : start + self.micro]))
+class Supply:
+    """The micro-batches of all loops on one rank, in the order in which updates take them; one pool of workers makes them."""
+
+    def __init__(
+        self,
+        plans: Mapping[str, Plan],
+        preparation: Preparation,
+        order: Iterable[tuple[int, str]],
+        micro: int,
+        rank: int = 0,
+        world: int = 1,
+        room: Ahead | None = None,
+        *,
+        teacher_preparation: Preparation | None = None,
+        pinned: bool = False,
+    ) -> None:
+        """``order``: (update, loop) as they are taken. ``micro``: samples of a micro-batch. ``teacher_preparation``: see ``Drawing``.
+
+        ``pinned``: the tensors that workers send lie in pinned memory, see ``passing.receive``.
+        """
+        self.plans, self.micro, self.world = plans, micro, world
+        drawing = Drawing(plans, preparation, teacher_preparation)
+        wanted = requests(plans, order, micro, rank, world)
+        self._pool: Pool | None = None
+        if room is not None and room.processes:
+            self._pool = Pool(drawing, ((request.loop, request) for request in wanted), room.processes, room.most_bytes, pinned)
+        else:
+            self._drawn: Iterator[MicroBatch | UserError] = map(drawing, wanted)
+
+    def take(self, loop: str) -> MicroBatch:
+        """The next micro-batch, which must be one of ``loop``. Raises ``UserError``; ``Stopped`` where a signal ends the wait."""
+        with stopping.waiting("for samples"):
+            micro: MicroBatch | UserError = self._pool.take() if self._pool else next(self._drawn)
+        if isinstance(micro, UserError):
+            raise micro
+        if micro.loop != loop:
+            raise RuntimeError(f"{loop} asks for samples where {micro.loop} is next: loops must be fed in the order of the schedule")
+        return micro
+
+    def close(self) -> None:
+        """Ends the workers. They ignore SIGTERM, and without it the process would wait for them at its end."""
+        if self._pool:
+            self._pool.close()
+
+
+def requests(plans: Mapping[str, Plan], order: Iterable[tuple[int, str]], micro: int, rank: int, world: int) -> Iterator[Request]:
+    """This rank's micro-batches."""
+    for update, loop in order:
+        mine = plans[loop].slots(update)[rank::world]
+        for start in range(0, len(mine), micro):
+            yield Request(loop, tuple(mine[start : start + micro]))
 
 
 class Feed:
     """The micro-batches of one loop, update after update, and the running count of bad samples."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        preparation: Preparation,
-        updates: Sequence[int],
-        micro: int,
-        rank: int,
-        world: int,
-        workers: int,
-        max_bad: float,
-        record: Path | None = None,
-        teacher_preparation: Preparation | None = None,
-    ) -> None:
-        """``record``: a file to which each bad sample is added as a line of JSON. ``teacher_preparation``: see ``Drawing``."""
-        requests = _Requests(plan, updates, micro, rank, world)
-        self.per_update = plan.batch // (micro * world)
-        self.max_bad, self.record = max_bad, record
+    def __init__(self, loop: str, supply: Supply, max_bad: float, record: Path | None = None) -> None:
+        """``max_bad``: share of a source's samples. ``record``: a file to which each bad sample is added as a line of JSON."""
+        self.loop, self.supply, self.max_bad, self.record = loop, supply, max_bad, record
+        self.per_update = supply.plans[loop].batch // (supply.micro * supply.world)
         self.drawn: Counter[str] = Counter()
         self.bad: Counter[tuple[str, str]] = Counter()
-        loader = DataLoader(
-            Drawing(plan, preparation, teacher_preparation),
-            sampler=requests,
-            batch_size=None,
-            num_workers=workers,
-            pin_memory=False,
-            persistent_workers=False,
-            prefetch_factor=4 if workers else None,
-            worker_init_fn=_be_worker,
-        )
-        self._batches: Any = iter(loader)
-        self._workers = workers
-        if workers:
-            atexit.register(self.close)  # later than multiprocessing registered its own, which waits for workers, and so before it
 
     def close(self) -> None:
-        """Ends the loader's workers. They ignore SIGTERM, and without it the process would wait for them at its end."""
-        if self._workers:
-            atexit.unregister(self.close)
-            self._batches._shutdown_workers()  # not public; otherwise it happens when the last reference goes, if that happens
-            for worker in self._batches._workers:
-                worker.kill()  # one that was busy for longer than that waits
+        """Ends the workers of all loops."""
+        self.supply.close()
 
     def update(self) -> list[MicroBatch]:
         """The micro-batches of the next update. Raises ``UserError`` past the allowed share of bad samples."""
-        batches = [self._next() for _ in range(self.per_update)]
+        batches = [self.supply.take(self.loop) for _ in range(self.per_update)]
         for micro in batches:
             self.drawn += micro.drawn
             self.bad.update((draw.source, draw.reason) for draw in micro.bad)
         self._note([draw for micro in batches for draw in micro.bad])
         self._judge()
         return batches
-
-    def _next(self) -> MicroBatch:
-        try:
-            micro: MicroBatch | UserError = next(self._batches)
-        except (EOFError, ConnectionError) as error:
-            if str(error).startswith("Caught "):  # the worker's own, which torch has carried over
-                raise
-            raise RuntimeError("DataLoader worker ended while it handed a batch over") from error
-        if isinstance(micro, UserError):
-            raise micro
-        return micro
 
     def _note(self, bad: Sequence[BadDraw]) -> None:
         if bad and self.record is not None:

@@ -22,6 +22,7 @@ FREE_ON_RESUME = (
     "launch",
     "evaluate",
     "train.workers",
+    "train.prefetch_gib",
     "train.activation_checkpointing",
     "train.compile",
     "train.evaluate",

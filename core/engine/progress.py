@@ -105,6 +105,10 @@ class Progress:
         if not self._quiet:
             self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
+    def say(self, text: str) -> None:
+        """Like ``note``, also where a quiet run shows nothing but its results."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
     def rates(self) -> tuple[float, float] | None:
         """(samples per second, seconds left), a moving average over the last ``window`` updates; None before the second."""
         if not self._marks:

@@ -20,8 +20,9 @@ from core.engine.demands import require
 from core.engine.evaluation import before_after_table
 from core.engine.feed import bad_summary
 from core.engine.going_on import finished, train_longer
-from core.engine.launch import RESUME, stopping
-from core.engine.parallel.exchange import Exchange, join, lost_loader
+from core.engine.launch import stopping
+from core.engine.parallel.exchange import Exchange, join
+from core.engine.profile import Profile
 from core.engine.progress import Progress
 from core.engine.result import before_training, finish
 from core.engine.run_folder import removed_on_failure, run_folder
@@ -31,18 +32,18 @@ from core.recipe import Recipe
 from core.registry import Registry
 
 
-def run(recipe: Recipe, registry: Registry, resume: Path | bool | None = None, quiet: bool = False) -> int:
-    """Carries a checked recipe out. Returns 0.
+def run(recipe: Recipe, registry: Registry, resume: Path | bool | None = None, quiet: bool = False, profile: int = 0) -> int:
+    """Carries a checked recipe out. Returns 0. ``profile``: how many of its updates are measured (``core.engine.profile``).
 
     Raises ``UserError`` for what the user can put right and ``Stopped``, after saving, where a signal asked for it.
     """
     require(recipe.values)
     exchange = join(recipe.values["launch"])
     with _as_user_error(Path(recipe.values["output"])):
-        return _run(recipe, registry, resume, quiet, exchange)
+        return _run(recipe, registry, resume, quiet, profile, exchange)
 
 
-def _run(recipe: Recipe, registry: Registry, resume: Path | bool | None, quiet: bool, exchange: Exchange) -> int:
+def _run(recipe: Recipe, registry: Registry, resume: Path | bool | None, quiet: bool, profile: int, exchange: Exchange) -> int:
     console = Console()
     where = exchange.from_main(lambda: [path and str(path) for path in run_folder(recipe, registry, resume)])
     folder, last, new = Path(where[0]), where[1] and Path(where[1]), bool(where[2])
@@ -59,6 +60,7 @@ def _run(recipe: Recipe, registry: Registry, resume: Path | bool | None, quiet: 
             between = Between(built, progress, last)
             _room(built)
             built.trainer.strategy.check_agreement("at the start")
+        profiled = _profile(built, profile) if profile and exchange.main else None
         longer = train_longer(folder, recipe, registry) if exchange.main else None
         for line in [*trained_shares(built.model, built.own), *started_from(folder), *filter(None, [longer])]:
             progress.note(line)
@@ -67,7 +69,7 @@ def _run(recipe: Recipe, registry: Registry, resume: Path | bool | None, quiet: 
         before = before_training(built, progress) if evaluate else {}
         between.take_before(before)
         with _feeds_closed(built.trainer):
-            history = _train(built, between, progress)
+            history = _train(built, between, progress, profiled)
         bad = exchange.total(bad_summary({name: loop.feed for name, loop in built.trainer.loops.items()}))
         after = between.after(evaluate)
         exchange.leave()
@@ -82,17 +84,21 @@ def _run(recipe: Recipe, registry: Registry, resume: Path | bool | None, quiet: 
     return 0
 
 
-def _train(built: Run, between: Between, progress: Progress) -> list[dict[str, float]]:
+def _train(built: Run, between: Between, progress: Progress, profiled: Profile | None) -> list[dict[str, float]]:
     """Runs all updates; returns the logged values of those that were not skipped. From time to time it compares the ranks' weights.
 
     Raises ``Stopped`` after the update in which a signal asked any rank for it, and after saving.
     """
     with stopping.patiently():
         between.begin()
-        return _updates(built, between, progress)
+        try:
+            return _updates(built, between, progress, profiled)
+        finally:
+            if profiled and profiled.numbers and not profiled.done:  # the run ended early
+                progress.say(f"{profiled.write()}\n{profiled.folder}")
 
 
-def _updates(built: Run, between: Between, progress: Progress) -> list[dict[str, float]]:
+def _updates(built: Run, between: Between, progress: Progress, profiled: Profile | None) -> list[dict[str, float]]:
     exchange = built.trainer.strategy.exchange
     train, every = built.recipe.values["train"], built.recipe.values["checkpoint"]["every"]
     history: list[dict[str, float]] = []
@@ -101,7 +107,16 @@ def _updates(built: Run, between: Between, progress: Progress) -> list[dict[str,
             break
         skipped = built.trainer.skipped
         between.watch_batches(number)
-        values = built.trainer.update(number)
+        try:
+            values = profiled.update(number) if profiled and not profiled.done else built.trainer.update(number)
+        except stopping.Stopped:  # it waited for samples, and has changed nothing yet
+            saved = dict(checkpoint.list_checkpoints(built.folder / "checkpoints"))
+            if exchange.world == 1 and number > built.start and number not in saved:
+                _save(built, number, between.watch)
+            raise
+        if profiled and profiled.done and profiled.made:
+            progress.say(f"{profiled.write()}\n{profiled.folder}")
+            profiled = None
         samples = train["batch_size"] * train["accumulate"] * built.trainer.strategy.world * len(built.trainer.schedule.loops(number))
         values["time/samples_per_s"] = samples / values["time/update_s"]
         values["memory/peak_gib"] = peak_gib(built.trainer.device)
@@ -128,6 +143,11 @@ def _updates(built: Run, between: Between, progress: Progress) -> list[dict[str,
                 pass
             raise stopping.Stopped(stop, f"after update {number + 1} of {train['updates']}")
     return history
+
+
+def _profile(built: Run, updates: int) -> Profile:
+    train = built.recipe.values["train"]
+    return Profile(built.trainer, updates, train["updates"] - built.start, built.folder / "profile", train["compile"])
 
 
 def _save(built: Run, update: int, watch: Watch) -> None:
@@ -173,7 +193,7 @@ def _feeds_closed(trainer: Trainer) -> Iterator[None]:
 
 @contextmanager
 def _as_user_error(output: Path) -> Iterator[None]:
-    """What a full or read-only disk throws, wherever the run writes, and the death of a loader's worker become a ``UserError``."""
+    """What a full or read-only disk throws, wherever the run writes, becomes a ``UserError``."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -181,11 +201,4 @@ def _as_user_error(output: Path) -> Iterator[None]:
             raise
         raise UserError(
             f"{output}: the run cannot write ({error}); its checkpoints are untouched. Make room or give another disk, then --resume"
-        ) from error
-    except RuntimeError as error:
-        if not lost_loader(error):
-            raise
-        what = str(error).strip().rstrip(".")
-        raise UserError(
-            f"a process that loads data is gone ({what}); {RESUME}. Mostly the memory is too small: lower train.workers"
         ) from error

@@ -47,12 +47,12 @@ class Surgery:
         if self.running and (mean := self.running.mean) in seen.values():
             main = self.running.loop
             matrix = strategy.gram(list(seen.values()), self._per_parameter)
-            gram, op_weights, weights = self._weighed(seen, {**scales, main: 0.0}, matrix, values)  # of the mean and the others
+            gram, op_weights, weights = self._weighed(strategy, seen, {**scales, main: 0.0}, matrix, values)  # of the mean and the others
             own = dict(zip(seen, weights.unbind(1), strict=True))
             columns = [torch.full_like(own[main], scales[name]) if name == main else own[name] for name in gradients]
             norm = strategy.step(order, torch.stack([*columns, own[main]], 1), kept=[mean])
         else:
-            gram, op_weights, weights = self._weighed(gradients, scales, matrix, values)
+            gram, op_weights, weights = self._weighed(strategy, gradients, scales, matrix, values)
             if isinstance(self.op, ElementWise):
                 return self._element_wise(self.op, strategy, order, gram, weights, number, values)
             norm = strategy.step(order, weights)
@@ -65,7 +65,12 @@ class Surgery:
         return isinstance(self.op, PerParameter) and self.op.per_parameter
 
     def _weighed(
-        self, gradients: Mapping[str, Gradients], scales: Mapping[str, float], matrix: Tensor, values: Mapping[str, float]
+        self,
+        strategy: Strategy,
+        gradients: Mapping[str, Gradients],
+        scales: Mapping[str, float],
+        matrix: Tensor,
+        values: Mapping[str, float],
     ) -> tuple[Gram, Tensor, Tensor]:
         """(what the op sees, its weights [P, n], the weights [blocks, n] of all blocks, also of those that it does not see)."""
         names = list(next(iter(gradients.values())).blocks(self._per_parameter))
@@ -78,7 +83,7 @@ class Surgery:
             scales=factors,
             losses=torch.tensor([values.get(loss_key(name), 0.0) for name in gradients], dtype=torch.float64),
         )
-        op_weights = self.op.weights(gram)  # [P, n]
+        op_weights = strategy.from_main(self.op.weights(gram))  # [P, n]; every rank asks its op, whose state must go on everywhere
         weights = factors.repeat(len(names), 1)
         weights[inside] = op_weights.double()
         return gram, op_weights, weights

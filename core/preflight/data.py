@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from core.contracts import BadSample, Dataset, Draws, KnowsCocoPictures, Picture, Region, UserError, draw_from
+from core.cores import cores
 from core.engine.plan import needs_of
 from core.engine.sheet import picture_sheet
 from core.preflight.finding import Facts, Finding
@@ -158,7 +158,7 @@ def _sample(source: Drawn, facts: Facts, samples: int, deadline: float) -> _Tall
         pictures = _pictures(source, region) if index in shown else []
         return int(region.mask.sum()), region.mask.size, lengths, pictures
 
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:  # decoding and resizing hold no lock
+    with ThreadPoolExecutor(min(16, cores())) as pool:  # decoding and resizing hold no lock
         results = list(pool.map(one, np.random.default_rng(1).permutation(chosen).tolist()))
     for result in results:
         if result is None:

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 from core.contracts import TellsFacts, UserError
+from core.cores import cores
+from core.engine.launch import device_of
 from core.preflight.data import Drawn, value_at
 from core.preflight.finding import Facts, Finding, size
 from core.recipe import KeyPath, Recipe, build, components_used, path_report, path_text
@@ -88,7 +90,7 @@ def epochs(recipe: Recipe, drawn: list[Drawn]) -> Iterator[Finding]:
 def devices(recipe: Recipe) -> Iterator[Finding]:
     """What the recipe asks of the machine and what there is."""
     launch, precision = recipe.values["launch"], recipe.values["train"]["precision"]
-    if launch["device"] == "cuda":
+    if device_of(launch) == "cuda":
         found = torch.cuda.device_count()
         status = "pass" if found >= launch["processes"] else "fail"
         yield Finding(status, "launch", f"{launch['processes']} GPUs asked for, {found} found")
@@ -96,9 +98,8 @@ def devices(recipe: Recipe) -> Iterator[Finding]:
             yield Finding("warn", "train.precision", "this GPU computes bf16 in software only")
     else:
         yield Finding("pass", "launch", f"{launch['processes']} process{'es' if launch['processes'] > 1 else ''} on the CPU")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    wanted = launch["processes"] * (recipe.values["train"]["workers"] or 1)
-    yield Finding("warn" if wanted > cores else "pass", "train.workers", f"{wanted} processes prepare samples on {cores} cores")
+    here, wanted = cores(), launch["processes"] * (recipe.values["train"]["workers"] or 1)
+    yield Finding("warn" if wanted > here else "pass", "train.workers", f"{wanted} processes prepare samples on {here} cores")
 
 
 def sizes(recipe: Recipe, facts: Facts, teachers: Sequence[Facts] = ()) -> Iterator[Finding]:
@@ -129,9 +130,9 @@ def sizes(recipe: Recipe, facts: Facts, teachers: Sequence[Facts] = ()) -> Itera
     needed = sum(parts.values())
     text = f"about {size(needed)} a process, roughly: " + ", ".join(f"{name} {size(value)}" for name, value in parts.items() if value)
     there = None
-    if launch["device"] == "cuda" and torch.cuda.is_available():
+    if device_of(launch) == "cuda" and torch.cuda.is_available():
         there = torch.cuda.get_device_properties(0).total_memory
-    elif launch["device"] == "cpu" and hasattr(os, "sysconf"):
+    elif device_of(launch) == "cpu" and hasattr(os, "sysconf"):
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // launch["processes"]
     if there is not None:
         text += f"; {size(there)} there"

@@ -48,7 +48,8 @@ class Train:
     group_pictures: bool = False  # regions of one picture follow each other, so that a batch encodes it once
     activation_checkpointing: bool = False  # of the model's layers: less memory, one more forward
     compile: bool = False  # the model's layers with torch.compile, in the forwards that train
-    workers: Annotated[int, Within(0)] = 0  # of the loader; 0 prepares samples in the main process
+    workers: Annotated[int, Within(0)] = 0  # that load data, for each process and all its loops; 0 prepares samples in the main process
+    prefetch_gib: Annotated[float, Within(0)] = 2.0  # of samples that workers prepare ahead for each process; one micro-batch at least
     max_bad_fraction: Annotated[float, Within(0, 1)] = 0.01  # of a source's samples, before the run stops
     max_bad_updates: Annotated[int, Within(0)] = 0  # with a loss or gradient of NaN or Inf, skipped before the run stops
     evaluate: Literal["none", "before_and_after"] = "none"  # within the run; `core.evaluate` measures it later
@@ -72,7 +73,7 @@ class Launch:
     strategy: Literal["single", "ddp", "deepspeed", "fsdp2"] = "single"  # how several processes share the work
     zero_stage: Annotated[int, Within(1, 2)] = 2  # of deepspeed; stage 0 is ddp
     processes: Annotated[int, Within(1)] = 1  # of all machines together
-    device: Literal["cpu", "cuda"] = "cpu"  # one GPU for each process
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda where there is a GPU, else cpu; one GPU for each process
     check_every: Annotated[int, Within(1)] = 50  # updates, after which the ranks' weights are compared; also at every checkpoint
     timeout_s: Annotated[int, Within(1)] = 1800  # how long a rank waits for the others in an exchange
     requeue: bool = False  # after SIGTERM or SIGUSR1 exit with 0; the same command goes on with the newest unfinished run

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from core.cores import cores
 from plugins.datasets._cache import Index, cached, pack, place, stamp_of
 
 Place = TypeVar("Place", bound=tuple[Any, ...])
@@ -69,7 +70,7 @@ def over_files(
         done += 1
         progress.at(done)
 
-    processes = min(os.cpu_count() or 1, 16, len(missing))
+    processes = min(cores(), 16, len(missing))
     if len(missing) < 4 or processes < 2 or current_process().daemon:  # a pool's own process may have no children
         for number in missing:
             keep(number, function(chunks[number]))

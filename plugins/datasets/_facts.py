@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from core.contracts import BadSample, Dataset, UserError
+from core.cores import cores
 from plugins.datasets._build import watched
 from plugins.datasets._cache import Index, cached, pack
 
@@ -80,7 +81,7 @@ def _build(dataset: Dataset) -> dict[str, np.ndarray]:
     def read(bound: tuple[int, int]) -> list[tuple[float, Sequence[str], str]]:
         return [_one(dataset, index) for index in range(*bound)]
 
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:  # decoding holds no lock
+    with ThreadPoolExecutor(min(16, cores())) as pool:  # decoding holds no lock
         spans = list(pairwise(bounds))
         for rows, _ in watched("filter", count, ((rows, end) for rows, (_, end) in zip(pool.map(read, spans), spans, strict=True))):
             for share, captions, category in rows:

@@ -99,7 +99,7 @@ def test_an_interrupted_build_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_processes_give_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_build, "_CHUNK", 2)
-    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(_build, "cores", lambda: 3)
     names = [str(number) for number in range(13)]
     rows = over_files("x", _rows, names, tmp_path / "part", 1)
     np.testing.assert_array_equal(rows, [(i, i) for i in range(13) for _ in range(2)])
@@ -119,7 +119,7 @@ def rows(names):
     return np.array([(i, int(name)) for i, name in enumerate(names)], np.int32)
 
 _build._CHUNK = 2
-os.cpu_count = lambda: 2
+_build.cores = lambda: 2
 cached("x", {}, "s", lambda part: {"rows": _build.over_files("x", rows, [str(n) for n in range(10)], part, 1)})
 """
 

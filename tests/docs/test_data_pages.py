@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 
 from core.contracts import Draws, Region
-from core.engine.feed import Feed
+from core.engine.feed import Feed, Supply
 from core.engine.plan import Plan, Source
 from core.recipe import Recipe, build
 from core.registry import Registry
@@ -82,7 +82,8 @@ def test_the_data_set_that_draws(kitchen: Path, monkeypatch: pytest.MonkeyPatch)
     same_region(drawn[0], drawn[1])
     assert drawn[0].extra != drawn[2].extra
     assert drawn[0].id == plain.id
-    feed = Feed(Plan([Source("l", "t", "s", data, frozenset())], 1, 4), TinyPreparation(), [0], 4, 0, 1, 0, 0.0)
+    plan = Plan([Source("l", "t", "s", data, frozenset())], 1, 4)
+    feed = Feed("l", Supply({"l": plan}, TinyPreparation(), [(0, "l")], 4), 0.0)
     [micro] = feed.update()
     factors = [one["factor"] for one in micro.parts[0][1].extra]
     assert len(set(factors)) == 4  # four visits, in four epochs

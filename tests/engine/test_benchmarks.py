@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+import re
 import sys
 from pathlib import Path
 
@@ -24,3 +26,19 @@ def test_our_update_is_the_straightforward_one(monkeypatch: pytest.MonkeyPatch) 
     assert {"teacher", "sampler", "loop 2", "surgery", "optimizer", "EMA"} <= ours["phases"].keys()
     assert ours["products"]["loop 2"] > 0
     sys.modules.pop("dual_update")
+
+
+def test_the_table_of_the_full_size_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from benchmarks import full_size
+
+    counted = {"settings": "batch 2", "peak_gib": 1.25, "phases": {"loop1 generate": {"peak_gib": 11.3, "waits": 768}}}
+    (tmp_path / "counted.json").write_text(json.dumps({"tiny": counted}))
+    monkeypatch.setattr(full_size, "COUNTED", tmp_path / "counted.json")
+    small = ("--tiny", "--batch", "1", "--tokens", "4", "--rank", "2", "--k", "8", "--updates", "1")
+    full_size.main(["1B", *small, "--device", "cpu", "--out", str(tmp_path / "out")])
+    printed = capsys.readouterr().out
+    assert re.search(r"^loop1 generate +[\d.]+ +[\d.]+% +[\d.]+ +\d+ +11\.30 +768$", printed, re.MULTILINE), printed
+    assert "counted with batch 2: peak 1.2 GiB" in printed
+    assert json.loads((tmp_path / "out" / "profile.json").read_text())["phases"]["loop2 backward"]["seconds"] > 0
+    with pytest.raises(SystemExit):
+        full_size.main(["4B", "--device", "cpu"])

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from core.contracts import BadSample, Region, RegionBatch, UserError
-from core.engine.feed import Feed
+from core.engine.feed import Ahead, Feed, Supply
 from core.engine.plan import Plan, Source, needs_of
 from core.testing.tiny_model import TinyPreparation
 
@@ -47,7 +47,8 @@ def plan(dataset: Any = None, batch: int = 6, weight: float | None = None, needs
 
 def visits(p: Plan, updates: Sequence[int], rank: int = 0, world: int = 1, workers: int = 0) -> list[dict[str, tuple[str | None, int]]]:
     """For each update: sample id -> (caption, drawn pixel)."""
-    feed = Feed(p, TinyPreparation(), updates, p.batch // world, rank, world, workers, 1.0)
+    order = [(update, "l") for update in updates]
+    feed = Feed("l", Supply({"l": p}, TinyPreparation(), order, p.batch // world, rank, world, Ahead(workers, 2**20)), 1.0)
     found = []
     for _ in updates:
         parts = [batch for micro in feed.update() for _, batch in micro.parts]
@@ -101,7 +102,8 @@ def test_a_replacement_draws_too_and_keeps_its_own_generator() -> None:
 
 
 def batch_of(p: Plan, teacher: Any = None, workers: int = 0) -> RegionBatch:
-    feed = Feed(p, TinyPreparation(), [0], p.batch, 0, 1, workers, 1.0, teacher_preparation=teacher)
+    room = Ahead(workers, 2**20)
+    feed = Feed("l", Supply({"l": p}, TinyPreparation(), [(0, "l")], p.batch, room=room, teacher_preparation=teacher), 1.0)
     (micro,) = feed.update()
     feed.close()
     return micro.parts[0][1]

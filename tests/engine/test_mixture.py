@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from core.contracts import UserError
-from core.engine.feed import _Requests
+from core.engine.feed import requests
 from core.engine.mixture import BySize, ByWeight
 from core.engine.noise import derived_seed
 from core.engine.plan import Plan, Source
@@ -62,7 +62,7 @@ def test_each_source_has_its_own_epochs_and_their_orders() -> None:
 @pytest.mark.parametrize(("world", "micro"), [(1, 6), (2, 3), (3, 2), (3, 1)])
 def test_any_number_of_ranks_draws_the_same_mixture(world: int, micro: int) -> None:
     p = plan((3.0, 1.0, 2.0))
-    drawn = [slot for rank in range(world) for request in _Requests(p, [5], micro, rank, world) for slot in request.slots]
+    drawn = [slot for rank in range(world) for request in requests({"l": p}, [(5, "l")], micro, rank, world) for slot in request.slots]
     assert sorted(drawn, key=lambda slot: slot.number) == plan((3.0, 1.0, 2.0)).slots(5)
 
 

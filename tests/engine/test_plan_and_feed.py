@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from core.contracts import BadSample, Region, UserError
-from core.engine.feed import Feed, _Requests
+from core.engine.feed import Ahead, Feed, Supply, requests
 from core.engine.noise import RunNoise
 from core.engine.plan import Plan, Source
 from core.testing.tiny_model import TinyPreparation
@@ -76,7 +76,7 @@ def test_pictures_stay_together_on_request() -> None:
 @pytest.mark.parametrize(("world", "micro"), [(1, 8), (2, 4), (4, 2), (1, 2), (2, 2)])
 def test_any_number_of_processes_draws_the_same_samples(world: int, micro: int) -> None:
     p = plan(50, 20, batch=8)
-    drawn = [slot for rank in range(world) for request in _Requests(p, [3], micro, rank, world) for slot in request.slots]
+    drawn = [slot for rank in range(world) for request in requests({"l": p}, [(3, "l")], micro, rank, world) for slot in request.slots]
     assert sorted(drawn, key=lambda slot: slot.number) == p.slots(3)
 
 
@@ -85,7 +85,9 @@ def test_another_seed_draws_other_samples() -> None:
 
 
 def feed(dataset: Numbers, updates: int = 40, max_bad: float = 0.01, start: int = 0, workers: int = 0, record: Path | None = None) -> Feed:
-    return Feed(Plan([source("s", dataset)], 5, 8), TinyPreparation(), range(start, updates), 4, 0, 1, workers, max_bad, record)
+    order = [(update, "loop") for update in range(start, updates)]
+    plans = {"loop": Plan([source("s", dataset)], 5, 8)}
+    return Feed("loop", Supply(plans, TinyPreparation(), order, 4, room=Ahead(workers, 2**20)), max_bad, record)
 
 
 def test_bad_samples_are_replaced_deterministically_and_counted() -> None:

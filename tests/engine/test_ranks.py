@@ -12,12 +12,16 @@ import pytest
 import torch
 from torch import nn
 
+from core.contracts import Gram
 from core.engine.launch import LostRank, slurm
 from core.engine.parallel.exchange import Group
+from core.engine.parallel.strategy import make_strategy
+from core.engine.surgery import Surgery
 from tests.engine.children import CHILDREN
 
 
-def test_a_slurm_step_of_several_tasks_is_joined() -> None:
+def test_a_slurm_step_of_several_tasks_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slurm, "cores", lambda: 64)
     step = {
         "SLURM_JOB_ID": "4242",
         "SLURM_STEP_ID": "1",
@@ -38,6 +42,8 @@ def test_a_slurm_step_of_several_tasks_is_joined() -> None:
         "LOCAL_WORLD_SIZE": "4",
         "MASTER_ADDR": "gpu003",
         "MASTER_PORT": "25251",
+        "OMP_NUM_THREADS": "16",
+        "DUALLOOP_THREADS": "16",
     }
     own = step | {"SLURM_GPUS_PER_TASK": "1", "MASTER_PORT": "29500"}  # each task sees its own GPU as the first
     slurm.adopt(own)
@@ -135,3 +141,40 @@ def test_ranks_may_need_different_layers_and_a_silent_one_is_named(tmp_path: Pat
     first, second = ((tmp_path / f"exchanges{rank}").read_text() for rank in (0, 1))
     assert first == second
     assert "rank 1 has been silent for launch.timeout_s=3 seconds, since exchanging numbers" in (tmp_path / "told").read_text()
+
+
+class Rounding:
+    """A gradient op that rounds otherwise on each rank, as another GPU might."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank, self.calls = rank, 0
+
+    def weights(self, gram: Gram) -> torch.Tensor:
+        self.calls += 1
+        return gram.scales.repeat(len(gram.groups), 1) * (1 + self.rank / 3)
+
+
+def drifting(rank: int, port: int, out: Path) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    weight, plain = nn.Parameter(torch.zeros(3)), nn.utils.get_total_norm
+    groups = {"group": [("weight", weight)]}
+    strategy = make_strategy({"strategy": "ddp"}, groups, torch.optim.SGD([weight], 0.7), 0.5, Group("cpu", 60), 2)
+    surgery = Surgery(Rounding(rank))
+    nn.utils.get_total_norm = lambda *given: plain(*given) * (1 + rank / 7)  # type: ignore[assignment]
+    for number in range(2):
+        gradients = {}
+        for name, factor in (("one", 0.3), ("two", -1.7)):
+            with strategy.gradient() as gradients[name]:
+                strategy.backward((weight * torch.tensor([1.0, factor, rank])).sum())
+        assert surgery.step(strategy, gradients, {"one": 1.0, "two": 0.1}, number, {})
+    strategy.check_agreement("in the end")
+    (out / f"weight{rank}").write_text(f"{weight.tolist()} {surgery.op.calls}")
+    strategy.exchange.leave()
+    os._exit(0)
+
+
+def test_all_ranks_step_with_the_surgery_weights_and_the_norm_of_rank_0(tmp_path: Path) -> None:
+    together(drifting, tmp_path)
+    first, second = ((tmp_path / f"weight{rank}").read_text() for rank in (0, 1))
+    assert first == second
+    assert first.endswith(" 2")

@@ -18,6 +18,7 @@ from core.commands.run import main
 from core.contracts import UserError
 from core.engine import building, going_on, runner
 from core.engine.launch import stopping
+from core.engine.update import Trainer
 from core.recipe import Recipe, resolved_yaml
 from core.registry import Registry
 
@@ -247,3 +248,26 @@ def test_a_run_folder_that_cannot_be_made(tiny: Make, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"output: the run folder .* cannot be made"):
         runner.run(tiny(f"output={tmp_path}/file/runs"), Registry(), quiet=True)
+
+
+def test_a_signal_while_samples_are_waited_for_keeps_every_finished_update(
+    file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = Trainer.update
+
+    def update(self: Trainer, number: int) -> dict[str, float]:
+        if number == 3 and not (tmp_path / "sent").exists():
+            (tmp_path / "sent").touch()
+            self.loops["loop1"].feed.update()  # the wait of loop 2 is the one that is broken off
+            raise stopping.Stopped(signal.SIGTERM, "while it waited for samples")
+        return plain(self, number)
+
+    monkeypatch.setattr(Trainer, "update", update)
+    recipe = file()  # whose checkpoint.every is 100
+    assert main([str(recipe), "--quiet"]) == 143
+    run = only(tmp_path / "runs")
+    assert kept(run) == ["update-000003"]
+    assert capsys.readouterr().err == "stopped by SIGTERM while it waited for samples; --resume goes on from the last checkpoint\n"
+    assert main([str(recipe), "--quiet", "--resume", str(run)]) == 0
+    assert main([str(recipe), "--quiet", f"output={tmp_path}/whole"]) == 0
+    assert same(trained(run), trained(only(tmp_path / "whole")))

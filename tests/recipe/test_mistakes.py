@@ -103,7 +103,7 @@ GIVEN: list[tuple[list[str], str, str]] = [
 @pytest.fixture
 def there(monkeypatch: pytest.MonkeyPatch, world: Path) -> str:
     """The override that gives the recipe a world that is there."""
-    monkeypatch.setattr("core.engine.launch.start.gpus", lambda: 0)
+    monkeypatch.setattr("core.engine.launch.devices.gpus", lambda: 0)
     return f"data.world={world}"
 
 

@@ -133,7 +133,7 @@ OVERRIDES = [
     (["train.fp16=true"], ["unknown key 'fp16': here it is train.precision, e.g. bf16; there is no fp16"]),
     (["logging_steps=1"], ["unknown key 'logging_steps': every update is logged"]),
     (["warmup_ratio=0.1"], ["unknown key 'warmup_ratio'; this place takes"]),  # this optimizer has no warmup: nothing is promised
-    (["launch.device=gpu"], ["launch.device: expected 'cpu' or 'cuda', got 'gpu' (text): did you mean 'cuda'?"]),
+    (["launch.device=gpu"], ["launch.device: expected 'auto' or 'cpu' or 'cuda', got 'gpu' (text): did you mean 'cuda'?"]),
     (["train.precision=fp16"], ["got 'fp16' (text): did you mean 'bf16'?"]),
     (["train.precision=float32"], ["got 'float32' (text): did you mean 'fp32'?"]),
     # interpolation: one fault at the root

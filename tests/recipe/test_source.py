@@ -66,7 +66,7 @@ def test_overrides_set_values_lists_items_and_new_keys(folder) -> None:
     recipe = folder.load("train.updates=7", "launch.processes=2", "schedule.order=[one]", "schedule.order.0=one", "name=other name")
     assert check(recipe, folder.registry) == []
     assert recipe.values["train"]["updates"] == 7
-    assert recipe.values["launch"].items() >= {"processes": 2, "strategy": "single", "zero_stage": 2, "device": "cpu"}.items()
+    assert recipe.values["launch"].items() >= {"processes": 2, "strategy": "single", "zero_stage": 2, "device": "auto"}.items()
     assert recipe.values["name"] == "other name"
     assert recipe.origin(("train", "updates")) == recipe.origin(("launch", "processes")) == "command line"
     assert recipe.origin(("launch", "device")) == "default"

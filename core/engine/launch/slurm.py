@@ -6,7 +6,10 @@ Names as in srun's manual, "output environment variables". Importing this does n
 from __future__ import annotations
 
 import re
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
+
+from core.cores import cores
+from core.engine.launch.devices import set_threads
 
 PORTS = range(20000, 30000)  # for the ranks to meet, below the ephemeral ones
 
@@ -29,9 +32,20 @@ def adopt(environment: MutableMapping[str, str]) -> None:
         LOCAL_RANK="0" if one_gpu else environment.get("SLURM_LOCALID", "0"),
         LOCAL_WORLD_SIZE="1" if one_gpu else str(here),
     )
-    environment.setdefault("MASTER_ADDR", first_host(environment.get("SLURM_STEP_NODELIST", "localhost")))
+    alone = here == tasks  # all tasks are on this node, whose own name need not resolve
+    environment.setdefault("MASTER_ADDR", "127.0.0.1" if alone else first_host(environment.get("SLURM_STEP_NODELIST", "localhost")))
     step = int(environment.get("SLURM_JOB_ID", "0")) + 1009 * int(environment.get("SLURM_STEP_ID", "0"))
     environment.setdefault("MASTER_PORT", str(PORTS[step % len(PORTS)]))
+    set_threads(environment, _threads(environment, here))
+
+
+def _threads(environment: Mapping[str, str], here: int) -> int:
+    """Of this task, among ``here`` tasks on its node: what ``--cpus-per-task`` says, else all it is bound to, else its share."""
+    found = cores()
+    if environment.get("SLURM_CPUS_PER_TASK", "").isdigit():
+        return min(found, int(environment["SLURM_CPUS_PER_TASK"]))
+    bound_alone = environment.get("SLURM_CPU_BIND_TYPE", "").startswith(("mask_cpu", "map_cpu"))
+    return found if bound_alone else found // here
 
 
 def first_host(nodes: str) -> str:

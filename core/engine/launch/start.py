@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import socket
 import sys
 import uuid
 from collections.abc import Mapping, Sequence
@@ -19,40 +20,14 @@ from types import FrameType
 from typing import Any
 
 from core.contracts import UserError
+from core.cores import cores
 from core.engine.launch import slurm, stopping
+from core.engine.launch.devices import check_launch, prepare, set_threads
 from core.engine.launch.reporting import LAUNCHER, RESUME, report_crash
 from core.engine.launch.stopping import Stopped
 from core.installed.starting import module_options
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-
-
-def cannot_start(launch: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Why this machine cannot carry ``launch`` out: (the key that it is about, a sentence); None if it can."""
-    if launch["strategy"] == "single" and launch["processes"] > 1:
-        message = f"launch.processes={launch['processes']} needs launch.strategy=ddp, deepspeed or fsdp2; single is one process"
-        return "processes", message
-    if launch["device"] != "cuda":
-        return None
-    asked, found = int(os.environ.get("LOCAL_WORLD_SIZE", launch["processes"])), gpus()
-    here = "launch.strategy=single launch.processes=1 launch.device=cpu runs it here"
-    return ("device", f"launch asks for {asked} GPUs, {found} found; {here}") if found < asked else None
-
-
-def gpus() -> int:
-    """How many GPUs there are. Where Linux has no device file of one, torch need not be loaded to say so."""
-    files = ("nvidia[0-9]*", "kfd", "dxg", "nvhost*")  # of CUDA, ROCm, WSL, Jetson
-    if Path("/dev").is_dir() and not any(any(Path("/dev").glob(file)) for file in files):
-        return 0
-    import torch
-
-    return torch.cuda.device_count()
-
-
-def check_launch(launch: Mapping[str, Any]) -> None:
-    """Raises ``UserError`` for what this machine cannot carry out."""
-    if reason := cannot_start(launch):
-        raise UserError(reason[1])
 
 
 def to_start(launch: Mapping[str, Any]) -> bool:
@@ -70,21 +45,24 @@ def start_workers(launch: Mapping[str, Any], arguments: Sequence[str], module: s
 
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what the user reads is said below
     os.environ[LAUNCHER] = str(os.getpid())
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // launch["processes"])))
+    set_threads(os.environ, cores() // launch["processes"])
+    if "lo" in (name for _, name in socket.if_nameindex()):  # all workers are here: the name of this machine need not resolve
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=launch["processes"],
         run_id=uuid.uuid4().hex,
         rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
+        rdzv_endpoint="127.0.0.1:0",
+        local_addr="127.0.0.1",
         max_restarts=0,
-        # the others are passed on: elastic would kill workers 30 seconds later, in the middle of a save
-        signals_to_handle="SIGINT,SIGHUP,SIGQUIT" if _children() is not None else "SIGTERM,SIGINT,SIGHUP,SIGQUIT",
+        signals_to_handle=",".join(_handled()),
     )
     asked: list[int] = []
     if _children() is not None:
@@ -101,9 +79,21 @@ def start_workers(launch: Mapping[str, Any], arguments: Sequence[str], module: s
     except SignalException as error:
         print(f"stopped by {error.sigval.name}; {what_remains}", file=sys.stderr)
         return 128 + error.sigval
+    except RendezvousError as error:
+        raise UserError(f"the processes cannot meet at 127.0.0.1 ({error}); is the network interface lo up?") from error
     finally:
         del os.environ[LAUNCHER]
     return 0
+
+
+def _handled() -> list[str]:
+    """The signals that end the launcher and its workers at once. What was ignored when it was started stays so: nohup, ``trap``.
+
+    SIGTERM and SIGUSR1 are passed on instead, where the workers can be found: torch would kill them 30 seconds later, in the middle
+    of a save.
+    """
+    names = ["SIGINT", "SIGHUP", "SIGQUIT"] if _children() is not None else ["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"]
+    return [name for name in names if signal.getsignal(getattr(signal, name)) != signal.SIG_IGN]
 
 
 def _children() -> list[int] | None:
@@ -140,8 +130,12 @@ def _first_failure(failures: Mapping[int, Any], what_remains: str = RESUME) -> i
 
 
 def become_worker() -> None:
-    """Joins SLURM. In a worker started by this command: dies with the launcher, however that ends, and leaves its errors to it."""
+    """Joins SLURM and prepares the environment.
+
+    In a worker started by this command: dies with the launcher, however that ends, and leaves its errors to it.
+    """
     slurm.adopt(os.environ)
+    prepare(os.environ)
     if LAUNCHER not in os.environ:
         return
     die_with_parent()

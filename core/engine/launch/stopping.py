@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -18,6 +19,8 @@ from types import FrameType
 from core.contracts import UserError
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+GRACE_S = 5.0  # for a wait that may have no end, after a signal; schedulers kill after 10 to 30
+_APART_S = 1.0  # a launcher passes on what a scheduler has sent to every process: a signal sooner than this is the same one again
 
 
 class Stopped(BaseException):
@@ -34,6 +37,8 @@ class Stopped(BaseException):
 
 class _State:
     asked: int | None = None  # the first signal taken
+    when = 0.0  # seconds of ``time.monotonic``
+    waits = ""  # what for, see ``waiting``
     patient = False  # whether the run checks ``asked`` itself
     owner = 0  # the process that listens
 
@@ -69,6 +74,23 @@ def patiently() -> Iterator[None]:
         _State.patient = False
 
 
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Around a wait that may have no end: a signal breaks it off after ``GRACE_S``, a second one at once, with ``Stopped``."""
+    if not _State.patient or not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before, _State.waits = signal.signal(signal.SIGALRM, _break_off), what
+    try:
+        if _State.asked is not None:  # since the wait before this one
+            signal.setitimer(signal.ITIMER_REAL, GRACE_S)
+        yield
+    finally:
+        _State.waits = ""
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def requeue() -> None:
     """Puts the SLURM job of this process, if it is in one, back into the queue. Raises ``UserError`` where SLURM refuses."""
     job = os.environ.get("SLURM_JOB_ID")
@@ -81,6 +103,17 @@ def requeue() -> None:
 def _take(number: int, frame: FrameType | None) -> None:
     if os.getpid() != _State.owner:  # a loader's worker has inherited the handler; its end is the main process's business
         return
-    _State.asked = _State.asked or number
+    again = _State.asked is not None and time.monotonic() - _State.when >= _APART_S
+    if _State.asked is None:
+        _State.asked, _State.when = number, time.monotonic()
     if not _State.patient:
         raise Stopped(number)
+    if _State.waits:
+        if again:
+            _break_off()
+        signal.setitimer(signal.ITIMER_REAL, GRACE_S)
+
+
+def _break_off(number: int = 0, frame: FrameType | None = None) -> None:
+    if _State.waits and _State.asked is not None:
+        raise Stopped(_State.asked, f"while it waited {_State.waits}")

@@ -16,13 +16,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from core.contracts import UserError
-from core.engine.launch import RESUME, LostRank, check_launch
+from core.engine.launch import RESUME, LostRank, check_launch, device_of
+from core.engine.parallel.joining import meet
 from core.engine.parallel.table import STRATEGIES
-
-
-def lost_loader(error: RuntimeError) -> bool:
-    """Whether torch says that a loader's worker died; it raises that in a signal's handler, wherever the process is then."""
-    return str(error).startswith("DataLoader worker")
 
 
 class Exchange(ABC):
@@ -98,16 +94,27 @@ class Group(Exchange):
         """``what_remains``: a sentence for the user, of what there is after the loss of a rank."""
         timeout, self.device, self.what_remains = timedelta(seconds=timeout_s), device, what_remains
         if "RANK" in os.environ:
-            store, self.rank, self.world = next(dist.rendezvous("env://", timeout=timeout))
+            store, self.rank, self.world = meet(timeout_s)
         else:
             store, self.rank, self.world = dist.HashStore(), 0, 1
         self.store = dist.PrefixStore("dualloop", store)  # for messages without a time limit
         self.timeout_s, self.exchanges, self.shared = timeout_s, 0, 0
         self.before_exchange: Callable[[], None] = lambda: None  # ends what all ranks must have ended before gather and sum_
+        place: torch.device | None = None
         if device == "cuda":
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
-        dist.init_process_group(backend, store=dist.PrefixStore("group", store), rank=self.rank, world_size=self.world, timeout=timeout)
+            place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            torch.cuda.set_device(place)
+        backend = "cpu:gloo,cuda:nccl" if place else "gloo"
+        self._init(backend, dist.PrefixStore("group", store), timeout, place)
+
+    def _init(self, backend: str, store: dist.Store, timeout: timedelta, place: torch.device | None) -> None:
+        """With its device NCCL connects at once, and not after the model was loaded."""
+        try:
+            dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.world, timeout=timeout, device_id=place)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0][:160]
+            advice = "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME name the network interface that the machines share"
+            raise UserError(f"rank {self.rank} cannot connect to the other ranks ({reason}); {advice}") from error
 
     def gather(self, value: Any) -> list[Any]:
         """Over gloo, on the CPU: the text's lengths, then the texts."""
@@ -167,8 +174,6 @@ class Group(Exchange):
                 self.store.set(f"at{self.rank}", f"{self.exchanges} {doing}")
             yield
         except RuntimeError as error:  # also what gloo, NCCL and the store raise
-            if lost_loader(error):
-                raise
             reason = str(error).splitlines()[0].split("] ")[-1][:160]
             silent = self._silent() if numbered and time.monotonic() - began >= self.timeout_s else ""
             raise LostRank(
@@ -201,4 +206,11 @@ def join(launch: Mapping[str, Any], what_remains: str = RESUME) -> Exchange:
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started != launch["processes"]:
         raise UserError(f"launch.processes={launch['processes']}, but {started} started; set launch.processes={started} or start as many")
-    return Group(launch["device"], launch["timeout_s"], what_remains) if STRATEGIES[launch["strategy"]].several else Alone()
+    if not STRATEGIES[launch["strategy"]].several:
+        return Alone()
+    group = Group(device_of(launch), launch["timeout_s"], what_remains)
+    devices = group.gather(group.device)
+    if len(set(devices)) > 1:
+        found = ", ".join(f"{device} on rank {rank}" for rank, device in enumerate(devices))
+        raise UserError(f"launch.device=auto is {found}; set it to cpu or cuda for all of them")
+    return group

@@ -49,6 +49,12 @@ class Strategy:
         """Sums named numbers over ranks."""
         return self.exchange.total(counts)
 
+    def from_main(self, numbers: Tensor) -> Tensor:
+        """Rank 0's ``numbers`` on all ranks: two GPUs may round a sum differently, and weights that differ would drift apart."""
+        if self.world == 1:
+            return numbers
+        return numbers.new_tensor(self.exchange.from_main(numbers.tolist)).view(numbers.shape)  # JSON keeps every bit of a double
+
     def gram(self, gradients: Sequence[Gradients], per_parameter: bool = False) -> Tensor:
         """[P, n, n] float64, of P groups or parameters."""
         return gram(gradients, per_parameter)
@@ -81,7 +87,10 @@ class Strategy:
         for parameter, view in gradients[0].views():
             # one that no loss reached is left alone, as in plain training: a zero gradient would still decay its weight
             parameter.grad = view if parameter in touched else None
-        return float(nn.utils.clip_grad_norm_([p for members in self.groups.values() for _, p in members], self.clip_norm))
+        parameters = [p for members in self.groups.values() for _, p in members]
+        norm = self.from_main(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+        nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)  # both together: clip_grad_norm_
+        return float(norm)
 
     def check_agreement(self, when: str) -> None:
         """Raises ``UserError`` if the trained weights of the ranks are not equal, bit for bit."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from core.engine.launch import device_of
 from core.engine.parallel.exchange import Exchange
 from core.engine.parallel.table import STRATEGIES, part
 
@@ -35,6 +36,6 @@ def transform(model: nn.Module, values: Values, exchange: Exchange) -> None:
     chosen = [one for one in TRANSFORMS if one.asked(values)]
     for one in (one for one in chosen if one.before_moving):
         part(one.change)(model, exchange)
-    model.to(values["launch"]["device"])
+    model.to(device_of(values["launch"]))
     for one in (one for one in chosen if not one.before_moving):
         part(one.change)(model, exchange)

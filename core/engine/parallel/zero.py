@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from core.contracts import UserError
+from core.engine.launch import device_of
 from core.engine.parallel.arena import Arena
 from core.engine.parallel.exchange import Exchange
 from core.engine.parallel.gradients import Groups
@@ -161,5 +162,5 @@ def self_test(exchange: Exchange, stage: int, device: str) -> None:
 
 def zero_step(groups: Groups, optimizer: torch.optim.Optimizer, exchange: Exchange, launch: Mapping[str, Any]) -> ZeroStep:
     """The step of ``launch.strategy=deepspeed``, once a toy has shown that this version of DeepSpeed steps rightly."""
-    self_test(exchange, launch["zero_stage"], launch["device"])
+    self_test(exchange, launch["zero_stage"], device_of(launch))
     return ZeroStep(groups, optimizer, launch["zero_stage"])

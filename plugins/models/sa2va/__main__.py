@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write the masks there as PNG; must not exist")
     parser.add_argument("--max-new-tokens", type=int, default=512, metavar="N")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
+    parser.add_argument("--device", default="auto", help="auto (default): cuda where there is a GPU, else cpu; or cpu, cuda, cuda:1")
     parser.add_argument("--upstream", action="store_true", help="upstream's inference exactly: its newlines and its rounded SAM2 constants")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     arguments = parser.parse_args(argv)
@@ -36,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _ask(arguments: argparse.Namespace) -> int:
     import numpy as np  # late: --help stays quick
+    import torch
 
     from plugins.models.sa2va.components import load
     from plugins.models.sa2va.pictures import read_picture, read_visual
@@ -49,7 +50,9 @@ def _ask(arguments: argparse.Namespace) -> int:
         if region.shape != (height, width):
             raise UserError(f"{file}: {region.shape[1]} x {region.shape[0]} pixels; the picture has {width} x {height}")
     constants: Literal["exact", "bfloat16"] = "bfloat16" if arguments.upstream else "exact"
-    model = load(checkpoint=arguments.checkpoint, dtype=arguments.dtype, sam_constants=constants).to(arguments.device).eval()
+    automatic = "cuda" if torch.cuda.is_available() else "cpu"
+    device = automatic if arguments.device == "auto" else arguments.device
+    model = load(checkpoint=arguments.checkpoint, dtype=arguments.dtype, sam_constants=constants).to(device).eval()
     answer = model.predict(
         visual,
         arguments.question,
