@@ -56,7 +56,7 @@ def count(recipe: str, size: str, overrides: list[str], sites: bool = False) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("size", nargs="?", choices=["small", "1B", "4B"])
+    parser.add_argument("size", nargs="?", help="small, 1B, 4B, or 4B/2: two layers of it")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the recipe")
     parser.add_argument("--recipe", default=str(HERE.parents[1] / "recipes" / "dual_loop_8gpu.yaml"))
     parser.add_argument("--places", action="store_true", help="what is alive at the peak, by the line that made it (slow)")

@@ -33,6 +33,7 @@ ROOT = str(Path(__file__).parents[2])
 LIBRARIES = ("site-packages/transformers", "site-packages/peft")
 ROUND = 512  # bytes: what CUDA's allocator rounds up to
 KNOWN_FLOATS, KNOWN = 2**12, 2**26  # numbers of a float tensor, and of any, whose values are followed
+MADE_UP = 2**20  # of an integer or boolean tensor that depends on floats, what is made up before it is asked for
 TOKEN = 300  # what an argmax over scores that nobody has gives
 #: Kernels that take one type; the fake ones do not look.
 ONE_TYPE = {"mm", "addmm", "bmm", "baddbmm", "convolution", "native_layer_norm", "native_group_norm", "grid_sampler_2d", "masked_scatter"}
@@ -138,7 +139,7 @@ class FakeCuda(TorchDispatchMode):
                 elif tensor.is_floating_point():
                     made = torch.ones(tensor.shape, dtype=tensor.dtype)
                 else:
-                    made = torch.full(tensor.shape, self.token, dtype=tensor.dtype)
+                    made = torch.full(tensor.shape, min(self.token, torch.iinfo(tensor.dtype).max), dtype=tensor.dtype)
             tensor._real = made
         return self.value(tensor)
 
@@ -278,8 +279,11 @@ class FakeCuda(TorchDispatchMode):
                 vars(tensors[0]).pop("_real", None)  # written over with what nobody knows
             elif "dropout" not in func._schema.name:
                 for one in results:  # what is decided by floats is made up once, so that all that follows agrees
-                    if not one.is_floating_point():
+                    if one.numel() <= MADE_UP and one.dtype in (torch.bool, torch.int64):
                         self.needed(one)
+            return
+        if "bernoulli" in func._schema.name:  # dropout's bits matter to nobody
+            vars(results[0]).pop("_real", None)
             return
         if results[0].is_floating_point() and max(one.numel() for one in results) > KNOWN_FLOATS:
             return

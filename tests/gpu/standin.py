@@ -43,10 +43,13 @@ STEPS = 3  # of the teacher's generation that are carried out; the others would 
 
 
 def published(size: str, vocabulary: int, eos: int) -> dict[str, Any]:
-    """The config.json of a size: ``small``, or one of the published ones."""
+    """The config.json of a size: ``small``, one of the published ones, or one with fewer layers (``4B/2``)."""
     if size == "small":
         return published_config(Sizes(), vocabulary, eos, "qwen_chat")
+    size, _, layers = size.partition("/")
     llm = {**QWEN[size], "vocab_size": VOCABULARY}
+    if layers:
+        llm["num_hidden_layers"] = int(layers)
     return {"llm_config": llm, "vision_config": VISION, "force_image_size": 448, "ps_version": "v2", "template": "qwen_chat"}
 
 
@@ -105,11 +108,11 @@ def regions(model: Sa2va, count: int, tag: str, pairs: bool, tiles: int, words: 
 class Feed:
     """The micro-batches of a loop, all of the same made-up regions."""
 
-    def __init__(self, parts: Sequence[tuple[str, Callable[[], RegionBatch]]], micro_batches: int) -> None:
-        self.parts, self.micro_batches = parts, micro_batches
+    def __init__(self, loop: str, parts: Sequence[tuple[str, Callable[[], RegionBatch]]], micro_batches: int) -> None:
+        self.loop, self.parts, self.micro_batches = loop, parts, micro_batches
 
     def update(self) -> list[MicroBatch]:
-        return [MicroBatch([(task, make()) for task, make in self.parts], Counter(), []) for _ in range(self.micro_batches)]
+        return [MicroBatch(self.loop, [(task, make()) for task, make in self.parts], Counter(), []) for _ in range(self.micro_batches)]
 
 
 class Several(Alone):
@@ -156,7 +159,7 @@ def trainer_of(recipe: Recipe, model: Sa2va, tasks: Mapping[str, Sequence[str]] 
     loops = {}
     for name, loop in values["loops"].items():
         parts_of = [(task, _maker(model, values, f"{name}-{task}", loop["tasks"][task])) for task in (tasks or {}).get(name, built[name])]
-        loops[name] = LoopSetup(name, loop["weight"], built[name], Feed(parts_of, values["train"]["accumulate"]))  # type: ignore[arg-type]
+        loops[name] = LoopSetup(name, loop["weight"], built[name], Feed(name, parts_of, values["train"]["accumulate"]))  # type: ignore[arg-type]
     precision, folder = values["train"]["precision"], Path(tempfile.gettempdir())
     trainer = Trainer(model, loops, teacher, surgery, schedule, strategy, rate, values["seed"], "cuda", precision, folder)
     trainer.by_task = by_task
