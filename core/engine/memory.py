@@ -88,7 +88,7 @@ def need(recipe: Recipe, registry: Registry, facts: Facts, teachers: Sequence[Fa
         "teacher": sum(map(weights, teachers)) if teachers else 4.0 * trained * bool(values.get("teacher")),
     }
     if launch["strategy"] == "deepspeed":
-        parts["ZeRO's buffers"] = 8.0 * trained
+        parts["ZeRO's partitions and bucket"] = 5.0 * trained
     if launch["strategy"] == "fsdp2":
         parts["weights"] = 4.0 * trained + (facts["parameters"] - trained) * facts["frozen_bytes"] / launch["processes"]
     working = {name: facts["working"](work) for name, work in tasks(recipe, registry)}

@@ -1,22 +1,20 @@
 """Peak memory of one update of a recipe at a published size, counted on fake CUDA: python tests/gpu/counted_memory.py 4B [key=value ...]
 
-Prints each phase. With ``--all`` it counts every setting of ``counted_peaks.json`` anew (hours; several at once with ``--part 1/2``)
-and writes the peaks into it. What a real card needs beside them: ``core.preflight.memory.BESIDE``.
+Prints each phase, then a line of JSON: minutes on a quiet core. What a real card needs beside it: ``core.engine.memory.BESIDE``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1])]
-TABLE = HERE / "counted_peaks.json"
 GIB = 2**30
 
 
@@ -36,7 +34,7 @@ def count(recipe: str, size: str, overrides: list[str], sites: bool = False) -> 
         short_generation(built.model)
         mode.peak = mode.live
         if sites:
-            mode.sites = __import__("collections").Counter()
+            mode.sites = Counter()
         phases = Phases(mode)
         watch_update(phases, built)
         built.trainer.update(0)
@@ -56,48 +54,22 @@ def count(recipe: str, size: str, overrides: list[str], sites: bool = False) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("size", nargs="?", help="small, 1B, 4B, or 4B/2: two layers of it")
+    parser.add_argument("size", help="small, 1B, 4B, or 4B/2: two layers of it")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the recipe")
     parser.add_argument("--recipe", default=str(HERE.parents[1] / "recipes" / "dual_loop_8gpu.yaml"))
     parser.add_argument("--places", action="store_true", help="what is alive at the peak, by the line that made it (slow)")
-    parser.add_argument("--all", action="store_true", help="every setting of counted_peaks.json")
-    parser.add_argument("--part", default="1/1", metavar="I/N", help="of --all only every N-th setting, from the I-th on")
     given = parser.parse_args()
     import fakedevice
 
     if lacks := fakedevice.missing():
         sys.exit(lacks)
     fakedevice.load()
-    if not given.all:
-        if given.size is None:
-            parser.error("give a size, or --all")
-        found = count(given.recipe, given.size, given.overrides, given.places)
-        for row in found["phases"]:
-            print(
-                "{name:16} before {before:7.2f}  after {after:7.2f}  peak {peak:7.2f} GiB  {waits:5} waits {kernels:7} kernels".format(
-                    **row
-                )
-            )
-        for place, size in found["places"].items():
-            print(f"{size:8.2f} GiB  {place}")
-        print(json.dumps({key: value for key, value in found.items() if key not in ("phases", "places")}))
-        return
-    index, parts = map(int, given.part.split("/"))
-    for row in json.loads(TABLE.read_text())[index - 1 :: parts]:
-        found = count(given.recipe, row["size"], row["overrides"])
-        print(json.dumps(row | {"peak": found["peak"], "fixed": found["fixed"]}), f"{found['seconds']} s", flush=True)
-        _store(row, found)
-
-
-def _store(row: dict[str, Any], found: dict[str, Any]) -> None:
-    """Writes one peak into the table, whatever another process has written there meanwhile."""
-    table = json.loads(TABLE.read_text())
-    for other in table:
-        if (other["size"], other["overrides"]) == (row["size"], row["overrides"]):
-            other |= {"peak": found["peak"], "fixed": found["fixed"]}
-    new = TABLE.with_suffix(f".{os.getpid()}")
-    new.write_text("[\n" + ",\n".join(json.dumps(each) for each in table) + "\n]\n")
-    new.replace(TABLE)
+    found = count(given.recipe, given.size, given.overrides, given.places)
+    for row in found["phases"]:
+        print("{name:16} before {before:7.2f}  after {after:7.2f}  peak {peak:7.2f} GiB  {waits:5} waits {kernels:7} kernels".format(**row))
+    for place, size in found["places"].items():
+        print(f"{size:8.2f} GiB  {place}")
+    print(json.dumps({key: value for key, value in found.items() if key not in ("phases", "places")}))
 
 
 if __name__ == "__main__":

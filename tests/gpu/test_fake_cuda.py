@@ -52,3 +52,17 @@ def test_a_run_does_on_a_gpu_what_it_does_here(found: dict[str, dict[str, Any]])
 def test_what_would_fail_on_a_gpu_fails_here(scenario: str, sentence: str, found: dict[str, dict[str, Any]]) -> None:
     """Each kind of fault, made on purpose."""
     assert sentence in found[scenario].get("said", "")
+
+
+@pytest.mark.skipif("DUALLOOP_LONG" not in os.environ, reason="takes minutes for each size; set DUALLOOP_LONG=1")
+@pytest.mark.parametrize(
+    ("recipe", "size", "most"),
+    [("dual_loop_8gpu", "4B", 60), ("dual_loop_8gpu", "1B", 60), ("dual_loop_48gb", "4B", 40), ("dual_loop_24gb", "1B", 19)],
+)
+def test_the_peak_of_a_recipe_at_its_published_size(recipe: str, size: str, most: float) -> None:
+    """One micro-batch of each loop: more of them take no more memory. GiB."""
+    file = HERE.parents[1] / "recipes" / f"{recipe}.yaml"
+    command = [sys.executable, str(HERE / "counted_memory.py"), size, "train.accumulate=1", "--recipe", str(file)]
+    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout.splitlines()[-1])["peak"] < most

@@ -1,7 +1,8 @@
 """How much memory a micro-batch takes on a GPU beside weights, gradients and the optimizer's state, from sizes alone.
 
-Each part follows from what the forwards keep for backward; the factors are those of this code, as tensors on a fake GPU show them
-(``tests/gpu``: ``counted_peaks.json`` has the counted peaks, ``test_estimate.py`` compares). Attention keeps no scores: the flash kernel.
+Each part follows from what the forwards keep for backward. The factors come from updates whose tensors were counted on a fake GPU
+(``tests/gpu/counted_memory.py``; docs/scaling.md says which). Attention keeps no scores: the flash kernel. Samplers that hold the
+scores of the whole vocabulary are not counted.
 """
 
 from __future__ import annotations
