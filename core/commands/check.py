@@ -39,8 +39,12 @@ def main(argv: list[str] | None = None) -> int:
     seconds = f"for drawing from all sources together (default {SECONDS:g}); fewer samples are drawn where it is not enough"
     parser.add_argument("--seconds", type=float, default=SECONDS, metavar="S", help=seconds)
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="for the picture sheets (default: OUTPUT/check-NAME)")
+    card = "check for a machine whose GPUs have so many GB (24, 48, 80), instead of this one's"
+    parser.add_argument("--card", type=float, metavar="GB", help=card)
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     arguments = parser.parse_intermixed_args(argv)
+    if arguments.card is not None and not arguments.card > 0:
+        parser.error("--card must be above 0")
     if arguments.samples < 1:
         parser.error("--samples must be at least 1")
     if arguments.data is not None and arguments.recipe is not None:
@@ -57,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         print_notes(recipe.notes)
         out = arguments.out or Path(recipe.values["output"]) / f"check-{recipe.values['name']}"
         findings = []
-        for finding in _findings(recipe, registry, arguments.samples, arguments.seconds, out):
+        for finding in _findings(recipe, registry, arguments.samples, arguments.seconds, out, arguments.card):
             findings.append(finding)
             if not arguments.json:
                 _show(finding)
@@ -92,15 +96,15 @@ def _own_data(path: Path, samples: int, seconds: float, out: Path | None, as_jso
     return int(any(finding.status == "fail" for finding in findings))
 
 
-def _findings(recipe: Recipe, registry: Registry, samples: int, seconds: float, out: Path) -> Iterator[Finding]:
-    from core.preflight import data, leaks, loops, machine  # late: they import torch
+def _findings(recipe: Recipe, registry: Registry, samples: int, seconds: float, out: Path, card: float | None) -> Iterator[Finding]:
+    from core.preflight import data, leaks, loops, machine, memory  # late: they import torch
 
     facts, found = machine.model_facts(recipe, registry)
     paths = list(machine.paths(recipe, registry))
     yield from paths
     yield found
     yield from machine.answers(facts)
-    teachers = machine.teacher_models(recipe, registry)
+    teachers = machine.teacher_facts(recipe, registry)
     yield from (found for _, found in teachers)
     sources, built = data.sources(recipe, registry, [path.subject for path in paths if path.status == "fail"])
     yield from built
@@ -109,8 +113,11 @@ def _findings(recipe: Recipe, registry: Registry, samples: int, seconds: float, 
     yield from leaks.leaks(sources)
     yield from machine.epochs(recipe, sources)
     yield from loops.within_batch(recipe, registry)
-    yield from machine.devices(recipe)
-    yield from machine.sizes(recipe, facts, [facts for facts, _ in teachers])
+    yield from machine.devices(recipe, card)
+    theirs = [told for told, _ in teachers if told]
+    yield from machine.disk(recipe, facts, theirs)
+    yield from memory.on_a_gpu(recipe, registry, facts, theirs, card)
+    yield from memory.of_the_host(recipe, registry, facts, card)
 
 
 @contextmanager

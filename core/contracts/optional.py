@@ -147,6 +147,18 @@ class TellsLeftOut(Protocol):
 # ---------------------------------------------------------------------------------------------- models, before they are built
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a task asks of a model for one micro-batch, as far as its memory depends on it."""
+
+    regions: int
+    pictures: int  # that the model encodes for them
+    forwards: tuple[str, ...]  # methods of ``Model`` with gradient, in the order in which they are called
+    caption: int  # tokens of a caption
+    recompute: bool  # layers are computed again in backward (``train.activation_checkpointing``)
+    half: bool  # forwards in 16 bit
+
+
 @runtime_checkable
 class TellsFacts(Protocol):
     """Offered by the component itself (see ``offers``): facts about a model that need none of its weights, for ``core.check``."""
@@ -155,8 +167,9 @@ class TellsFacts(Protocol):
         """Takes the component's keys of the recipe. Raises ``UserError`` for files that no model can be built from.
 
         ``preparation``; ``tokens(text)``, the tokens of a caption with the turn's end; ``parameters`` and ``trained`` (group ->
-        count); ``frozen_bytes`` of one frozen parameter; ``activations(batch, caption)``, bytes that one forward keeps for its
-        backward pass; ``seg``: (status, sentence) on whether the [SEG] token can be emitted, and learned.
+        count); ``frozen_bytes`` of one frozen parameter; ``working(work)``, the bytes that a micro-batch (``Work``) takes at most on a GPU
+        beside weights, gradients and the optimizer's state; ``prepared(work)``, those of its samples as loaders hand them over;
+        ``seg``: (status, sentence) on whether the [SEG] token can be emitted, and learned.
         """
         ...
 
@@ -228,6 +241,15 @@ class WithinBatch(Protocol):
     """
 
     within_batch: bool
+
+
+@runtime_checkable
+class TellsForwards(Protocol):
+    """Of the component itself, class attributes: what a loop's memory depends on. Without them it is taken for one that
+    describes and segments regions of one picture each."""
+
+    forwards: tuple[str, ...]  # the methods of ``Model`` that it calls with gradient before one backward pass, in their order
+    views: int  # pictures of a region that the model encodes: 2 where a second view takes part
 
 
 @runtime_checkable
@@ -365,7 +387,7 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
         ReadsFiles,
         ChecksKeys,
     ),
-    "loops": (TakesEmptyMasks, WithinBatch, ShowsSamples),
+    "loops": (TakesEmptyMasks, WithinBatch, TellsForwards, ShowsSamples),
     "teachers": (ReportsStatistics, WritesCaptions, PreparesItsOwn),
     "optimizers": (NamesGroups,),
     "gradient_ops": (PerParameter, Stateful, ElementWise),

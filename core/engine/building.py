@@ -14,6 +14,7 @@ from core.contracts import Dataset, ElementWise, Evaluator, KeepsRunningGradient
 from core.engine import checkpoint
 from core.engine.feed import Feed, Supply, ahead
 from core.engine.launch import device_of
+from core.engine.memory import require_room
 from core.engine.moving import MovingValue
 from core.engine.noise import derived_seed
 from core.engine.own_weights import Named, move_to, own_weights, refuse_untrained
@@ -59,6 +60,7 @@ def build_run(recipe: Recipe, registry: Registry, folder: Path, last: Path | Non
     train, launch = values["train"], values["launch"]
     if device_of(launch) == "cpu":
         _sums_in_one_order()
+    require_room(recipe, registry)
     torch.manual_seed(derived_seed(seed, "weights"))  # fresh adapters are drawn from it
     with exchange.main_first("building the model"):  # it may write files that the others then read
         model: Model = build(recipe, ("model",), registry)

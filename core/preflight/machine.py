@@ -1,4 +1,4 @@
-"""Paths, the model's sizes, devices, memory and disk."""
+"""Paths, the model's sizes, devices and disk."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from core.contracts import TellsFacts, UserError
+from core.contracts import UserError
 from core.cores import cores
 from core.engine.launch import device_of
+from core.engine.memory import facts_of, teacher_models
 from core.preflight.data import Drawn, value_at
 from core.preflight.finding import Facts, Finding, size
-from core.recipe import KeyPath, Recipe, build, components_used, path_report, path_text
+from core.recipe import KeyPath, Recipe, components_used, path_report, path_text
 from core.registry import Registry
 
 
@@ -36,25 +36,22 @@ def paths(recipe: Recipe, registry: Registry) -> Iterator[Finding]:
 
 def model_facts(recipe: Recipe, registry: Registry, path: KeyPath = ("model",)) -> tuple[Facts, Finding]:
     """The facts that a model's component gives (``TellsFacts``) for its keys of the recipe."""
-    name, used = path_text(path), dict(components_used(recipe, registry))[path]
-    if not isinstance(used.object, TellsFacts):
-        return {}, Finding("warn", name, f"{used.entry.name} gives no facts: sizes and caption lengths are unknown")
-    given: Any = recipe.values
-    for key in path:
-        given = given[key]
+    name = path_text(path)
     try:
-        facts = dict(used.object.facts(**{key: build(recipe, (*path, key), registry) for key in given if key != "use"}))
+        facts = dict(facts_of(recipe, registry, path))
     except (UserError, OSError, ValueError, KeyError, TypeError) as fault:
         return {}, Finding("fail", name, str(fault))
+    if not facts:
+        entry = dict(components_used(recipe, registry))[path].entry
+        return {}, Finding("warn", name, f"{entry.name} gives no facts: sizes and caption lengths are unknown")
     total = facts["parameters"]
     trained = ", ".join(f"{group} {count:,} ({count / total:.2%})" for group, count in facts["trained"].items())
     return facts, Finding("pass", name, f"{total:,} parameters; trained: {trained}")
 
 
-def teacher_models(recipe: Recipe, registry: Registry) -> list[tuple[Facts, Finding]]:
+def teacher_facts(recipe: Recipe, registry: Registry) -> list[tuple[Facts, Finding]]:
     """The same of each model that the teacher brings along; it trains none of them."""
-    paths = [path for path, component in components_used(recipe, registry) if path[0] == "teacher" and component.entry.kind == "models"]
-    found = [model_facts(recipe, registry, path) for path in paths]
+    found = [model_facts(recipe, registry, path) for path in teacher_models(recipe, registry)]
     return [(facts, replace(one, text=one.text.partition("; trained:")[0])) for facts, one in found]
 
 
@@ -87,10 +84,12 @@ def epochs(recipe: Recipe, drawn: list[Drawn]) -> Iterator[Finding]:
             yield Finding("pass", path_text(one.path), f"{text}: {epochs:.2f} epochs if it takes part in each update")
 
 
-def devices(recipe: Recipe) -> Iterator[Finding]:
-    """What the recipe asks of the machine and what there is."""
+def devices(recipe: Recipe, card: float | None = None) -> Iterator[Finding]:
+    """What the recipe asks of the machine and what there is. ``card``: of another machine, whose cards have so many GB."""
     launch, precision = recipe.values["launch"], recipe.values["train"]["precision"]
-    if device_of(launch) == "cuda":
+    if card is not None:
+        yield Finding("pass", "launch", f"{launch['processes']} GPUs of {card:g} GB, on another machine")
+    elif device_of(launch) == "cuda":
         found = torch.cuda.device_count()
         status = "pass" if found >= launch["processes"] else "fail"
         yield Finding(status, "launch", f"{launch['processes']} GPUs asked for, {found} found")
@@ -98,12 +97,14 @@ def devices(recipe: Recipe) -> Iterator[Finding]:
             yield Finding("warn", "train.precision", "this GPU computes bf16 in software only")
     else:
         yield Finding("pass", "launch", f"{launch['processes']} process{'es' if launch['processes'] > 1 else ''} on the CPU")
+    if card is not None:
+        return
     here, wanted = cores(), launch["processes"] * (recipe.values["train"]["workers"] or 1)
     yield Finding("warn" if wanted > here else "pass", "train.workers", f"{wanted} processes prepare samples on {here} cores")
 
 
-def sizes(recipe: Recipe, facts: Facts, teachers: Sequence[Facts] = ()) -> Iterator[Finding]:
-    """Memory of each process and disk for checkpoints, from the numbers of parameters. ``teachers``: models that the teacher brings."""
+def disk(recipe: Recipe, facts: Facts, teachers: Sequence[Facts] = ()) -> Iterator[Finding]:
+    """Disk for checkpoints, from the numbers of parameters. ``teachers``: models that the teacher brings."""
     free = shutil.disk_usage(_existing(Path(recipe.values["output"]))).free
     if not facts:
         yield Finding("warn", "checkpoint", f"{size(free)} free in {recipe.values['output']}; the model's size is unknown")
@@ -115,35 +116,6 @@ def sizes(recipe: Recipe, facts: Facts, teachers: Sequence[Facts] = ()) -> Itera
     disk = (keep + 1) * one + (total * facts["frozen_bytes"] if export else 0)  # one more while the newest is written
     text = f"{keep} + 1 checkpoints of {size(one)}{' and the export' if export else ''}: {size(disk)} of {size(free)} free"
     yield Finding("fail" if disk > free else "warn" if 2 * disk > free else "pass", "checkpoint", text)
-
-    launch, train, loops = recipe.values["launch"], recipe.values["train"], recipe.values["loops"]
-    sharded = launch["processes"] if launch["strategy"] == "deepspeed" else 1
-    parts = {
-        "weights": _weights(facts),
-        "gradients": 4 * trained * len(loops),
-        "optimizer": 8 * trained / sharded,
-        "teacher": teacher + sum(_weights(each) for each in teachers if each),
-    }
-    longest = max((task.get("caption_length") or 64 for loop in loops.values() for task in loop["tasks"].values()), default=64)
-    half = train["precision"] == "bf16" or (train["precision"] == "auto" and facts["frozen_bytes"] == 2)
-    parts["activations of two forwards"] = 2 * (1 if half else 2) * facts["activations"](train["batch_size"], longest)
-    needed = sum(parts.values())
-    text = f"about {size(needed)} a process, roughly: " + ", ".join(f"{name} {size(value)}" for name, value in parts.items() if value)
-    there = None
-    if device_of(launch) == "cuda" and torch.cuda.is_available():
-        there = torch.cuda.get_device_properties(0).total_memory
-    elif device_of(launch) == "cpu" and hasattr(os, "sysconf"):
-        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // launch["processes"]
-    if there is not None:
-        text += f"; {size(there)} there"
-    yield Finding("warn" if there is not None and needed > there else "pass", "memory", text)
-
-
-def _weights(facts: Facts) -> int:
-    """Bytes of a model's weights; those it trains are float32."""
-    trained = sum(facts["trained"].values())
-    weights: int = (facts["parameters"] - trained) * facts["frozen_bytes"] + 4 * trained
-    return weights
 
 
 def _existing(path: Path) -> Path:

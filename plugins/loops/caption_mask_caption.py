@@ -41,6 +41,7 @@ class CaptionMaskCaption:
     """
 
     needs = frozenset({"caption"})
+    forwards, views = ("segment", "caption_states"), 1
 
     def __init__(
         self, *, losses: CycleLosses, caption_length: Count = 256, mask_gradient: Literal["none", "straight_through"] = "none"

@@ -61,6 +61,7 @@ class MaskCaptionMask:
     """
 
     needs = frozenset({"teacher"})
+    forwards, views = ("caption_states", "segment"), 2
 
     def __init__(self, *, sampler: Sampler, losses: MaskCaptionLosses, caption_length: Count = 256, token_mask_ratio: Share = 0.25) -> None:
         positive(caption_length=caption_length)

@@ -10,6 +10,7 @@ class PhraseToMask:
     """Feeds the decoder ``text_hidden_fcs(scale * mean of the phrase's token embeddings)``; cheap, since nothing else runs."""
 
     needs = frozenset({"caption"})
+    forwards, views = ("masks",), 1
 
     def __init__(self, *, losses: PhraseLosses, caption_length: Count = 64, scale: Positive = 6.0) -> None:
         positive(caption_length=caption_length, scale=scale)

@@ -28,6 +28,7 @@ class ReferringFromScratch:
     """
 
     needs = frozenset({"caption"})
+    forwards, views = ("segment",), 1
 
     def __init__(
         self,

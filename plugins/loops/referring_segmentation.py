@@ -20,6 +20,7 @@ class ReferringSegmentation:
     """The same template and losses as the second forward of loop 1, with a real phrase."""
 
     needs = frozenset({"caption"})
+    forwards, views = ("segment",), 1
 
     def __init__(self, *, losses: SegmentationLosses, caption_length: Count = 256, empty_masks: bool = False) -> None:
         """``empty_masks``: takes phrases without a target too, as gRefCOCO has them; the answer stays, its mask is to be empty."""

@@ -19,6 +19,7 @@ class RegionDescription:
     """Supervised description of the true region."""
 
     needs = frozenset({"caption"})
+    forwards, views = ("caption_states",), 1
 
     def __init__(self, *, losses: DescriptionLosses, caption_length: Count = 256) -> None:
         positive(caption_length=caption_length)

@@ -44,11 +44,12 @@ def test_a_sound_recipe_passes_with_sheets_and_sizes(checked: Any, tmp_path: Pat
     assert any(line.startswith("pass none of its") for line in found["evaluate.referring.data"])
     assert "updates an epoch" in found["loops.loop1"][0]
     assert "trained: projector" in found["model"][0]
-    assert "activations of two forwards" in found["memory"][0]
+    assert "a micro-batch" in found["memory"][0]
     assert "checkpoints of" in found["checkpoint"][0]
 
 
 def test_the_model_s_numbers_are_those_of_the_built_model(tiny: Any) -> None:
+    from core.contracts import Work
     from core.preflight.machine import model_facts
     from core.recipe import build
     from core.registry import Registry
@@ -61,7 +62,9 @@ def test_the_model_s_numbers_are_those_of_the_built_model(tiny: Any) -> None:
     assert facts["tokens"]("a red square") == int(model.tokenize(["a red square"], 99).mask.sum())
     assert facts["preparation"] == model.preparation
     assert model.preparation.fast
-    assert facts["activations"](4, 10) == 2 * facts["activations"](2, 10) > 0
+    two, four = (Work(regions, regions, ("segment",), 10, False, False) for regions in (2, 4))
+    assert facts["working"](four) == pytest.approx(2 * facts["working"](two), rel=1e-5)
+    assert facts["working"](two) > 0
 
 
 def test_everything_missing_is_told_at_once(checked: Any, tmp_path: Path) -> None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from core.contracts import UserError
-from plugins.models.sa2va.groups import Lora, trained_groups
+from plugins.models.sa2va.groups import Group, Lora, trained_groups
 from plugins.models.sa2va.network import Network, Sa2vaConfig
 from plugins.models.sa2va.preparation import Sa2vaPreparation
 from plugins.models.sa2va.published.config import read_config
 from plugins.models.sa2va.published.folder import shards, stored_tensors
+from plugins.models.sa2va.published.footprint import prepared, working
 from plugins.models.sa2va.published.tokenizer import read_tokenizer
 from plugins.models.sa2va.published.training_file import read_trained
 from plugins.models.sa2va.text import Text
@@ -24,8 +25,7 @@ def facts(**given: Any) -> Mapping[str, Any]:
     """Takes the keys of ``load`` or ``load_legacy``. Raises ``UserError`` for a folder that is no complete checkpoint.
 
     ``preparation``; ``tokens(text)``, the tokens of a caption with the turn's end; ``parameters`` and ``trained`` (group ->
-    count); ``frozen_bytes`` of one frozen parameter; ``activations(batch, caption)``, bytes that one forward of the language
-    model keeps for its backward pass, of ``batch`` pictures cut into the most tiles and captions of ``caption`` tokens;
+    count); ``frozen_bytes`` of one frozen parameter; ``working(work)`` and ``prepared(work)``, bytes (``published.footprint``);
     ``seg``: (status, sentence) on whether the [SEG] token can be emitted, and learned. Each special token is one id, or it raises.
     """
     folder = given["checkpoint"]
@@ -38,20 +38,29 @@ def facts(**given: Any) -> Mapping[str, Any]:
         network = Network(config)
         if lora is not None:
             add_lora(network, lora)
-    trained = dict.fromkeys([*trained_groups(given.get("train"), lora), *(given.get("take") or [])], 0)
-    for name, parameter in network.named_parameters():
-        group = network.group_of(name)
-        if group in trained:
-            trained[group] += parameter.numel()
+    groups = [*trained_groups(given.get("train"), lora), *(given.get("take") or [])]
     text = Text(read_tokenizer(folder, config.backend.llm.vocab_size), config.template, config.backend.marks, folder)
     return {
         "preparation": Sa2vaPreparation(config.backend.pictures(tiles), config.sam_size, given.get("resize") == "fast"),
         "tokens": lambda caption: len(text.ids(caption.strip() + text.turn.end)),
+        "seg": _seg(config, folder, text.seg, [group for group in groups if group in _EMITTING]),
+        **sizes(network, groups, given.get("dtype", "float32"), tiles, lora),
+    }
+
+
+def sizes(network: Network, groups: Sequence[Group], dtype: str, tiles: int, lora: Lora | None) -> dict[str, Any]:
+    """Of the facts those about size, of a network without weights that has its adapters."""
+    trained = dict.fromkeys(groups, 0)
+    for name, parameter in network.named_parameters():
+        group = network.group_of(name)
+        if group in trained:
+            trained[group] += parameter.numel()
+    return {
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "trained": trained,
-        "frozen_bytes": getattr(torch, given.get("dtype", "float32")).itemsize,
-        "activations": lambda batch, caption: _activations(config, tiles, batch, caption),
-        "seg": _seg(config, folder, text.seg, [group for group in trained if group in _EMITTING]),
+        "frozen_bytes": getattr(torch, dtype).itemsize,
+        "working": lambda work: working(network, tiles, groups, 0.0 if lora is None else lora.dropout, work),
+        "prepared": lambda work: prepared(network, tiles, work),
     }
 
 
@@ -73,11 +82,3 @@ def _seg(config: Sa2vaConfig, folder: Path, seg: int, emitting: list[str]) -> tu
     if not emitting:
         return "warn", f"{row}; nothing that is trained can learn to emit it (train lora, or language_model)"
     return "pass", f"{row}; trained groups that can emit it: {', '.join(emitting)}"
-
-
-def _activations(config: Sa2vaConfig, tiles: int, batch: int, caption: int) -> int:
-    """Of each layer and token in 16 bit: about six vectors of the hidden size and four of the feed-forward size."""
-    tokens, cells = config.backend.largest(tiles)
-    length = tokens + cells // 8 + 64 + caption  # a region of an eighth of the cells, and the turn
-    llm = config.backend.llm
-    return batch * length * llm.num_hidden_layers * 2 * (6 * llm.hidden_size + 4 * llm.intermediate_size)

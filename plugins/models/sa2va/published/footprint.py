@@ -1,0 +1,72 @@
+"""How much memory a micro-batch takes on a GPU beside weights, gradients and the optimizer's state, from sizes alone.
+
+Each part follows from what the forwards keep for backward. The factors come from updates whose tensors were counted on a fake GPU
+(``tests/gpu/counted_memory.py``; docs/scaling.md says which). Attention keeps no scores: the flash kernel. Samplers that hold the
+scores of the whole vocabulary are not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from core.contracts import Work
+from plugins.models.sa2va.network import Network
+
+REQUEST = 64  # tokens of the texts around picture, region and caption
+#: Bytes in 16 bit, for each number of ... that one token has:
+ENCODING = 30  # the pixel-shuffled features, while the picture encoder runs
+PROJECTED = 6  # the pixel-shuffled features, kept by the projector
+NORMS = 17.5  # the hidden size, kept by a layer of the language model: its norms, attention and residual stream
+GATED = 4  # the feed-forward size, kept by a layer: gate and up
+PASSING = 12  # the feed-forward size, in a layer's forward or while it is computed again, at once
+BACK = 16  # the feed-forward size, in a layer's backward
+#: Of the pyramid's bytes, kept by the mask decoder for a region:
+DECODED = 2.1
+#: Bytes for each pixel and channel of SAM2's first stage, while its encoder runs:
+ENCODER = 1.8
+
+
+def prepared(network: Network, tiles: int, work: Work) -> int:
+    """Bytes of a micro-batch as loaders hand it over: uint8 pixels of tiles and SAM2's pictures, and two masks for each region."""
+    side, cells = network.config.sam_size, network.config.backend.largest(tiles)
+    picture = 3 * side * side + cells[0] // cells[1] * 3 * _tile(network) ** 2
+    return work.pictures * picture + work.regions * 2 * (side // 4) ** 2
+
+
+def _tile(network: Network) -> int:
+    """Side of a tile in pixels."""
+    return int(network.config.published.get("force_image_size") or 448)
+
+
+def working(network: Network, tiles: int, trained: Sequence[str], dropout: float, work: Work) -> int:
+    """Bytes at the largest moment of a micro-batch whose pictures all have the most tiles and whose captions are as long as they may be."""
+    config, unit = network.config, (2 if work.half else 4) / 2
+    llm, (tokens, cells) = config.backend.llm, config.backend.largest(tiles)
+    hidden, inner, layers = llm.hidden_size, llm.intermediate_size, llm.num_hidden_layers
+    shuffled = max(parameter.shape[-1] for parameter in network.backend.parts["projector"].parameters())
+    rows = work.regions * (tokens + cells // 6 + REQUEST + work.caption)  # of the language model, in one forward
+    side, channels = config.sam_size, config.mask_width
+    pyramid = unit * 2 * channels * side * side * (1 / 16 + 1 / 64 + 1 / 256)  # of one picture
+    kept = unit * 2 * shuffled * work.pictures * tokens  # features of the pictures
+    most = kept + unit * ENCODING * shuffled * work.pictures * tokens
+    if "vision_model" in trained:
+        kept += unit * 34 * shuffled * work.pictures * tokens * _vision_layers(network)
+    bits = (6 * hidden + inner) / 8 if "lora" in trained and dropout else 0
+    layer = rows * (unit * (NORMS * hidden + GATED * inner) + bits)
+    for forward in work.forwards:
+        if forward != "masks":
+            most = max(most, kept + rows * unit * PASSING * inner)
+            kept += rows * layers * unit * 2 * hidden if work.recompute else layers * layer
+            kept += unit * (PROJECTED * shuffled + 3 * hidden) * work.regions * tokens + rows * unit * 6 * hidden
+        if forward in ("segment", "masks"):
+            encoder = unit * ENCODER * side * side * config.sam2.vision_config.backbone_config.hidden_size
+            most = max(most, kept + work.regions * encoder)
+            kept += work.regions * pyramid * (1 + DECODED) * (10 if "sam2_encoder" in trained else 1)
+            most = max(most, kept + work.regions * pyramid)
+    if "caption_states" in work.forwards or "segment" in work.forwards:
+        most = max(most, kept + (layer if work.recompute else 0) + rows * unit * BACK * inner)
+    return round(most)
+
+
+def _vision_layers(network: Network) -> int:
+    return int(network.config.published.get("vision_config", {}).get("num_hidden_layers", 24))
