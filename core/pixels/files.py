@@ -33,6 +33,13 @@ _BEGINNINGS = (  # what people take for a picture, by its first bytes
 )
 
 
+#: What Pillow and its decoders raise for damaged files.
+_DAMAGE = (
+    *(OSError, ValueError, SyntaxError, EOFError, TypeError, KeyError, IndexError, RuntimeError, OverflowError, MemoryError),
+    *(struct.error, zlib.error, ZeroDivisionError),
+)
+
+
 def silent(_: str) -> None:
     """For readers whose owner does not ask."""
 
@@ -70,8 +77,8 @@ def opened(source: Source, limit: int = MAX_PIXELS) -> Iterator[Image.Image]:
         raise Unreadable(*_unknown(source)) from fault
     except Image.DecompressionBombError as fault:
         raise Unreadable("too large", named(source, f"more than {limit:,} pixels")) from fault
-    except (OSError, ValueError, SyntaxError, EOFError, TypeError, KeyError, IndexError, struct.error, zlib.error, MemoryError) as fault:
-        raise Unreadable("damaged", named(source, str(fault) or type(fault).__name__)) from fault  # what Pillow raises for damage
+    except _DAMAGE as fault:
+        raise Unreadable("damaged", named(source, str(fault) or type(fault).__name__)) from fault
 
 
 def _identified(source: Source) -> Image.Image:
