@@ -8,6 +8,7 @@ scores of the whole vocabulary are not counted.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from core.contracts import Work
 from plugins.models.sa2va.network import Network
@@ -46,6 +47,7 @@ def working(network: Network, tiles: int, trained: Sequence[str], dropout: float
     shuffled = max(parameter.shape[-1] for parameter in network.backend.parts["projector"].parameters())
     rows = work.regions * (tokens + cells // 6 + REQUEST + work.caption)  # of the language model, in one forward
     side, channels = config.sam_size, config.mask_width
+    sam2_encoder: Any = config.sam2.vision_config
     pyramid = unit * 2 * channels * side * side * (1 / 16 + 1 / 64 + 1 / 256)  # of one picture
     kept = unit * 2 * shuffled * work.pictures * tokens  # features of the pictures
     most = kept + unit * ENCODING * shuffled * work.pictures * tokens
@@ -59,7 +61,7 @@ def working(network: Network, tiles: int, trained: Sequence[str], dropout: float
             kept += rows * layers * unit * 2 * hidden if work.recompute else layers * layer
             kept += unit * (PROJECTED * shuffled + 3 * hidden) * work.regions * tokens + rows * unit * 6 * hidden
         if forward in ("segment", "masks"):
-            encoder = unit * ENCODER * side * side * config.sam2.vision_config.backbone_config.hidden_size
+            encoder = unit * ENCODER * side * side * sam2_encoder.backbone_config.hidden_size
             most = max(most, kept + work.regions * encoder)
             kept += work.regions * pyramid * (1 + DECODED) * (10 if "sam2_encoder" in trained else 1)
             most = max(most, kept + work.regions * pyramid)
