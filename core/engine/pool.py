@@ -68,6 +68,7 @@ class Pool:
         self._dealt = self._taken = 0
         self._failed: Exception | None = None
         self._closed = False
+        self._reader: threading.Thread | None = None
         self._next = next(self._requests, None)
         self._workers: list[_Worker] = []
         atexit.register(self.close)  # later than multiprocessing registered its own, which waits for workers, and so before it
@@ -167,7 +168,7 @@ class Pool:
             worker.process.kill()
         for worker in self._workers:
             worker.process.join(5)
-        if hasattr(self, "_reader"):
+        if self._reader is not None:
             self._reader.join(5)  # each end of a socket that is gone wakes it
         for worker in self._workers:
             worker.socket.close()

@@ -103,8 +103,7 @@ class Profile:
                 undo.callback(delattr, owner, method)
 
             def watch(owner: Any, method: str, name: Callable[[], str]) -> None:
-                if hasattr(owner, method):
-                    replace(owner, method, phases.around(name, getattr(owner, method)))
+                replace(owner, method, phases.around(name, getattr(owner, method)))
 
             replace(trainer, "_gradients", of_loop)
             for loop in trainer.loops.values():

@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -77,7 +78,7 @@ def patiently() -> Iterator[None]:
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
     """Around a wait that may have no end: a signal breaks it off after ``GRACE_S``, a second one at once, with ``Stopped``."""
-    if not _State.patient or not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+    if not _State.patient or sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
         yield
         return
     before, _State.waits = signal.signal(signal.SIGALRM, _break_off), what
