@@ -118,8 +118,8 @@ def line_starts(path: Path, begin: int, kind: str = "u1") -> np.ndarray:
     with path.open("rb") as file:
         file.seek(begin)
         while block := file.read(2**24):
-            units = np.frombuffer(block[: len(block) // unit.itemsize * unit.itemsize], unit)
-            ends.append((np.flatnonzero(units == 10) + 1) * unit.itemsize + place)
+            found = np.flatnonzero(np.frombuffer(block[: len(block) // unit.itemsize * unit.itemsize], unit) == 10)
+            ends.append((found if unit.itemsize == 1 else found * unit.itemsize) + (place + unit.itemsize))
             place += len(block)
         starts = np.concatenate([[begin], *ends]).astype(np.int64)  # [n + 1], the last may be the end of the file
         starts = np.unique(starts[starts < place])

@@ -12,6 +12,7 @@ set where at least half of the block that it stands for is.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -88,9 +89,21 @@ def annotated(
 
 def same_area(found: int, said: Any, crowd: bool = False) -> bool:
     """Whether ``found`` pixels are the ``area`` that the file says; COCO's own crowds are up to 10 % off."""
-    if not isinstance(said, int | float):
+    said = _number(said)
+    if said is None:
         return False
     return bool(abs(found - said) <= (100 + 0.25 * said if crowd else 1 + 0.01 * said))  # False for NaN too
+
+
+def _number(value: Any) -> float | None:
+    """Of an area, which may be written as text; None for what is no number, NaN for one that no area has."""
+    try:
+        number = float(value) if isinstance(value, int | float | str) else None
+    except OverflowError:
+        return math.nan
+    except ValueError:
+        return None
+    return math.nan if number is not None and math.isinf(number) else number
 
 
 def _unlike(annotation: dict[str, Any], mask: np.ndarray, found: int) -> str:
@@ -98,7 +111,7 @@ def _unlike(annotation: dict[str, Any], mask: np.ndarray, found: int) -> str:
 
     Exporters write the area of the box, of the picture, of an outline, or 0: then the box decides, which a damaged mask has not.
     """
-    said, box = annotation.get("area"), annotation.get("bbox")
+    said, box = _number(annotation.get("area")), annotation.get("bbox")
     if said is None or same_area(found, said, bool(annotation.get("iscrowd"))):
         return ""
     if isinstance(box, list) and len(box) == 4 and all(isinstance(side, int | float) for side in box) and any(box[2:]):
@@ -107,10 +120,10 @@ def _unlike(annotation: dict[str, Any], mask: np.ndarray, found: int) -> str:
         given = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
         if all(abs(one - other) <= 2 for one, other in zip(ends, given, strict=True)):
             return ""
-        return f"{found} pixels in {ends} (x, y to x, y), where the file says area {said} and the box {given}"
+        return f"{found} pixels in {ends} (x, y to x, y), where the file says area {said:g} and the box {given}"
     if said == 0 or said == mask.size or abs(found - said) <= 0.25 * said:  # an outline's area
         return ""
-    return f"{found} pixels, where the file says area {said}"
+    return f"{found} pixels, where the file says area {said:g}"
 
 
 def segmentation(value: Any, height: int, width: int, sample: str, *, limit: int = MAX_PIXELS) -> np.ndarray:

@@ -157,6 +157,11 @@ def test_shares_of_the_picture_are_no_pixels() -> None:
     [
         ({"area": 16}, True),
         ({"area": None}, True),
+        ({"area": "16"}, True),
+        ({"area": "?"}, True),  # says nothing
+        ({"area": [16]}, True),
+        ({"area": 10**400}, False),
+        ({"area": "99", "bbox": None}, False),
         ({"area": 0}, True),
         ({"area": 200}, True),  # the picture's
         ({"area": 16.0, "bbox": [0, 0, 1, 1]}, True),  # the area is enough
