@@ -124,8 +124,8 @@ def remedy(recipe: Recipe, registry: Registry, facts: Facts, teachers: Sequence[
         if batch >= train["batch_size"]:
             lines.append(f"{switch.removesuffix(' and ')} is enough (a batch of up to {batch} then fits)")
         elif batch:
-            more = f" and train.accumulate={-(-samples // batch)}, for as many samples in an update"
-            lines.append(f"{switch}train.batch_size={batch}, the largest that fits{more}")
+            more = f"train.accumulate={-(-samples // batch)}, for as many samples in an update"
+            lines.append(f"{switch}train.batch_size={batch} (the largest that fits) and {more}")
     if not lines:
         return "no batch fits: take a smaller model, a lower model.max_tiles or model.lora.r, or a larger card"
     return "set " + "; or ".join(lines) + "; lower model.max_tiles and caption_length help too"

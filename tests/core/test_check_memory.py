@@ -63,7 +63,7 @@ def test_a_card_too_small_fails_with_the_keys_that_make_it_fit(recipe: Recipe) -
     [failed] = on_a_gpu(recipe, registry, facts(), [], 24)
     assert failed.status == "fail"
     assert "train.activation_checkpointing=true is enough" in failed.text
-    [smaller] = re.findall(r"set train\.batch_size=(\d+), the largest that fits and train\.accumulate=(\d+)", failed.text)
+    [smaller] = re.findall(r"set train\.batch_size=(\d+) \(the largest that fits\) and train\.accumulate=(\d+)", failed.text)
     room = 24 * OFFERED * GIB
     assert int(smaller[0]) == largest_batch(recipe, registry, facts(), [], room, False)
     assert int(smaller[0]) * int(smaller[1]) >= 32
@@ -88,7 +88,7 @@ def test_a_run_says_it_before_it_loads_the_model(tiny: Callable[..., Recipe], mo
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (needed + 1, 0))
     require_room(recipe, registry)
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (needed - 1, 0))
-    with pytest.raises(UserError, match=r"GiB of GPU memory.*: set train\.activation_checkpointing=true"):
+    with pytest.raises(UserError, match=r"GiB of GPU memory.*: set train\.batch_size=\d \(the largest that fits\)"):
         require_room(recipe, registry)
 
 

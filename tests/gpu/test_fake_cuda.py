@@ -33,9 +33,7 @@ def test_a_run_does_on_a_gpu_what_it_does_here(found: dict[str, dict[str, Any]])
     assert {name: each["error"] for name, each in found.items() if "error" in each} == {}
     assert {name: each["faults"] for name, each in found.items() if each.get("faults")} == {}
     assert len(found) == 16
-    update, saving = found["update"], found["update_with_activation_checkpointing"]
-    assert update["attention"] == ["efficient", "flash"]  # rows of unequal length are generated with a mask
-    assert saving["peak"] < update["peak"]
+    assert found["update"]["attention"] == ["efficient", "flash"]  # rows of unequal length are generated with a mask
 
 
 @pytest.mark.parametrize(
