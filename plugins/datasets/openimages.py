@@ -66,7 +66,10 @@ class OpenImages:
         self._encoding = text_encoding(self._table, "openimages")
         with self._table.open("rb") as file:
             header = read_line(file, self._encoding)
-        self._columns = _fields(line_of(header, self._encoding, str(self._table)))
+        try:
+            self._columns = _fields(line_of(header, self._encoding, str(self._table)))
+        except BadSample as fault:
+            raise UserError(f"openimages: {fault}") from fault
         absent = [name for name in _COLUMNS if name not in self._columns]
         if absent:
             raise UserError(f"openimages: {self._table} has no column {absent[0]} in its first line; it is to be the CSV of the masks.")
