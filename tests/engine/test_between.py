@@ -261,7 +261,7 @@ def both(files: list[str]) -> None:
     ranks = join(load(Path(files[0])).values["launch"])
     leave, ranks.leave = ranks.leave, lambda: None  # type: ignore[method-assign]
     for file in files:
-        assert runner._run(load(Path(file)), Registry(), None, True, ranks) == 0
+        assert runner._run(load(Path(file)), Registry(), None, True, 0, ranks) == 0
     leave()
 
 
