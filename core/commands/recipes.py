@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 from core.commands.printing import table
@@ -10,6 +11,8 @@ from core.contracts import UserError
 from core.installed.shipped import find_recipe, recipe_names, shipped
 from core.installed.starting import spoken
 from core.outside import Ending
+
+_BASE = re.compile(r"^base: *(\S+\.yaml)", re.MULTILINE)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,11 +49,27 @@ def _copy(name: str, file: Path | None) -> None:
         find_recipe(Path(name).name)  # says which there are
         raise UserError(f"{name!r} is no recipe that comes with dualloop: there are {', '.join(recipe_names())}")
     file = file or Path(f"{name}.yaml")
+    if file.exists():
+        raise UserError(f"{file} exists already: name another file")
+    bases = {file.parent / base.name: base for base in _bases(shipped(f"recipes/{name}.yaml"))}
+    if other := next((there for there, base in bases.items() if there.exists() and there.read_bytes() != base.read_bytes()), None):
+        raise UserError(f"{other} exists already and is another recipe than the one that {name} builds on: name a file in another folder")
+    for there, source in ({file: shipped(f"recipes/{name}.yaml")} | bases).items():
+        _write(there, source)
+    beside = f" and {', '.join(map(str, bases))}, which it builds on" if bases else ""
+    print(f"wrote {file}{beside}; now: {spoken('run')} {file} --check")
+
+
+def _bases(recipe: Path) -> list[Path]:
+    """The recipes that a shipped one builds on, each beside it."""
+    if not (found := _BASE.search(recipe.read_text(encoding="utf-8"))):
+        return []
+    base = recipe.with_name(found[1])
+    return [base, *_bases(base)]
+
+
+def _write(file: Path, source: Path) -> None:
     try:
-        with file.open("x", encoding="utf-8") as out:
-            out.write(shipped(f"recipes/{name}.yaml").read_text(encoding="utf-8"))
-    except FileExistsError:
-        raise UserError(f"{file} exists already: name another file") from None
+        file.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
     except OSError as error:
         raise UserError(f"{file} cannot be written: {error.strerror}") from error
-    print(f"wrote {file}; now: {spoken('run')} {file} --check")

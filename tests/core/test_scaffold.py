@@ -18,6 +18,7 @@ from core.contracts import KINDS
 from core.recipe import Recipe, resolved_yaml
 from core.registry import Registry
 from core.registry.kinds import SINGULAR
+from core.scaffold import DOORS
 
 
 def put_on_path(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,25 +44,33 @@ follow_imports_for_stubs = true
 
 
 def test_packages_of_all_kinds_are_installed_listed_checked_and_run(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:
-    """A package of each kind, straight after ``pip install -e``; then one run in which all of them take part."""
-    packages = []
-    for singular in SINGULAR.values():
-        name = f"my-{singular.replace('_', '-')}-x"
-        assert main(["new", singular, name, "--into", str(tmp_path / "packages")]) == 0
-        packages.append(tmp_path / "packages" / name)
+    """Two packages, straight after ``pip install -e``: one of a gradient op alone, one to which a component of each other kind was added.
+
+    Then one run in which all of them take part.
+    """
+    folder, tools = tmp_path / "packages", tmp_path / "packages" / "my-dataset-x"
+    for singular in ("dataset", *(one for one in SINGULAR.values() if one != "dataset")):
+        into = folder if singular in ("dataset", "gradient_op") else tools
+        assert main(["new", singular, f"my-{singular.replace('_', '-')}-x", "--into", str(into)]) == 0
+    packages = [tools, folder / "my-gradient-op-x"]
     python = installed(tmp_path / "environment", packages)
 
     listed = json.loads(done([python, "-m", "core.components", "list", "--json"], tmp_path))
     ours = {(entry["kind"], entry["name"], entry["distribution"]) for entry in listed if entry["distribution"] != "dualloop"}
-    assert ours == {(kind, f"my_{one}_x", f"my-{one.replace('_', '-')}-x") for kind, one in SINGULAR.items()}
+    alone = {"gradient_ops": "my-gradient-op-x"}
+    assert ours == {(kind, f"my_{one}_x", alone.get(kind, "my-dataset-x")) for kind, one in SINGULAR.items()}
 
     plain = ["-q", "-p", "no:cacheprovider", "--rootdir", tmp_path, "-c", os.devnull]
     passed = done([python, "-m", "pytest", *plain, *(package / "tests" for package in packages)], tmp_path)
     assert int(passed.split(" passed")[0].split()[-1]) > 5 * len(KINDS)
+    doors = [(SINGULAR[kind], door) for kind, names in DOORS.items() for door in names]
+    for singular, door in doors:  # their tests are run in test_scaffold_templates
+        assert main(["new", singular, f"my-{door}-y", "--with", door, "--into", str(folder)]) == 0
+        packages.append(folder / f"my-{door.replace('_', '-')}-y")
+    sources = [part for package in packages for part in (package / package.name.replace("-", "_"), *package.glob("tests/*.py"))]
     done([python, "-m", "ruff", "check", "--no-cache", tmp_path / "packages"], tmp_path)
     done([python, "-m", "ruff", "format", "--check", "--no-cache", tmp_path / "packages"], tmp_path)
     (tmp_path / "mypy.ini").write_text(STRICT)
-    sources = [part for package in packages for part in (package / package.name.replace("-", "_"), *package.glob("tests/*.py"))]
     done([python, "-m", "mypy", "--config-file", "mypy.ini", "--cache-dir", os.devnull, *sources], tmp_path)
 
     pictures = described_pictures(tmp_path / "pictures")

@@ -70,4 +70,5 @@ def enlarged(mask: Tensor, side: int) -> np.ndarray:
     """[h, w] bool -> [side, side] bool, by nearest pixels."""
     small = mask.cpu().numpy()
     rows, columns = (np.arange(side) * size // side for size in small.shape)
-    return small[rows][:, columns]
+    large: np.ndarray = small[rows][:, columns]
+    return large

@@ -36,7 +36,8 @@ class TemplateName:
 
     def weights(self) -> AbstractContextManager[None]:
         """For loops that ask the teacher for more than captions: here the student itself, without gradient."""
-        return torch.no_grad()
+        without: AbstractContextManager[None] = torch.no_grad()
+        return without
 
     def update(self) -> None:
         """Called after each optimizer step."""
