@@ -33,13 +33,26 @@ def json_schema(registry: Registry) -> dict[str, Any]:
     top = _object(record_fields(RecipeSchema))
     top["properties"]["base"] = {"type": "string", "description": "one recipe below this one; required keys may stand there"}
     top["properties"]["data"] = {"type": "object"}
-    required = top.pop("required")
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "dualloop recipe", **top}
-    schema["anyOf"] = [{"required": ["base"]}, {"required": required}]
-    schema["$defs"] = definitions
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "dualloop recipe"}
+    schema |= {"if": {"required": ["base"]}, "then": _partial(top), "else": top}
+    schema["$defs"] = definitions | {f"part-of-{name}": _partial(definition) for name, definition in definitions.items()}
     if skipped:
         schema["$comment"] = "left out: " + "; ".join(skipped)
     return schema
+
+
+def _partial(schema: Any) -> Any:
+    """What may stand in a recipe that builds on another one: any of the keys, and parts of a component without its name."""
+    if isinstance(schema, list):
+        return [_partial(one) for one in schema]
+    if not isinstance(schema, dict) or schema is _LOCAL:
+        return schema
+    if name := schema.get("$ref"):
+        return _ref(f"part-of-{name.rpartition('/')[2]}")
+    parts = {key: _partial(value) for key, value in schema.items() if key != "required" or not isinstance(value, list)}
+    if "oneOf" in parts:  # the same keys may belong to several components
+        parts["anyOf"] = parts.pop("oneOf")
+    return parts
 
 
 def _ref(name: str) -> dict[str, Any]:

@@ -29,6 +29,8 @@ def wrong(value: Any, schema: Any, top: Any, where: str = "") -> Iterator[str]:
     """What is wrong with a value, by the part of JSON Schema that recipes' schema uses."""
     if "$ref" in schema:
         yield from wrong(value, top["$defs"][schema["$ref"].rpartition("/")[2]], top, where)
+    if "if" in schema:
+        yield from wrong(value, schema["else" if list(wrong(value, schema["if"], top, where)) else "then"], top, where)
     kind = schema.get("type")
     if kind and (not isinstance(value, TYPES[kind]) or (isinstance(value, bool) and kind != "boolean")):
         yield f"{where}: no {kind}"
@@ -62,6 +64,23 @@ def wrong(value: Any, schema: Any, top: Any, where: str = "") -> Iterator[str]:
 @pytest.mark.parametrize("file", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda file: file.stem)
 def test_the_shipped_recipes_fit(schema: dict[str, Any], file: Path) -> None:
     assert list(wrong(yaml.safe_load(file.read_text(encoding="utf-8")), schema, schema)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "fits"),
+    [
+        ("{base: x.yaml, train: {batch_size: 8}, model: {checkpoint: y}}", True),
+        ("{base: x.yaml, train: {batch_sise: 8}}", False),
+        ("{base: x.yaml, train: {batch_size: 0}}", False),
+        ("{base: x.yaml, model: {chekpoint: y}}", False),
+        ("{base: x.yaml, loops: {loop1: {tasks: {pseudo: {token_mask_ratio: 0.5, sampler: {k: 4}}}}}}", True),
+        ("{base: x.yaml, loops: {loop1: {tasks: {pseudo: {token_mask_ratio: 1.5}}}}}", False),
+        ("{base: x.yaml, tran: {}}", False),
+        ("{train: {batch_size: 8}}", False),
+    ],
+)
+def test_a_recipe_that_builds_on_another_names_some_keys(schema: dict[str, Any], text: str, fits: bool) -> None:
+    assert (not list(wrong(yaml.safe_load(text), schema, schema))) == fits
 
 
 @pytest.mark.parametrize(

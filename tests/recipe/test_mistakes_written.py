@@ -265,7 +265,7 @@ COMMANDS = [
     (["--resume", "{folder}/run/recipe.json"], "this file is neither a run folder nor a recipe, which is a .yaml file"),
     (["--resume", "{folder}/run/checkpoints"], "it lies in the run {folder}/run: name that folder"),
     (["--resume", "runs/nope", "train.updates=9"], "nothing to resume: no run folder runs/nope; run without --resume first"),
-    (["train.updates=9"], "name a recipe: a YAML file, or one that comes with dualloop: dual_loop_8gpu"),
+    (["train.updates=9"], "name a recipe: a YAML file, or one that comes with dualloop: dual_loop_1gpu"),
 ]  # fmt: skip
 
 

@@ -59,17 +59,17 @@ def test_a_missing_recipe_is_one_sentence(tmp_path, capsys) -> None:
 @pytest.mark.parametrize(("arguments", "resume"), [([], None), (["--resume"], True), (["--resume", "runs/x"], "runs/x")])
 def test_the_engine_gets_the_checked_recipe(folder, monkeypatch, arguments: list[str], resume) -> None:
     calls = []
-    engine = types.SimpleNamespace(run=lambda recipe, registry, resume, quiet: calls.append((recipe, resume, quiet)) or 0)
+    engine = types.SimpleNamespace(run=lambda recipe, registry, resume, quiet, profile: calls.append((recipe, resume, quiet, profile)) or 0)
     monkeypatch.setitem(sys.modules, "core.engine.runner", engine)
-    assert main([str(folder.write()), "--quiet", "train.updates=9", *arguments]) == 0
-    ((recipe, given, quiet),) = calls
+    assert main([str(folder.write()), "--quiet", "--profile", "2", "train.updates=9", *arguments]) == 0
+    ((recipe, given, quiet, profile),) = calls
     assert recipe.values["train"]["updates"] == 9
-    assert (given if given in (None, True) else str(given), quiet) == (resume, True)
+    assert (given if given in (None, True) else str(given), quiet, profile) == (resume, True, 2)
 
 
 def test_resume_of_a_folder_uses_the_recipe_that_it_keeps(folder, monkeypatch) -> None:
     calls = []
-    engine = types.SimpleNamespace(run=lambda recipe, registry, resume, quiet: calls.append((recipe.values["name"], resume)) or 0)
+    engine = types.SimpleNamespace(run=lambda recipe, registry, resume, quiet, profile: calls.append((recipe.values["name"], resume)) or 0)
     monkeypatch.setitem(sys.modules, "core.engine.runner", engine)
     folder.write(name="recipe.yaml")
     (folder.path / "recipe.json").write_text("{}")
