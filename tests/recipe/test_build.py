@@ -111,10 +111,13 @@ def test_beside_names_local_files_as_lying_in_the_same_folder(folder) -> None:
 
 def test_json_schema_takes_names_types_and_local_objects_from_signatures(folder) -> None:
     schema = json_schema(folder.registry)
-    assert schema["properties"]["train"]["required"] == ["updates", "batch_size"]
-    assert schema["properties"]["train"]["properties"]["precision"] == {"enum": ["auto", "fp32", "bf16"]}
-    assert schema["properties"]["optimizer"] == {"$ref": "#/$defs/optimizers"}
-    assert {"required": ["base"]} in schema["anyOf"]
+    whole, part = schema["else"]["properties"], schema["then"]["properties"]
+    assert whole["train"]["required"] == ["updates", "batch_size"]
+    assert whole["train"]["properties"]["precision"] == {"enum": ["auto", "fp32", "bf16"]}
+    assert whole["optimizer"] == {"$ref": "#/$defs/optimizers"}
+    assert schema["if"] == {"required": ["base"]}
+    assert "required" not in part["train"]
+    assert part["optimizer"] == {"$ref": "#/$defs/part-of-optimizers"}
     ops = {choice["properties"]["use"].get("const"): choice for choice in schema["$defs"]["gradient_ops"]["oneOf"]}
     assert None in ops  # any ./file.py:Object
     assert "sum" in ops or "sum" in schema["$comment"]
