@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
     if what == "test":
         from core.cores import cores
 
-        return call(PYTHON, "-m", "pytest", "-n", str(min(cores(), 8)), *rest, OMP_NUM_THREADS="1")
+        return call(PYTHON, "-m", "pytest", "-n", str(min(cores(), 8)), "--dist", "worksteal", *rest, OMP_NUM_THREADS="1")
     if what == "lint":
         return call(PYTHON, "-m", "ruff", "check", ".") or call(PYTHON, "-m", "mypy")
     return 0
