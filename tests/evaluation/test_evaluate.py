@@ -69,7 +69,7 @@ def test_a_published_folder(small_checkpoint: Path, world: Path, tmp_path: Path,
     assert low <= made["results"]["refcoco-testA"]["cIoU"]["value"] <= high
     assert made["protocol"]["data"] | {"root": ""} == {
         **{"use": "refcoco", "root": "", "split": "testA", "dataset": "refcoco", "split_by": "unc"},
-        **{"text": "raw", "images": None, "max_samples": None, "draft": None},
+        **{"text": "raw", "images": None, "empty_masks": False, "max_samples": None, "draft": None},
     }
     assert (made["protocol"]["max_samples"], made["protocol"]["max_texts_per_image"], made["protocol"]["max_new_tokens"]) == (4, 2, 4)
     assert made["model"]["max_tiles"] == 1
@@ -290,7 +290,10 @@ def test_a_picture_that_is_none(world: Path, job: list[str], tmp_path: Path, out
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["{checkpoint}", "--use", "refcoco", "--data", "refcoco", "root={world}/ref_seg", "split=testC"], "'testC'"),
+        (
+            ["{checkpoint}", "--use", "refcoco", "--data", "refcoco", "root={world}/ref_seg", "split=testC"],
+            "no expression in the split testC; it has testA, train, val",
+        ),
         (
             ["{checkpoint}", "--use", "refcoco", "--data", "refcoco", "root={world}/ref_seg", "split=testB"],
             "no expression in the split testB",
