@@ -40,7 +40,7 @@ def sources(markdown: str) -> str:
     """The page of contracts with the source of each of their modules."""
     code = {
         name: (ROOT / "core" / "contracts" / f"{name}.py").read_text(encoding="utf-8")
-        for name in ("travel", "model", "results", "optional")
+        for name in ("travel", "model", "results", "optional", "optional_data", "optional_models")
     }
     return re.sub(r"<!-- (\w+) -->", lambda found: f"```python\n{code[found[1]].strip()}\n```", markdown)
 

@@ -1,189 +1,46 @@
 """What a component may offer beyond its kind's contract. The engine asks with ``isinstance``, never for a name.
 
+Those of data sets and of models have files of their own, ``optional_data`` and ``optional_models``; the others stand here.
 ``OPTIONAL`` lists the offers of each kind: ``components explain`` shows them, ``components doctor`` and the kits check that
 what a component declares is whole and spelt right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
+from core.contracts.optional_data import (
+    Draws,
+    GroupsByPicture,
+    KnowsCocoPictures,
+    KnowsItsFiles,
+    KnowsPictures,
+    Recognizes,
+    TellsUsage,
+)
+from core.contracts.optional_models import (
+    ExportsAdapters,
+    ExportsTrainingFile,
+    KnowsBaseValues,
+    ReadsFiles,
+    ReportsChanges,
+    TellsFacts,
+    TellsLeftOut,
+    VerifiesExport,
+)
 from core.contracts.results import Item, Picture, Sample
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from torch import Tensor
 
-    from core.contracts.kinds import Dataset, Teacher
+    from core.contracts.kinds import Teacher
     from core.contracts.model import Model, Noise, Preparation
-    from core.contracts.travel import Region, RegionBatch, Tokens
-    from core.contracts.usage import StoredPicture, Usage
+    from core.contracts.travel import RegionBatch, Tokens
 
 
-# ---------------------------------------------------------------------------------------------- datasets
-
-
-@runtime_checkable
-class GroupsByPicture(Protocol):
-    """The regions of one picture are known, so that it may be encoded once for all of them."""
-
-    def images(self) -> list[list[int]]:
-        """The indices, grouped by picture; each index once."""
-        ...
-
-
-@runtime_checkable
-class KnowsCocoPictures(Protocol):
-    """Its pictures are COCO's own, under COCO's own numbers: ``core.check`` looks for some that are both trained on and evaluated on.
-
-    For a published data set only: one's own exports count from 1 too. Their pictures are compared by content (``KnowsPictures``).
-    """
-
-    def coco_images(self) -> set[int]: ...
-
-
-@runtime_checkable
-class KnowsPictures(Protocol):
-    """Its pictures lie in files: ``core.check`` compares what is in those that are trained on with those that are evaluated on."""
-
-    def picture_files(self) -> Iterable[StoredPicture]:
-        """Each picture that is used, once; those that cannot be found are left out."""
-        ...
-
-
-@runtime_checkable
-class TellsUsage(Protocol):
-    """What is left out before any sample is drawn is told by ``core.check``, the run's log and its result, and named in
-    ``bad_samples.jsonl``."""
-
-    def usage(self) -> Sequence[Usage]:
-        """One for each source; a wrapper gives those of what is inside it."""
-        ...
-
-
-@runtime_checkable
-class KnowsItsFiles(Protocol):
-    """The files that describe its samples are known. A run keeps a stamp of them, so that other data at the same path are noticed."""
-
-    def its_files(self) -> Sequence[Path]:
-        """Annotation files and tables, in an order that does not depend on where they lie; pictures need not be among them.
-
-        Of thousands, some hundreds that are spread over all.
-        """
-        ...
-
-
-@runtime_checkable
-class Draws(Protocol):
-    """A data set that draws: an augmentation, a second view. Training then asks ``draw`` instead of ``[index]``."""
-
-    def draw(self, index: int, generator: np.random.Generator) -> Region:
-        """The generator is made of (seed, epoch, source, index) alone: the same for any number of processes, and after a resume."""
-        ...
-
-
-def draw_from(dataset: Dataset, index: int, generator: np.random.Generator) -> Region:
-    """The sample that training sees; for wrappers too, so that what is inside them draws. Raises what the data set raises."""
-    return dataset.draw(index, generator) if isinstance(dataset, Draws) else dataset[index]
-
-
-# ---------------------------------------------------------------------------------------------- models, once built
-
-
-@runtime_checkable
-class ReportsChanges(Protocol):
-    def changes(self, folder: Path) -> list[dict[str, Any]]:
-        """How an export differs from what training started from, a row for each group: ``group``, ``tensors``, ``changed``,
-        ``dtype``, ``bytes``, ``relative_norm``."""
-        ...
-
-
-@runtime_checkable
-class VerifiesExport(Protocol):
-    def verify(self, folder: Path) -> dict[str, float]:
-        """Reloads an export; the largest differences to this model: ``logits``, ``mask_logits``, ``mask_pixels``, ``tensors``."""
-        ...
-
-
-@runtime_checkable
-class ExportsAdapters(Protocol):
-    def save_adapter(self, folder: Path) -> None:
-        """Writes the adapters alone in PEFT's layout. Raises ``UserError`` where there are none."""
-        ...
-
-
-@runtime_checkable
-class ExportsTrainingFile(Protocol):
-    def save_legacy(self, file: Path) -> None:
-        """Writes the trained tensors as a training file ``.pth`` of upstream's own trainer."""
-        ...
-
-
-@runtime_checkable
-class KnowsBaseValues(Protocol):
-    """A model that may be read from a training file, and then knows what training started from."""
-
-    def base_values(self) -> Mapping[str, Tensor]:
-        """``group/name`` -> the trained parameter's value before training, on any device.
-
-        Raises ``UserError`` for a model that was not read from such a file.
-        """
-        ...
-
-
-@runtime_checkable
-class TellsLeftOut(Protocol):
-    """A model that may be read from a training file, of which it does not take everything."""
-
-    def left_out(self) -> Mapping[str, Sequence[str]]:
-        """Group -> tensors of the file that were not taken though they are not the base's; empty where there are none."""
-        ...
-
-
-# ---------------------------------------------------------------------------------------------- models, before they are built
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a task asks of a model for one micro-batch, as far as its memory depends on it."""
-
-    regions: int
-    pictures: int  # that the model encodes for them
-    forwards: tuple[str, ...]  # methods of ``Model`` with gradient, in the order in which they are called
-    caption: int  # tokens of a caption
-    recompute: bool  # layers are computed again in backward (``train.activation_checkpointing``)
-    half: bool  # forwards in 16 bit
-
-
-@runtime_checkable
-class TellsFacts(Protocol):
-    """Offered by the component itself (see ``offers``): facts about a model that need none of its weights, for ``core.check``."""
-
-    def facts(self, **given: Any) -> Mapping[str, Any]:
-        """Takes the component's keys of the recipe. Raises ``UserError`` for files that no model can be built from.
-
-        ``preparation``; ``tokens(text)``, the tokens of a caption with the turn's end; ``parameters`` and ``trained`` (group ->
-        count); ``frozen_bytes`` of one frozen parameter; ``working(work)``, the bytes that a micro-batch (``Work``) takes at most on a GPU
-        beside weights, gradients and the optimizer's state; ``prepared(work)``, those of its samples as loaders hand them over;
-        ``seg``: (status, sentence) on whether the [SEG] token can be emitted, and learned.
-        """
-        ...
-
-
-@runtime_checkable
-class ReadsFiles(Protocol):
-    """Of the component itself (see ``offers``): the files that ``core.evaluate`` and ``core.convert`` may hand to it."""
-
-    def reads(self, path: Path, base: Path | None) -> Mapping[str, Path] | None:
-        """The component's keys for ``path``, and for ``base``, which a file of trained tensors needs; None: not mine.
-
-        Raises ``UserError`` for what it knows and cannot read: its sentence says what that is and what to do.
-        """
-        ...
+# ---------------------------------------------------------------------------------------------- any component, before it is built
 
 
 @runtime_checkable
@@ -195,24 +52,6 @@ class ChecksKeys(Protocol):
 
         Raises ``UserError`` for keys that do not go together and for a folder that is not what it should be.
         """
-        ...
-
-
-@dataclass(frozen=True)
-class Recognized:
-    """A guess at what a folder or file is."""
-
-    sure: float  # 0 to 1; the surest of all data sets' guesses is taken
-    what: str  # in words, with a name that was found: "COCO annotations in a.json"
-    keys: Mapping[str, Any]  # the component's keys of a recipe that read it
-
-
-@runtime_checkable
-class Recognizes(Protocol):
-    """Of the component itself (see ``offers``): what of one's own data it could read, for ``core.check --data``."""
-
-    def recognizes(self, path: Path) -> Sequence[Recognized]:
-        """Its guesses at a folder or file, from names and little of what is in them; none: not mine."""
         ...
 
 

@@ -126,7 +126,7 @@ class Pool:
                 self._next = next(self._requests, None)
             except OSError:
                 self._fail(_gone(worker))
-            except Exception as error:
+            except Exception as error:  # a request or plan that cannot be made: told where its result is waited for
                 self._fail(error)
 
     def _fail(self, error: Exception) -> None:

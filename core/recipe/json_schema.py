@@ -33,7 +33,7 @@ def json_schema(registry: Registry) -> dict[str, Any]:
     top = _object(record_fields(RecipeSchema))
     top["properties"]["base"] = {"type": "string", "description": "one recipe below this one; required keys may stand there"}
     top["properties"]["data"] = {"type": "object"}
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "dualloop recipe"}
+    schema: dict[str, Any] = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "dualloop recipe"}
     schema |= {"if": {"required": ["base"]}, "then": _partial(top), "else": top}
     schema["$defs"] = definitions | {f"part-of-{name}": _partial(definition) for name, definition in definitions.items()}
     if skipped:

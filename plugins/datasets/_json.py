@@ -18,7 +18,7 @@ import numpy as np
 from core.contracts import BadSample, UserError
 from plugins.datasets._build import line_starts
 from plugins.datasets._index import existing_file
-from plugins.datasets._text import check_encoding, encoding_of, read_text, text_encoding
+from plugins.datasets._text import check_encoding, checked_bytes, encoding_of, read_text, text_encoding
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
@@ -33,12 +33,7 @@ class Document:
     def __init__(self, path: Path, source: str) -> None:
         """Raises ``UserError`` where it is missing, no text or not in the encoding that it seems to have."""
         self.path = existing_file(path, source)
-        encoding = text_encoding(path, source)
-        try:
-            data = path.read_bytes()
-        except OSError as fault:
-            raise UserError(f"{source}: {path} cannot be read ({fault.strerror}).") from fault
-        check_encoding(data, encoding, path, source)
+        data, encoding = checked_bytes(path, source)
         self._codec, self._width, self.start = encoding.codec, encoding.width, encoding.start // encoding.width
         self._unit = encoding.unit
         self.text = data.decode("latin1") if self._width == 1 else _units(data, self._unit)
@@ -144,7 +139,8 @@ def records(path: Path, source: str) -> np.ndarray:
     except (ValueError, RecursionError) as fault:
         what = "neither one JSON object a line nor an array of objects"
         raise UserError(f"{source}: {path} is {what} ({fault}).") from fault
-    if wrong := next((begin for value, begin, _ in found if not isinstance(value, dict)), None):
+    wrong = next((begin for value, begin, _ in found if not isinstance(value, dict)), None)
+    if wrong is not None:  # it may be 0
         raise UserError(f"{source}: {path} has something else than an object at {document.where(wrong)}: each region is one.")
     if len(found) == 1:
         _refuse_coco(found[0][0], path, source)

@@ -113,14 +113,20 @@ def _guess(near: bytes) -> str:
     return "Windows-1252 or Latin-1"
 
 
-def read_text(path: Path, source: str) -> str:
-    """A whole text file without its byte order mark. Raises ``UserError``."""
+def checked_bytes(path: Path, source: str) -> tuple[bytes, Encoding]:
+    """A whole text file, and the encoding that all of it is in. Raises ``UserError``."""
     encoding = text_encoding(path, source)
     try:
         data = path.read_bytes()
     except OSError as fault:
         raise UserError(f"{source}: {path} cannot be read ({fault.strerror}).") from fault
     check_encoding(data, encoding, path, source)
+    return data, encoding
+
+
+def read_text(path: Path, source: str) -> str:
+    """A whole text file without its byte order mark. Raises ``UserError``."""
+    data, encoding = checked_bytes(path, source)
     return data[encoding.start :].decode(encoding.codec)
 
 

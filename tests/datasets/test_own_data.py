@@ -190,7 +190,7 @@ def test_unusable_lines(folder: Path, row: Any, reason: str) -> None:
     assert fault.value.reason == reason
 
 
-@pytest.mark.parametrize("bad", ["{", "[" * 10**5, "[1]"])
+@pytest.mark.parametrize("bad", ["{", "[" * 10**5, "[1]", "5", "null"])
 def test_damaged_lines_among_others_and_alone(folder: Path, bad: str) -> None:
     lines(folder, bad, {"image": "a.jpg", "mask": "m.png"})
     with pytest.raises(BadSample, match="damaged line"):

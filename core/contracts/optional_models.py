@@ -1,0 +1,106 @@
+"""What a model may offer beyond its contract; see ``core.contracts.optional``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+# ---------------------------------------------------------------------------------------------- once built
+
+
+@runtime_checkable
+class ReportsChanges(Protocol):
+    def changes(self, folder: Path) -> list[dict[str, Any]]:
+        """How an export differs from what training started from, a row for each group: ``group``, ``tensors``, ``changed``,
+        ``dtype``, ``bytes``, ``relative_norm``."""
+        ...
+
+
+@runtime_checkable
+class VerifiesExport(Protocol):
+    def verify(self, folder: Path) -> dict[str, float]:
+        """Reloads an export; the largest differences to this model: ``logits``, ``mask_logits``, ``mask_pixels``, ``tensors``."""
+        ...
+
+
+@runtime_checkable
+class ExportsAdapters(Protocol):
+    def save_adapter(self, folder: Path) -> None:
+        """Writes the adapters alone in PEFT's layout. Raises ``UserError`` where there are none."""
+        ...
+
+
+@runtime_checkable
+class ExportsTrainingFile(Protocol):
+    def save_legacy(self, file: Path) -> None:
+        """Writes the trained tensors as a training file ``.pth`` of upstream's own trainer."""
+        ...
+
+
+@runtime_checkable
+class KnowsBaseValues(Protocol):
+    """A model that may be read from a training file, and then knows what training started from."""
+
+    def base_values(self) -> Mapping[str, Tensor]:
+        """``group/name`` -> the trained parameter's value before training, on any device.
+
+        Raises ``UserError`` for a model that was not read from such a file.
+        """
+        ...
+
+
+@runtime_checkable
+class TellsLeftOut(Protocol):
+    """A model that may be read from a training file, of which it does not take everything."""
+
+    def left_out(self) -> Mapping[str, Sequence[str]]:
+        """Group -> tensors of the file that were not taken though they are not the base's; empty where there are none."""
+        ...
+
+
+# ---------------------------------------------------------------------------------------------- before it is built
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a task asks of a model for one micro-batch, as far as its memory depends on it."""
+
+    regions: int
+    pictures: int  # that the model encodes for them
+    forwards: tuple[str, ...]  # methods of ``Model`` with gradient, in the order in which they are called
+    caption: int  # tokens of a caption
+    recompute: bool  # layers are computed again in backward (``train.activation_checkpointing``)
+    half: bool  # forwards in 16 bit
+
+
+@runtime_checkable
+class TellsFacts(Protocol):
+    """Offered by the component itself (see ``offers``): facts about a model that need none of its weights, for ``core.check``."""
+
+    def facts(self, **given: Any) -> Mapping[str, Any]:
+        """Takes the component's keys of the recipe. Raises ``UserError`` for files that no model can be built from.
+
+        ``preparation``; ``tokens(text)``, the tokens of a caption with the turn's end; ``parameters`` and ``trained`` (group ->
+        count); ``frozen_bytes`` of one frozen parameter; ``working(work)``, the bytes that a micro-batch (``Work``) takes at most on a GPU
+        beside weights, gradients and the optimizer's state; ``prepared(work)``, those of its samples as loaders hand them over;
+        ``seg``: (status, sentence) on whether the [SEG] token can be emitted, and learned.
+        """
+        ...
+
+
+@runtime_checkable
+class ReadsFiles(Protocol):
+    """Of the component itself (see ``offers``): the files that ``core.evaluate`` and ``core.convert`` may hand to it."""
+
+    def reads(self, path: Path, base: Path | None) -> Mapping[str, Path] | None:
+        """The component's keys for ``path``, and for ``base``, which a file of trained tensors needs; None: not mine.
+
+        Raises ``UserError`` for what it knows and cannot read: its sentence says what that is and what to do.
+        """
+        ...
