@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch import nn
 from benchmarks.scaling import QWEN, VISION, VOCABULARY
 from core.contracts import RegionBatch
 from core.engine.drawing import MicroBatch
+from core.engine.launch.devices import prepare
 from core.engine.parallel.blocks import recompute
 from core.engine.parallel.exchange import Alone
 from core.engine.parallel.strategy import make_strategy
@@ -157,6 +159,7 @@ def main(given: list[str] | None = None) -> None:
     if args.device == "cpu" and not args.tiny:
         parser.error("the published sizes need a GPU, and torch sees none; --tiny runs on the CPU")
     args.out.mkdir(parents=True, exist_ok=True)
+    prepare(os.environ)  # the allocator's setting of a run
     model = build(args)
     if not args.keep_activations:
         recompute(model, Alone())

@@ -33,6 +33,7 @@ class Phases:
         self.cuda = device == "cuda"
         self.spent: dict[str, Spent] = defaultdict(Spent)
         self.on: list[str] = []
+        self.reserved_bytes = 0  # the most that torch's allocator held of the GPU, with the gaps between tensors
         self._last: Any = None
         self._open: list[tuple[str, Any, Any]] = []  # phase, and the events between which it was on
 
@@ -85,6 +86,7 @@ class Phases:
         """The most memory since the last call, in bytes; where the system does not keep it apart, what there is now."""
         if self.cuda:
             peak = torch.cuda.max_memory_allocated()
+            self.reserved_bytes = max(self.reserved_bytes, torch.cuda.max_memory_reserved())
             torch.cuda.reset_peak_memory_stats()
             return peak
         try:

@@ -144,6 +144,8 @@ class Profile:
             "seconds": seconds / count,
             "warm_up_seconds": self.warm_up,
             "peak_gib": max(phase["peak_gib"] or 0.0 for phase in phases.values()),
+            "reserved_gib": self.phases.reserved_bytes / 2**30,
+            "beside_gib": beside(self.trainer.device) / 2**30,
             "waits": None if not counted else sum(spent.waits for spent in self.waits.spent.values()),
             "traced_while_measured": self.traced in self.measured,
             "phases": phases,
@@ -168,6 +170,14 @@ def machine(device: str) -> str:
     return f"{names[0] if names else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
 
 
+def beside(device: str) -> int:
+    """Bytes of the GPU in use that torch's allocator does not hold: CUDA's context, NCCL's buffers, graphs, and other programs."""
+    if device != "cuda":
+        return 0
+    free, total = torch.cuda.mem_get_info()
+    return total - free - torch.cuda.memory_reserved()
+
+
 def _lines(file: str) -> list[str]:
     try:
         return Path(file).read_text().splitlines()
@@ -190,6 +200,9 @@ def table(result: Mapping[str, Any], counted: Mapping[str, Any] | None = None) -
         rows.append(row)
     count, warm = len(result["updates"]), result["warm_up_seconds"]
     rows.append(f"mean of {count} update{'s' if count > 1 else ''} on {result['machine']}, torch {result['torch']}")
+    if result.get("reserved_gib"):
+        held = f"torch held up to {result['reserved_gib']:.2f} GiB of the GPU for its tensors and the gaps between them"
+        rows.append(f"{held}; {result['beside_gib']:.2f} GiB were in use beside")
     if warm is not None:
         rows.append(f"the first update took {warm:.3f} s and does not count")
     if result["traced_while_measured"]:

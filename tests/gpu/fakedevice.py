@@ -65,4 +65,5 @@ def load() -> None:
     torch.cuda.is_bf16_supported = lambda *given, **named: True  # type: ignore[assignment]
     torch.cuda.amp.common.amp_definitely_not_available = lambda: False  # otherwise autocast switches itself off
     DefaultDeviceType.set_device_type("cuda")  # what checkpointing finds on a GPU, whose random state it then saves
+    torch.cuda.default_generators = (torch.default_generator,)  # dropout keeps its state and draws again
     transformers.masking_utils.is_tracing = lambda *given: False  # a fake tensor would be taken for a trace, and get a mask

@@ -1,13 +1,16 @@
-"""Adapted linear layers that keep little for their backward pass: PEFT's own, but for the forward that trains.
+"""Adapted linear layers that keep and move little: PEFT's own, but for the forward that trains.
 
 PEFT casts the input of each adapter to the adapter's float32 and drops some of it, and autocast casts the rest back: each adapter
 keeps a copy of its input in 16 bit and a mask of a byte or more. Here adapters of one input keep that input itself, in its own
-type, and a bit for each number of it. The input of ``down_proj`` is not kept at all but made again from what made it. Numbers,
-gradients and (on a CPU) the dropout drawn are PEFT's, bit for bit.
+type, and the state of the random generator, from which backward draws the dropout again. The input of ``down_proj`` is not kept at all
+but made again from what made it. Gradients, all other numbers and (on a CPU) the dropout drawn are PEFT's, bit for bit where the
+scaling alpha / r is a power of two: it multiplies the r numbers between A and B here, which are fewer, and B's results there.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import MethodType
 from typing import Any
 
@@ -25,12 +28,12 @@ class AdaptedLinear(Linear):  # type: ignore[misc]
     """A linear layer with PEFT's adapters. Its checkpoints, merging and everything else are PEFT's.
 
     PEFT's own forward serves whatever is no single plain adapter (several active ones, variants such as DoRA, biases), what is
-    merged or switched off, forwards without gradient, and ``torch.compile``, which decides by itself what it keeps.
+    merged or switched off, and ``torch.compile``, which decides by itself what it keeps.
     """
 
     def forward(self, x: Tensor, *given: Any, made_from: Sources | None = None, **named: Any) -> Tensor:
         """[..., n] -> [..., m]; ``made_from``: what ``x`` is ``gated`` of, so that it need not be kept."""
-        name = None if given or named or not torch.is_grad_enabled() or torch.compiler.is_compiling() else self.single()
+        name = None if given or named or torch.compiler.is_compiling() else self.single()
         if name is None:
             return super().forward(x, *given, **named)  # type: ignore[no-any-return]
         result: Tensor = self.base_layer(x)
@@ -60,49 +63,72 @@ class _Adapter(torch.autograd.Function):
         device = x.device.type
         kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else a.dtype
         with torch.autocast(device, enabled=False):
-            kept = torch.empty(x.shape, dtype=torch.bool, device=x.device).bernoulli_(1 - share) if share else None
-            low = F.linear(_dropped(x.to(a.dtype), kept, share).to(kind), a.to(kind))  # [..., r]
-            added = F.linear(low, b.to(kind)) * scaling  # [..., m]
+            drawn = _generator(x.device).get_state() if share else None
+            low = F.linear(_dropout(_wide(x, a, kind), share)[0].to(kind), a.to(kind))  # [..., r]
+            added = F.linear(low * scaling, b.to(kind))  # [..., m]
         inputs = (None,) if not ctx.needs_input_grad[1] else sources or (x,)
-        ctx.save_for_backward(a, b, low, None if kept is None else _packed(kept), *inputs)
-        ctx.scaling, ctx.share, ctx.kind, ctx.shape, ctx.dtype = scaling, share, kind, x.shape, x.dtype
+        ctx.save_for_backward(a, b, low, *inputs)
+        ctx.scaling, ctx.share, ctx.kind, ctx.shape, ctx.dtype, ctx.drawn = scaling, share, kind, x.shape, x.dtype, drawn
         return added
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        a, b, low, bits, *inputs = ctx.saved_tensors
+        a, b, low, *inputs = ctx.saved_tensors
         need_x, need_a, need_b = ctx.needs_input_grad[:3]
-        kept = None if bits is None else _unpacked(bits, ctx.shape)
-        rows = (grad * ctx.scaling).flatten(0, -2)  # [N, m]
-        below = rows @ b.to(ctx.kind)  # [N, r]
-        grad_x = grad_a = grad_b = None
+        rows = grad.flatten(0, -2)  # [N, m]
+        below = (rows @ b.to(ctx.kind)) * ctx.scaling  # [N, r]
+        grad_x = grad_a = grad_b = kept = None
         if need_b:
-            grad_b = (rows.T @ low.flatten(0, -2)).to(b.dtype)
-        if need_a:
-            x = gated(*inputs) if len(inputs) > 1 else inputs[0]
-            grad_a = (below.T @ _dropped(x.to(a.dtype), kept, ctx.share).to(ctx.kind).flatten(0, -2)).to(a.dtype)
+            grad_b = (rows.T @ (low * ctx.scaling).flatten(0, -2)).to(b.dtype)
+        if need_a or ctx.share:  # without x, anything of its shape and type draws the same
+            x = grad.new_empty(ctx.shape, dtype=ctx.dtype) if not need_a else gated(*inputs) if len(inputs) > 1 else inputs[0]
+            with _at(ctx.drawn, x.device):
+                dropped, kept = _dropout(_wide(x, a, ctx.kind), ctx.share)
+            if need_a:
+                grad_a = (below.T @ dropped.to(ctx.kind).flatten(0, -2)).to(a.dtype)
         if need_x:
-            grad_x = _dropped((below @ a.to(ctx.kind)).to(a.dtype).view(ctx.shape), kept, ctx.share).to(ctx.dtype)
+            grad_x = _again(_wide((below @ a.to(ctx.kind)).view(ctx.shape), a, ctx.kind), kept, ctx.share).to(ctx.dtype)
         return grad_x, grad_a, grad_b, *[None] * (len(ctx.needs_input_grad) - 3)
 
 
-def _dropped(x: Tensor, kept: Tensor | None, share: float) -> Tensor:
-    """Zero where not ``kept``, larger by 1 / (1 - share) elsewhere."""
-    return x if kept is None else (x * kept).mul_(1 / (1 - share))
+def _wide(x: Tensor, a: Tensor, kind: torch.dtype) -> Tensor:
+    """As PEFT casts it, but for CUDA's kernels, which drop and enlarge numbers of 16 bit in float32 anyway."""
+    return x if x.is_cuda and x.dtype == kind else x.to(a.dtype)
 
 
-def _packed(kept: Tensor) -> Tensor:
-    """bool of any shape -> uint8, eight of them in each."""
-    flat = kept.flatten().view(torch.uint8)
-    eights = F.pad(flat, (0, -len(flat) % 8)).unflatten(0, (-1, 8))  # [n / 8, 8]
-    return (eights << torch.arange(8, dtype=torch.uint8, device=kept.device)).sum(-1, dtype=torch.uint8)
+def _dropout(x: Tensor, share: float) -> tuple[Tensor, Tensor | None]:
+    """Zero in a ``share`` of places, larger by 1 / (1 - share) elsewhere; and which those are, bool."""
+    return torch.native_dropout(x, share, True) if share else (x, None)
 
 
-def _unpacked(bits: Tensor, shape: torch.Size) -> Tensor:
-    """The other way."""
-    flat = (bits[:, None] >> torch.arange(8, dtype=torch.uint8, device=bits.device)) & 1  # [n / 8, 8]
-    return flat.view(torch.bool).flatten()[: shape.numel()].view(shape)
+def _again(x: Tensor, kept: Tensor | None, share: float) -> Tensor:
+    """``x`` with the same places zero."""
+    if kept is None:
+        return x
+    if x.is_cuda:  # one kernel
+        return torch.ops.aten.native_dropout_backward(x, kept, 1 / (1 - share))  # type: ignore[no-any-return]
+    return (x * kept).mul_(1 / (1 - share))
+
+
+def _generator(device: torch.device) -> torch.Generator:
+    """The one that a dropout on ``device`` draws from."""
+    return torch.cuda.default_generators[device.index] if device.type == "cuda" else torch.default_generator
+
+
+@contextmanager
+def _at(state: Tensor | None, device: torch.device) -> Iterator[None]:
+    """With the generator in that state, and as before afterwards."""
+    if state is None:
+        yield
+        return
+    generator = _generator(device)
+    before = generator.get_state()
+    generator.set_state(state)
+    try:
+        yield
+    finally:
+        generator.set_state(before)
 
 
 # ------------------------------------------------------------------------------------------ feed-forward layers
