@@ -1,8 +1,9 @@
-"""A model of the update's time, memory and traffic from 8 to 512 GPUs: python benchmarks/scaling.py
+"""A model of the update's time and traffic from 8 to 512 GPUs: python benchmarks/scaling.py
 
 Counted here, on the real sizes without their weights: trained and frozen parameters, the products of one forward and
-backward pass, the bytes of the reduction. Assumed, and options of this script: what a GPU and its links achieve, and how
-long a sequence is. docs/scaling.md says what follows from it.
+backward pass, the bytes of the reduction. Measured on one H200 (docs/performance.md): at which rate these products are made, and the
+time of a generated token. Assumed, and options of this script: what the links achieve, and how long a sequence is. docs/scaling.md
+says what follows from it. Memory is not part of it: python -m core.check RECIPE --card GB.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ QWEN = {
     "1B": {"hidden_size": 896, "num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2, "intermediate_size": 4864},
     "4B": {"hidden_size": 2048, "num_hidden_layers": 36, "num_attention_heads": 16, "num_key_value_heads": 2, "intermediate_size": 11008},
 }
+MEASURED = {"1B": (262.0, 3.9), "4B": (353.0, 7.5)}  # TF/s over a whole update but for the tokens; ms for a token of 16 samples
 WORLDS = (8, 16, 32, 64, 128, 256, 512)
 ASSUMED = {
-    "tflops": (400.0, "TF/s that bf16 products achieve on one GPU (40 % of an H100's 989)"),
-    "memory-tb": (2.3, "TB/s at which one GPU reads weights (70 % of an H100's 3.35)"),
-    "hbm": (74.0, "GiB of a GPU's memory that may be planned with (80 GB)"),
-    "activations": (34.0, "bytes a layer keeps for each number of its input (arXiv:2205.05198, section 4, without attention scores)"),
+    "tflops": (0.0, "TF/s that bf16 products achieve, with all that is between them (0: as measured)"),
+    "token-ms": (0.0, "milliseconds for a token that the teacher writes for all samples at once (0: as measured)"),
+    "memory-tb": (2.3, "TB/s at which one GPU reads and writes what the optimizer moves (70 % of an H100's 3.35)"),
     "inside": (300.0, "GB/s of a ring inside a node of 8 (NVLink)"),
     "outside": (40.0, "GB/s for each GPU between nodes (one 400 Gb/s adapter for each at 80 %)"),
     "latency": (20.0, "microseconds for each step of a reduction between nodes"),
@@ -40,6 +41,7 @@ ASSUMED = {
     "straggling": (0.05, "share of the update that ranks wait for the longest sequences among 8; grows with log2 of the world"),
 }
 BATCH, ACCUMULATE, TOKENS, LOOPS = 16, 2, 256, 2
+TOGETHER = 32  # samples that the teacher describes at once
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,6 @@ class Counted:
     forward: float  # operations of a sequence of pictures and texts through the language model
     both: float  # the same with the backward pass
     head: float  # operations of T states through the output layer
-    read: float  # bytes of weights that a generated token reads
-    cache: float  # bytes of keys and values of one sequence
-    layer: float  # bytes of one layer's input for a sequence
 
 
 def count(size: str, length: int) -> Counted:
@@ -77,21 +76,7 @@ def count(size: str, length: int) -> Counted:
         forward = products(lambda: network.llm.model(**read))
         embeds.requires_grad_()
         both = products(lambda: network.llm.model(**read).last_hidden_state.sum().backward())
-    heads = 2 * llm["num_key_value_heads"] * llm["hidden_size"] // llm["num_attention_heads"]  # of keys and values together
-    weights = sum(p.numel() for p in network.llm.model.layers.parameters()) + VOCABULARY * llm["hidden_size"]
-    return Counted(
-        numbers,
-        tensors,
-        frozen,
-        tile,
-        picture,
-        forward,
-        both,
-        2.0 * TOKENS * VOCABULARY * llm["hidden_size"],
-        2.0 * weights,
-        2.0 * length * heads * llm["num_hidden_layers"],
-        2.0 * length * llm["hidden_size"] * llm["num_hidden_layers"],
-    )
+    return Counted(numbers, tensors, frozen, tile, picture, forward, both, 2.0 * TOKENS * VOCABULARY * llm["hidden_size"])
 
 
 def products(run: object) -> float:
@@ -103,34 +88,25 @@ def products(run: object) -> float:
 def report(size: str, given: argparse.Namespace) -> None:
     length = int(given.tiles * 256 + given.text + TOKENS)
     one, samples = count(size, length), BATCH * ACCUMULATE
-    rate, reads = given.tflops * 1e12, given.memory_tb * 1e12
-    # loop 1 on pairs of frames: two pictures for the language model, one for SAM2; teacher's prompt, first and second forward
-    gib = {"frozen": 2 * one.frozen, "trained, float32": 4 * one.trained, "teacher": 4 * one.trained, "gradients": 4 * LOOPS * one.trained}
-    gib["moments at 8 GPUs"] = one.trained
-    gib = {name: value / 2**30 for name, value in gib.items()}
-    # loop 1 holds the first and the second forward's together until its backward
-    whole = 2 * BATCH * one.layer * given.activations / 2 / 2**30
-    checkpointing = sum(gib.values()) + whole > given.hbm
-    gib["activations"] = 2 * BATCH * one.layer / 2**30 if checkpointing else whole
+    rate, token = MEASURED[size]
+    rate, token = (given.tflops or rate) * 1e12, (given.token_ms or token) / 1e3
+    # loop 1 on pairs of frames: two pictures for the language model, one for SAM2, and the first once more for the teacher; loop 2: one
     operations = {
-        "pictures": samples * (3 * given.tiles * one.tile + 2 * one.picture),
+        "pictures": samples * (4 * given.tiles * one.tile + 2 * one.picture),
         "teacher, prompt": samples * one.forward,
-        "forward and backward, 4": samples * 4 * (one.both + checkpointing * one.forward),
+        "forward and backward, 4": samples * 4 * (one.both + one.forward),  # train.activation_checkpointing: forward again
         "output layer": samples * (1 + 2) * one.head,  # the sampler's forward; a loss's forward and backward
     }
     seconds = {name: value / rate for name, value in operations.items()}
-    # each of T steps reads the weights for a whole micro-batch, and each sequence's keys and values
-    seconds["teacher, tokens"] = ACCUMULATE * TOKENS * (one.read + BATCH * one.cache) / reads
+    seconds["teacher, tokens"] = -(-samples // TOGETHER) * TOKENS * token
     # optimizer, teacher, surgery: gradients, weights, two moments and the shadow, read and written
-    seconds["surgery, step, teacher"] = one.trained * 4 * (3 * LOOPS + 10) / reads
+    seconds["surgery, step, teacher"] = one.trained * 4 * (3 * LOOPS + 10) / (given.memory_tb * 1e12)
     work = sum(seconds.values())
     print(f"\n{size}: {one.frozen / 1e9:.2f} G frozen, {one.trained / 1e6:.1f} M trained in {one.tensors} tensors, sequences of {length}")
     for name, value in seconds.items():
         print(f"  {name:26}{value:8.3f} s{value / work:8.1%}")
     message = LOOPS * (one.trained + one.tensors) * 4
-    print(f"  reduced in an update: {message / 2**20:.0f} MiB")
-    print("  GiB on a GPU: " + ", ".join(f"{name} {value:.1f}" for name, value in gib.items()), end="; ")
-    print(f"train.activation_checkpointing {str(checkpointing).lower()} (without: activations {whole:.0f})")
+    print(f"  reduced in an update: {message / 2**20:.0f} MiB; {rate / 1e12:.0f} TF/s, {1e3 * token:.1f} ms a token")
     heads = ("GPUs", "samples", "reduce s", "wait s", "update s", "efficiency", "samples/s", "Adam MiB", "GB sent")
     print("  " + "".join(f"{head:>11}" for head in heads))
     first = 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -42,3 +43,13 @@ def test_the_table_of_the_full_size_update(tmp_path: Path, monkeypatch: pytest.M
     assert json.loads((tmp_path / "out" / "profile.json").read_text())["phases"]["loop2 backward"]["seconds"] > 0
     with pytest.raises(SystemExit):
         full_size.main(["4B", "--device", "cpu"])
+
+
+@pytest.mark.skipif("DUALLOOP_LONG" not in os.environ, reason="takes half a minute; set DUALLOOP_LONG=1")
+def test_the_model_of_many_gpus_counts_the_published_sizes() -> None:
+    from benchmarks import scaling
+
+    one = scaling.count("1B", 64)
+    assert round(one.trained / 1e6, 1) == 80.1
+    assert one.tensors == 477
+    assert 1.9 < one.both / one.forward < 3.1  # frozen weights have no gradients of their own

@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("size", help="small, 1B, 4B, or 4B/2: two layers of it")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the recipe")
     parser.add_argument("--recipe", default=str(HERE.parents[1] / "recipes" / "dual_loop_8gpu.yaml"))
+    parser.add_argument("--keep", type=Path, metavar="FILE", help="add the result to this JSON file, in place of an earlier one of these settings")
     parser.add_argument("--places", action="store_true", help="what is alive at the peak, by the line that made it (slow)")
     given = parser.parse_args()
     import fakedevice
@@ -69,7 +70,15 @@ def main() -> None:
         print("{name:16} before {before:7.2f}  after {after:7.2f}  peak {peak:7.2f} GiB  {waits:5} waits {kernels:7} kernels".format(**row))
     for place, size in found["places"].items():
         print(f"{size:8.2f} GiB  {place}")
-    print(json.dumps({key: value for key, value in found.items() if key not in ("phases", "places")}))
+    whole = {key: value for key, value in found.items() if key not in ("phases", "places")}
+    if given.keep:
+        settings = {"size": given.size, "recipe": Path(given.recipe).stem, "overrides": given.overrides}
+        kept = json.loads(given.keep.read_text(encoding="utf-8")) if given.keep.is_file() else []
+        kept = [other for other in kept if not settings.items() <= other.items()]
+        rows = [settings | whole, *kept]
+        rows.sort(key=lambda row: (row["size"], row["recipe"], row["overrides"]))
+        given.keep.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n", encoding="utf-8")
+    print(json.dumps(whole))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ scaling alpha / r is a power of two: it multiplies the r numbers between A and B
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import MethodType
 from typing import Any
 
@@ -61,8 +61,9 @@ class _Adapter(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, a: Tensor, b: Tensor, scaling: float, share: float, *sources: Tensor) -> Tensor:
         device = x.device.type
-        kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else a.dtype
-        with torch.autocast(device, enabled=False):
+        known = torch.amp.is_autocast_available(device)  # not on the meta device, where only shapes count
+        kind = torch.get_autocast_dtype(device) if known and torch.is_autocast_enabled(device) else a.dtype
+        with torch.autocast(device, enabled=False) if known else nullcontext():
             drawn = _generator(x.device).get_state() if share else None
             low = F.linear(_dropout(_wide(x, a, kind), share)[0].to(kind), a.to(kind))  # [..., r]
             added = F.linear(low * scaling, b.to(kind))  # [..., m]
