@@ -2,8 +2,9 @@
 
 A link that leads out of docs/ becomes plain text.
 
-In those pages `<!-- contract -->`, `<!-- example -->`, `<!-- test -->`, `<!-- recipe -->` and `<!-- installed -->` are replaced: the
-example is what `components new` writes for that kind, whose own tests are part of this project's tests.
+In those pages what stands between `<!-- example -->` and `<!-- /example -->` (and contract, test, recipe, installed) is made from the code:
+the example is what `components new` writes for that kind, whose own tests are part of this project's tests. `python docs/_hooks.py`
+writes it into the pages, so that they are whole in the repository too; a test compares.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     folder, _, name = page.file.src_uri.removesuffix(".md").rpartition("/")
     if folder == "write":
-        return written(name, re.sub(r"^\*In the repository: .*\*\n\n", "", markdown, flags=re.MULTILINE))
+        markdown = re.sub(r"<!-- .* -->\n", "", written(name, re.sub(r"^\*In the repository: .*\*\n\n", "", markdown, flags=re.MULTILINE)))
     markdown = re.sub(r"\[([^\]]+)\]\(\.\./[^)]+\)", r"\1", markdown)
     return sources(markdown) if name == "contracts" else markdown
 
@@ -46,7 +47,7 @@ def sources(markdown: str) -> str:
 
 
 def written(kind: str, markdown: str) -> str:
-    """The page of a kind with its examples."""
+    """The page of a kind with what is made from the code, between its marks."""
     name = f"my-{SINGULAR[kind].replace('_', '-')}"
     module, body = contents(kind, name)
     registry = Registry()
@@ -56,10 +57,11 @@ def written(kind: str, markdown: str) -> str:
         f"```python\n{body.code.strip()}\n```",
         "test": f"`tests/test_{module}.py`:\n\n```python\n{body.test.strip()}\n```",
         "recipe": f"```yaml\n{body.usage.strip()}\n```",
-        "installed": "\n\n".join(components(registry, kind)),
+        "installed": "\n\n".join(components(registry, kind, "dualloop")),
     }
     parts |= {door: f"```python\n{contents(kind, name, door)[1].code.strip()}\n```" for door in DOORS[kind]}
-    return re.sub(r"<!-- (\w+) -->", lambda found: parts[found[1]], markdown)
+    marks = re.compile(r"<!-- (\w+) -->\n(?:.*?\n<!-- /\1 -->\n)?", re.DOTALL)
+    return marks.sub(lambda found: f"<!-- {found[1]} -->\n{parts[found[1]]}\n<!-- /{found[1]} -->\n", markdown)
 
 
 def _start() -> str:
@@ -67,3 +69,8 @@ def _start() -> str:
     text = (ROOT / "README.md").read_text(encoding="utf-8").replace("](docs/", "](")
     text = text.replace("](README.zh-CN.md)", "](getting-started.zh.md)")
     return re.sub(r"\[([^\]]+)\]\((?!https?://)(?![\w.-]+\.md)[^)]+\)", r"\1", text)
+
+
+if __name__ == "__main__":
+    for page in sorted((ROOT / "docs" / "write").glob("*.md")):
+        page.write_text(written(page.stem, page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -27,10 +27,12 @@ def reference(registry: Registry) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def components(registry: Registry, kind: str) -> list[str]:
-    """A section for each installed component of a kind."""
+def components(registry: Registry, kind: str, distribution: str | None = None) -> list[str]:
+    """A section for each installed component of a kind; of one ``distribution`` alone where it is given."""
     sections = []
     for entry in registry.list(kind):
+        if distribution not in (None, entry.distribution):
+            continue
         try:
             sections.append(_component(registry.get(kind, entry.name)))
         except UserError as error:

@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("size", help="small, 1B, 4B, or 4B/2: two layers of it")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the recipe")
     parser.add_argument("--recipe", default=str(HERE.parents[1] / "recipes" / "dual_loop_8gpu.yaml"))
-    parser.add_argument("--keep", type=Path, metavar="FILE", help="add the result to this JSON file, in place of an earlier one of these settings")
+    parser.add_argument("--keep", type=Path, metavar="FILE", help="put the result into this JSON file")
     parser.add_argument("--places", action="store_true", help="what is alive at the peak, by the line that made it (slow)")
     given = parser.parse_args()
     import fakedevice
