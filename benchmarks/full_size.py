@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.scaling import QWEN, VISION, VOCABULARY
+from benchmarks.scaling import QWEN, published
 from core.contracts import RegionBatch
 from core.engine.drawing import MicroBatch
 from core.engine.launch.devices import prepare
@@ -56,13 +56,12 @@ def build(args: argparse.Namespace) -> Sa2va:
     tokenizer = train_tokenizer([" ".join(WORDS)], 400, TEMPLATE)
     if args.tiny:
         sizes = Sizes(tile=64, vision_width=32, vision_layers=1, llm_width=32, llm_layers=2, sam_size=64, sam_width=32, hiera_width=8)
-        published = published_config(sizes, len(tokenizer), tokenizer.eos_token_id, TEMPLATE)
+        config = published_config(sizes, len(tokenizer), tokenizer.eos_token_id, TEMPLATE)
     else:
-        llm = {**QWEN[args.size], "vocab_size": VOCABULARY, "eos_token_id": tokenizer.eos_token_id}
-        published = {"llm_config": llm, "vision_config": VISION, "force_image_size": 448, "ps_version": "v2", "template": TEMPLATE}
+        config = published(args.size, eos_token_id=tokenizer.eos_token_id)
     lora = Lora(r=args.rank, alpha=2 * args.rank, dropout=0.05)
     with torch.device("meta"):
-        network = Network(parse_config(published))
+        network = Network(parse_config(config))
     groups = trained_groups(PUBLISHED_GROUPS, lora)
     for name, parameter in network.named_parameters():  # as published weights are loaded
         parameter.data = parameter.data.to(torch.float32 if network.group_of(name) in groups else torch.bfloat16)
@@ -144,10 +143,20 @@ def trainer(model: Sa2va, args: argparse.Namespace) -> Trainer:
     return Trainer(model, loops, teacher, surgery, schedule, strategy, rate, SEED, args.device, "bf16", args.out)
 
 
+def counted(args: argparse.Namespace) -> dict[str, Any]:
+    """The row of ``counted.json`` with these settings, or {}."""
+    changes = {"train.accumulate=1", f"train.batch_size={args.batch}", f"model.max_tiles={max(1, args.tiles - 1)}"}
+    overrides = changes - {"train.batch_size=16", "model.max_tiles=12"}  # what the recipe has
+    usual = (args.tokens, args.rank, args.keep_activations) == (256, 128, False)
+    settings = {"size": "tiny" if args.tiny else args.size, "recipe": "dual_loop_8gpu"}
+    rows = json.loads(COUNTED.read_text(encoding="utf-8")) if usual else []
+    return next((row for row in rows if settings.items() <= row.items() and set(row["overrides"]) == overrides), {})
+
+
 def main(given: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("size", choices=list(QWEN))
-    numbers = {"batch": 16, "accumulate": 1, "tiles": 7, "tokens": 256, "rank": 128, "k": 512, "updates": 2}
+    numbers = {"batch": 16, "accumulate": 1, "tiles": 13, "tokens": 256, "rank": 128, "k": 512, "updates": 2}
     for name, default in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default: {default}")
     parser.add_argument("--keep-activations", action="store_true", help="without train.activation_checkpointing")
@@ -167,14 +176,11 @@ def main(given: list[str] | None = None) -> None:
     profile = Profile(run, args.updates, args.updates + 2, args.out)
     for number in range(args.updates + 2):
         profile.update(number)
-    counted = json.loads(COUNTED.read_text(encoding="utf-8")).get("tiny" if args.tiny else args.size, {}) if COUNTED.is_file() else {}
     settings = ", ".join(f"{name} {getattr(args, name)}" for name in numbers)
     print(f"{'tiny' if args.tiny else args.size}: {settings}, activations {'kept' if args.keep_activations else 'computed again'}")
-    print(profile.write(counted.get("phases", {})))
-    if counted:
-        print(f"counted with {counted.get('settings', 'settings that are not given')}: peak {counted.get('peak_gib', 0):.1f} GiB")
-    else:
-        print(f"nothing was counted for this size: no {COUNTED.name} beside this script")
+    row = counted(args)
+    print(profile.write(row.get("phases", {})))
+    print(f"counted without a GPU: peak {row['peak']:.1f} GiB" if row else f"these settings were not counted: {COUNTED}")
     print(f"trace and table: {args.out}")
 
 

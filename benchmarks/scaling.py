@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -58,11 +59,16 @@ class Counted:
     head: float  # operations of T states through the output layer
 
 
+def published(size: str, **llm: int) -> dict[str, Any]:
+    """The config.json of a published size, with other keys of its language model."""
+    sizes = {**QWEN[size], "vocab_size": VOCABULARY, **llm}
+    return {"llm_config": sizes, "vision_config": VISION, "force_image_size": 448, "ps_version": "v2", "template": "qwen_chat"}
+
+
 def count(size: str, length: int) -> Counted:
     llm = QWEN[size]
-    published = {"llm_config": {**llm, "vocab_size": VOCABULARY}, "vision_config": VISION, "force_image_size": 448, "ps_version": "v2"}
     with torch.device("meta"):
-        network = Network(parse_config(published)).bfloat16()
+        network = Network(parse_config(published(size))).bfloat16()
         add_lora(network, Lora())
         trained = [p for members in choose_trained(network, PUBLISHED_GROUPS).values() for _, p in members]
         numbers, tensors = sum(p.numel() for p in trained), len(trained)

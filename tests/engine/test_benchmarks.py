@@ -32,17 +32,27 @@ def test_our_update_is_the_straightforward_one(monkeypatch: pytest.MonkeyPatch) 
 def test_the_table_of_the_full_size_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     from benchmarks import full_size
 
-    counted = {"settings": "batch 2", "peak_gib": 1.25, "phases": {"loop1 generate": {"peak_gib": 11.3, "waits": 768}}}
-    (tmp_path / "counted.json").write_text(json.dumps({"tiny": counted}))
-    monkeypatch.setattr(full_size, "COUNTED", tmp_path / "counted.json")
+    row = {"peak": 1.25, "phases": {"loop1 generate": {"peak_gib": 11.3, "waits": 768}}}
+    monkeypatch.setattr(full_size, "counted", lambda args: row)
     small = ("--tiny", "--batch", "1", "--tokens", "4", "--rank", "2", "--k", "8", "--updates", "1")
     full_size.main(["1B", *small, "--device", "cpu", "--out", str(tmp_path / "out")])
     printed = capsys.readouterr().out
     assert re.search(r"^loop1 generate +[\d.]+ +[\d.]+% +[\d.]+ +\d+ +11\.30 +768$", printed, re.MULTILINE), printed
-    assert "counted with batch 2: peak 1.2 GiB" in printed
+    assert "counted without a GPU: peak 1.2 GiB" in printed
     assert json.loads((tmp_path / "out" / "profile.json").read_text())["phases"]["loop2 backward"]["seconds"] > 0
     with pytest.raises(SystemExit):
         full_size.main(["4B", "--device", "cpu"])
+
+
+def test_what_was_counted_stands_beside_the_same_settings_alone() -> None:
+    from benchmarks import full_size
+
+    usual = argparse.Namespace(size="4B", tiny=False, batch=16, tiles=13, tokens=256, rank=128, keep_activations=False)
+    assert "loop1 generate" in full_size.counted(usual)["phases"]
+    few = argparse.Namespace(**vars(usual) | {"batch": 32, "tiles": 7})
+    assert full_size.counted(few)["overrides"] == ["train.accumulate=1", "model.max_tiles=6", "train.batch_size=32"]
+    for other in ({"tokens": 4}, {"tiny": True}, {"batch": 5}, {"keep_activations": True}):
+        assert full_size.counted(argparse.Namespace(**vars(usual) | other)) == {}
 
 
 @pytest.mark.skipif("DUALLOOP_LONG" not in os.environ, reason="takes half a minute; set DUALLOOP_LONG=1")

@@ -52,6 +52,17 @@ def count(recipe: str, size: str, overrides: list[str], sites: bool = False) -> 
     }
 
 
+def phases_of_loops(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """The phases of ``core.run --profile`` of loop 1, until its backward, and of loop 2 -> their peak in GiB and waits."""
+    named: dict[str, dict[str, float]] = {}
+    loop = 1
+    for row in rows:
+        if row["name"] in ("generate", "caption states", "segment", "backward"):
+            named[f"loop{loop} {row['name'].replace(' ', '_')}"] = {"peak_gib": row["peak"], "waits": row["waits"]}
+        loop = 2 if row["name"] == "backward" else loop
+    return named
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("size", help="small, 1B, 4B, or 4B/2: two layers of it")
@@ -75,7 +86,7 @@ def main() -> None:
         settings = {"size": given.size, "recipe": Path(given.recipe).stem, "overrides": given.overrides}
         kept = json.loads(given.keep.read_text(encoding="utf-8")) if given.keep.is_file() else []
         kept = [other for other in kept if not settings.items() <= other.items()]
-        rows = [settings | whole, *kept]
+        rows = [settings | whole | {"phases": phases_of_loops(found["phases"])}, *kept]
         rows.sort(key=lambda row: (row["size"], row["recipe"], row["overrides"]))
         given.keep.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n", encoding="utf-8")
     print(json.dumps(whole))

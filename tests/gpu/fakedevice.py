@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 SOURCE = Path(__file__).with_name("fakeguard.cpp")
 
@@ -51,6 +52,13 @@ def built() -> Path:
     return library
 
 
+_KEPT: list[Any] = []  # registrations end with the object
+
+
+def _absent(*given: Any, **named: Any) -> Any:
+    raise RuntimeError("a CUDA kernel was called, and there is no device")
+
+
 def load() -> None:
     """Makes torch believe in a CUDA device. Raises ``RuntimeError`` where torch was there first."""
     if "torch" in sys.modules:
@@ -61,6 +69,10 @@ def load() -> None:
     import transformers.masking_utils
     from torch.utils.checkpoint import DefaultDeviceType
 
+    kernels = torch.library.Library("aten", "IMPL", "CUDA")
+    for name in ("silu_backward",):  # of CUDA's own kernels, those in whose absence torch makes several operations of one
+        kernels.impl(name, _absent)
+    _KEPT.append(kernels)
     torch.cuda._lazy_init = lambda: None
     torch.cuda.is_bf16_supported = lambda *given, **named: True  # type: ignore[assignment]
     torch.cuda.amp.common.amp_definitely_not_available = lambda: False  # otherwise autocast switches itself off

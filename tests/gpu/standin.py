@@ -17,7 +17,7 @@ import torch
 from fakecuda import FakeCuda
 from torch import nn
 
-from benchmarks.scaling import QWEN, VISION, VOCABULARY
+from benchmarks.scaling import published
 from core.contracts import RegionBatch, Tokens
 from core.engine.building import _surgery, _tasks
 from core.engine.drawing import MicroBatch
@@ -42,15 +42,12 @@ SENTENCE = "the red circle number {} left of a blue square"
 STEPS = 3  # of the teacher's generation that are carried out; the others would be like the third
 
 
-def published(size: str, vocabulary: int, eos: int) -> dict[str, Any]:
+def config_of(size: str, vocabulary: int, eos: int) -> dict[str, Any]:
     """The config.json of a size: ``small``, one of the published ones, or one with fewer layers (``4B/2``)."""
     if size == "small":
         return published_config(Sizes(), vocabulary, eos, "qwen_chat")
     size, _, layers = size.partition("/")
-    llm = {**QWEN[size], "vocab_size": VOCABULARY}
-    if layers:
-        llm["num_hidden_layers"] = int(layers)
-    return {"llm_config": llm, "vision_config": VISION, "force_image_size": 448, "ps_version": "v2", "template": "qwen_chat"}
+    return published(size, **({"num_hidden_layers": int(layers)} if layers else {}))
 
 
 def new_model(size: str, values: Mapping[str, Any], lora: Lora | None) -> Sa2va:
@@ -58,7 +55,7 @@ def new_model(size: str, values: Mapping[str, Any], lora: Lora | None) -> Sa2va:
     tokenizer = train_tokenizer([SENTENCE.format(number) for number in range(300)], 448, "qwen_chat")
     dtype, train = getattr(torch, values.get("dtype", "float32")), values.get("train")
     with torch.device("meta"):
-        network = Network(parse_config(published(size, len(tokenizer), tokenizer.eos_token_id)))
+        network = Network(parse_config(config_of(size, len(tokenizer), tokenizer.eos_token_id)))
         groups = trained_groups(train, lora)
         for name, parameter in network.named_parameters():
             parameter.data = parameter.data.to(torch.float32 if network.group_of(name) in groups else dtype)

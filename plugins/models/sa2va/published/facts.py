@@ -44,11 +44,11 @@ def facts(**given: Any) -> Mapping[str, Any]:
         "preparation": Sa2vaPreparation(config.backend.pictures(tiles), config.sam_size, given.get("resize") == "fast"),
         "tokens": lambda caption: len(text.ids(caption.strip() + text.turn.end)),
         "seg": _seg(config, folder, text.seg, [group for group in groups if group in _EMITTING]),
-        **sizes(network, groups, given.get("dtype", "float32"), tiles, lora),
+        **sizes(network, groups, given.get("dtype", "float32"), tiles),
     }
 
 
-def sizes(network: Network, groups: Sequence[Group], dtype: str, tiles: int, lora: Lora | None) -> dict[str, Any]:
+def sizes(network: Network, groups: Sequence[Group], dtype: str, tiles: int) -> dict[str, Any]:
     """Of the facts those about size, of a network without weights that has its adapters."""
     trained = dict.fromkeys(groups, 0)
     for name, parameter in network.named_parameters():
@@ -59,7 +59,7 @@ def sizes(network: Network, groups: Sequence[Group], dtype: str, tiles: int, lor
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "trained": trained,
         "frozen_bytes": getattr(torch, dtype).itemsize,
-        "working": lambda work: working(network, tiles, groups, 0.0 if lora is None else lora.dropout, work),
+        "working": lambda work: working(network, tiles, groups, work),
         "prepared": lambda work: prepared(network, tiles, work),
     }
 

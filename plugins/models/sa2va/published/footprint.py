@@ -1,8 +1,8 @@
 """How much memory a micro-batch takes on a GPU beside weights, gradients and the optimizer's state, from sizes alone.
 
-Each part follows from what the forwards keep for backward. The factors come from updates whose tensors were counted on a fake GPU
-(``tests/gpu/counted_memory.py``; docs/scaling.md says which). Attention keeps no scores: the flash kernel. Samplers that hold the
-scores of the whole vocabulary are not counted.
+Each part follows from what the forwards keep for backward. The factors were fitted to updates whose tensors were counted on a fake GPU
+(``benchmarks/counted.json``; ``tests/recipes/test_memory_of_recipes.py`` compares). Attention keeps no scores: the flash kernel. Samplers
+that hold the scores of the whole vocabulary are not counted.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from plugins.models.sa2va.network import Network
 REQUEST = 64  # tokens of the texts around picture, region and caption
 #: Bytes in 16 bit, for each number of ... that one token has:
 ENCODING = 30  # the pixel-shuffled features, while the picture encoder runs
-PROJECTED = 6  # the pixel-shuffled features, kept by the projector
-NORMS = 17.5  # the hidden size, kept by a layer of the language model: its norms, attention and residual stream
+PROJECTED = 4.5  # the pixel-shuffled features, kept by the projector
+NORMS = 16  # the hidden size, kept by a layer of the language model: its norms, attention and residual stream
 GATED = 4  # the feed-forward size, kept by a layer: gate and up
 PASSING = 12  # the feed-forward size, in a layer's forward or while it is computed again, at once
-BACK = 16  # the feed-forward size, in a layer's backward
+BACK = 10.5  # the feed-forward size, in a layer's backward
 #: Of the pyramid's bytes, kept by the mask decoder for a region:
-DECODED = 2.1
+DECODED = 1.45
 #: Bytes for each pixel and channel of SAM2's first stage, while its encoder runs:
-ENCODER = 1.8
+ENCODER = 2.5
 
 
 def prepared(network: Network, tiles: int, work: Work) -> int:
@@ -39,7 +39,7 @@ def _tile(network: Network) -> int:
     return int(network.config.published.get("force_image_size") or 448)
 
 
-def working(network: Network, tiles: int, trained: Sequence[str], dropout: float, work: Work) -> int:
+def working(network: Network, tiles: int, trained: Sequence[str], work: Work) -> int:
     """Bytes at the largest moment of a micro-batch whose pictures all have the most tiles and whose captions are as long as they may be."""
     config, unit = network.config, (2 if work.half else 4) / 2
     llm, (tokens, cells) = config.backend.llm, config.backend.largest(tiles)
@@ -53,8 +53,7 @@ def working(network: Network, tiles: int, trained: Sequence[str], dropout: float
     most = kept + unit * ENCODING * shuffled * work.pictures * tokens
     if "vision_model" in trained:
         kept += unit * 34 * shuffled * work.pictures * tokens * _vision_layers(network)
-    bits = (6 * hidden + inner) / 8 if "lora" in trained and dropout else 0
-    layer = rows * (unit * (NORMS * hidden + GATED * inner) + bits)
+    layer = rows * unit * (NORMS * hidden + GATED * inner + 2 * _ranks(network))
     for forward in work.forwards:
         if forward != "masks":
             most = max(most, kept + rows * unit * PASSING * inner)
@@ -68,6 +67,12 @@ def working(network: Network, tiles: int, trained: Sequence[str], dropout: float
     if "caption_states" in work.forwards or "segment" in work.forwards:
         most = max(most, kept + (layer if work.recompute else 0) + rows * unit * BACK * inner)
     return round(most)
+
+
+def _ranks(network: Network) -> int:
+    """Of all adapters of a layer of the language model."""
+    llm: Any = network.llm
+    return sum(int(tensor.shape[0]) for name, tensor in llm.named_parameters() if ".layers.0." in name and ".lora_A." in name)
 
 
 def _vision_layers(network: Network) -> int:
