@@ -16,6 +16,7 @@ from core.engine.demands import require
 from core.engine.evaluation import before_after_table
 from core.engine.feed import forget_bad_samples
 from core.engine.going_on import go_on_with, take_over
+from core.engine.history import keep_terms
 from core.engine.launch import stopping
 from core.engine.parallel.exchange import Exchange, join
 from core.engine.processor import slow_bfloat16
@@ -121,7 +122,7 @@ def _updates(built: Run, between: Between, progress: Progress, profiled: Profile
     for number in range(built.start, train["updates"]):
         if between.watch.ended():
             break
-        skipped = built.trainer.skipped
+        skipped, terms = built.trainer.skipped, len(built.trainer.terms)
         between.watch_batches(number)
         try:
             values = profiled.update(number) if profiled and not profiled.done else built.trainer.update(number)
@@ -140,6 +141,8 @@ def _updates(built: Run, between: Between, progress: Progress, profiled: Profile
         values |= {f"teacher/{name}": value for name, value in statistics.items()}
         better = between.evaluate(number + 1, values)
         built.trackers.log(number + 1, values)
+        if exchange.main and len(built.trainer.terms) > terms:
+            keep_terms(built.folder, built.trainer.terms)
         progress.update(number + 1, values, samples)
         between.note(number + 1)
         between.samples(number)
