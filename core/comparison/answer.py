@@ -42,9 +42,9 @@ def answer_table(runs: Sequence[RunData], groups: Sequence[Group], baseline: Bas
             marks[place, column + 1] = " ".join(filter(None, classes))
         rows.append(cells)
     header = ["metric", *(_named(group, column == baseline) for column, group in enumerate(groups))]
-    about = [*_sentences(groups, against, found), *_legend(found, against, bool(good), len(names))]
+    about, below = _sentences(groups, against, found), _legend(found, against, bool(good), len(names))
     tips = {row: text for row, name in enumerate(names) if (text := meaning(name))}
-    return Table(TITLE, header, rows, "\n".join(about), "group columns", marks=marks, tips=tips)
+    return Table(TITLE, header, rows, "\n".join(about), "group columns", below="\n".join(below), marks=marks, tips=tips)
 
 
 def _named(group: Group, baseline: bool) -> str:

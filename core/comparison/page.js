@@ -31,11 +31,10 @@ function smooth(values, keep) {
 // A share needs about twenty updates; without any smoothing it is what was logged. Evaluations are few, and averages already.
 const keep = chart => (chart.section === "Evaluation during training" ? 0 : chosen.smoothing && Math.max(chosen.smoothing, chart.least || 0));
 
-// From a run's first point to its last a gap has the value before it: tasks need not fall into the same updates of all seeds.
+// From its first point to a run's end a gap has the value before it: tasks need not fall into the same updates of all seeds.
 function filled(values) {
-  const last = values.findLastIndex(y => y !== null);
   let held = null;
-  return values.map((y, i) => (held = y ?? held, i <= last ? held : null));
+  return values.map(y => (held = y ?? held));
 }
 
 // Of several runs: at every update in which one of them has a point, the mean of those still going, and its band: the least and the
@@ -50,6 +49,9 @@ function meanOf(runs, curves) {
     row.y.push(y);
     rows.set(update, row);
   }));
+  // before every run has a point the mean would jump when the next one joins
+  const begun = Math.max(...runs.map((run, k) => data.runs[run].update[curves[k].findIndex(y => y !== null)] ?? 0));
+  if ([...rows.keys()].some(update => update >= begun)) [...rows.keys()].filter(update => update < begun).forEach(update => rows.delete(update));
   const sorted = [...rows.entries()].sort((a, b) => a[0] - b[0]).map(entry => entry[1]);
   const mean = sorted.map(row => row.y.reduce((a, b) => a + b, 0) / row.y.length);
   const ends = sorted.map(row => spread(row.y));

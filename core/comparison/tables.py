@@ -27,6 +27,7 @@ class Table:
     about: str = ""
     owner: Literal["", "run rows", "run columns", "group columns"] = ""
     numbers: Sequence[int] = ()
+    below: str = ""  # lines under the table: how to read it
     marks: Mapping[tuple[int, int], str] = field(default_factory=dict)
     tips: Mapping[int, str] = field(default_factory=dict)
 
@@ -34,8 +35,10 @@ class Table:
         def line(cells: Sequence[str]) -> str:
             return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
-        about = [line for part in self.about.splitlines() for line in (part, "")]
-        return "\n".join([f"## {self.title}", "", *about, line(self.header), "|" + "---|" * len(self.header), *map(line, self.rows), ""])
+        about, below = ([line for part in text.splitlines() for line in (part, "")] for text in (self.about, self.below))
+        return "\n".join(
+            [f"## {self.title}", "", *about, line(self.header), "|" + "---|" * len(self.header), *map(line, self.rows), "", *below]
+        )
 
     def html(self) -> str:
         what, _, where = self.owner.partition(" ")
@@ -55,9 +58,9 @@ class Table:
             owner = f' data-{what}="{self.numbers[number]}"' if where == "rows" and number is not None else ""
             return f"<tr{owner}>" + "".join(cell(i, text) for i, text in enumerate(cells)) + "</tr>"
 
-        about = "".join(f"<p>{html.escape(line)}</p>" for line in self.about.splitlines())
+        about, below = ("".join(f"<p>{html.escape(line)}</p>" for line in text.splitlines()) for text in (self.about, self.below))
         body = "".join(row(cells, "td", number) for number, cells in enumerate(self.rows))
-        return f'{about}<div class="scroll"><table><thead>{row(self.header, "th")}</thead><tbody>{body}</tbody></table></div>'
+        return f'{about}<div class="scroll"><table><thead>{row(self.header, "th")}</thead><tbody>{body}</tbody></table></div>{below}'
 
 
 def _breakable(text: str) -> str:

@@ -71,6 +71,8 @@ from core.contracts.optional_data import (
     draw_from,
 )
 from core.contracts.optional_models import (
+    Answer,
+    AnswersQuestions,
     ExportsAdapters,
     ExportsTrainingFile,
     KnowsBaseValues,
@@ -100,6 +102,8 @@ __all__ = [
     "BEFORE_BUILDING",
     "KINDS",
     "OPTIONAL",
+    "Answer",
+    "AnswersQuestions",
     "BadSample",
     "Batches",
     "ChecksKeys",

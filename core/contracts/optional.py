@@ -20,6 +20,7 @@ from core.contracts.optional_data import (
     TellsUsage,
 )
 from core.contracts.optional_models import (
+    AnswersQuestions,
     ExportsAdapters,
     ExportsTrainingFile,
     KnowsBaseValues,
@@ -232,6 +233,7 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
         ExportsTrainingFile,
         KnowsBaseValues,
         TellsLeftOut,
+        AnswersQuestions,
         TellsFacts,
         ReadsFiles,
         ChecksKeys,
