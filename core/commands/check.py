@@ -64,8 +64,11 @@ def main(argv: list[str] | None = None) -> int:
         findings = []
         for finding in _findings(recipe, registry, arguments.samples, arguments.seconds, out, arguments.card):
             findings.append(finding)
-            if not arguments.json and (arguments.all or finding.status != "pass"):
+            shown = not arguments.json and (arguments.all or finding.status != "pass")
+            _count(0 if shown else len(findings))
+            if shown:
                 _show(finding)
+        _count(0)
         failed = any(finding.status == "fail" for finding in findings)
         if arguments.json:
             print(json.dumps({"ok": not failed, "findings": [asdict(finding) for finding in findings], "sheets": str(out)}, indent=1))
@@ -132,6 +135,12 @@ def _sheets(out: Path) -> Iterator[None]:
         if error.filename is None or (not out.is_relative_to(error.filename) and not Path(error.filename).is_relative_to(out)):
             raise
         raise UserError(f"{sentence(error)}; --out FOLDER puts the picture sheets elsewhere") from error
+
+
+def _count(done: int) -> None:
+    """On a terminal how much has been looked at, in a line that goes away; 0 takes it away."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{f'{done} looked at ...' if done else ''}", end="", file=sys.stderr, flush=True)
 
 
 def _show(finding: Finding) -> None:
