@@ -19,7 +19,7 @@ from core.checkpoints import contents, stamps
 from core.contracts import Dataset, UserError
 from core.engine.evaluation import write_whole
 from core.engine.which_run import MADE_OF, read
-from core.installed.versions import versions
+from core.installed.versions import commit, versions
 from core.recipe import KeyPath, Recipe, components_used, default_values, path_text, paths_in
 from core.registry import Component, Registry, is_local
 
@@ -35,6 +35,7 @@ def describe(recipe: Recipe, registry: Registry) -> dict[str, Any]:
         "begun": time.time(),
         "started_in": str(Path.cwd()),
         "versions": versions(),
+        "commit": commit(),
         "components": {path_text(path): _origin(component) for path, component in components_used(recipe, registry)},
         "defaults": {path_text(path): value for path, value in defaults.items()},
         "paths": {dotted(path): [_written(recipe, path), str(found.absolute())] for path, found in paths_in(recipe, registry).items()},

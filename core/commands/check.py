@@ -41,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="for the picture sheets (default: OUTPUT/check-NAME)")
     card = "check for a machine whose GPUs have so many GB (24, 48, 80), instead of this one's"
     parser.add_argument("--card", type=float, metavar="GB", help=card)
+    parser.add_argument("--all", action="store_true", help="show what is in order, too, not only what is not and the summary")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     arguments = parser.parse_intermixed_args(argv)
     if arguments.card is not None and not arguments.card > 0:
@@ -63,15 +64,20 @@ def main(argv: list[str] | None = None) -> int:
         findings = []
         for finding in _findings(recipe, registry, arguments.samples, arguments.seconds, out, arguments.card):
             findings.append(finding)
-            if not arguments.json:
+            shown = not arguments.json and (arguments.all or finding.status != "pass")
+            _count(0 if shown else len(findings))
+            if shown:
                 _show(finding)
+        _count(0)
         failed = any(finding.status == "fail" for finding in findings)
         if arguments.json:
             print(json.dumps({"ok": not failed, "findings": [asdict(finding) for finding in findings], "sheets": str(out)}, indent=1))
         else:
             counts = {status: sum(finding.status == status for finding in findings) for status in ("pass", "warn", "fail")}
             sheets = f"; picture sheets in {out}" if out.is_dir() else ""
-            print(f"\n{', '.join(f'{count} {status}' for status, count in counts.items())}{sheets}")
+            hint = "" if arguments.all or not counts["pass"] else " (--all shows them)"
+            space = "\n" if arguments.all or counts["pass"] < len(findings) else ""
+            print(f"{space}{counts['pass']} pass{hint}, {counts['warn']} warn, {counts['fail']} fail{sheets}")
         return int(failed)
     return ending.code
 
@@ -129,6 +135,12 @@ def _sheets(out: Path) -> Iterator[None]:
         if error.filename is None or (not out.is_relative_to(error.filename) and not Path(error.filename).is_relative_to(out)):
             raise
         raise UserError(f"{sentence(error)}; --out FOLDER puts the picture sheets elsewhere") from error
+
+
+def _count(done: int) -> None:
+    """On a terminal how much has been looked at, in a line that goes away; 0 takes it away."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{f'{done} looked at ...' if done else ''}", end="", file=sys.stderr, flush=True)
 
 
 def _show(finding: Finding) -> None:

@@ -13,6 +13,7 @@ COMMANDS = {
     "check": "look at everything a run will need, before it",
     "convert": "write a run's checkpoint as a published folder",
     "evaluate": "measure a model: result card, intervals, ablation",
+    "ask": "ask a model about a picture or a video",
     "compare": "show runs side by side in one HTML file",
     "dashboard": "make a W&B workspace and report for runs",
     "components": "list, explain, write and check components",

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from core.checkpoints.made_of import base_setting
+from core.checkpoints.made_of import base_paths, base_setting
+from core.checkpoints.model_card import Export, write_card
 from core.checkpoints.own_recipe import own_recipe
 from core.commands.printing import table
 from core.contracts import ExportsAdapters, ExportsTrainingFile, Model, ReportsChanges, TellsLeftOut, UserError, VerifiesExport
+from core.engine import checkpoint
 from core.engine.best import named_best
 from core.outside import Ending
 from core.recipe import Recipe, check
@@ -66,6 +70,7 @@ def _convert(arguments: argparse.Namespace) -> int:
     if out.exists():
         raise UserError(f"{out}: already exists; remove it or choose another folder")
     trained: Trained
+    export = Export(out.resolve().name, arguments.base, arguments.groups, arguments.weights)
     if arguments.verify and (arguments.adapter or out.suffix == ".pth"):
         raise UserError("--verify reloads a published folder; it goes with neither --adapter nor a .pth")
     if holds_trained_tensors_only(arguments.source):
@@ -77,11 +82,17 @@ def _convert(arguments: argparse.Namespace) -> int:
         keys = {name: Path(value) if isinstance(value, str) else value for name, value in entry.items() if name != "use"}
         alpha = {} if arguments.lora_alpha is None else {"lora_alpha": arguments.lora_alpha}
         trained = open_file(arguments.source, registry.get("models", entry["use"]).create(**keys, **alpha))
+        export = replace(export, component=str(entry["use"]))
     else:
         if not is_run(named_best(arguments.source)):
             refuse_other_folder(arguments.source, registry)
         recipe = _recipe_of_run(arguments.source, arguments.base, arguments.settings, registry)
         trained = open_run(arguments.source, registry, recipe, arguments.weights)
+        places = [place for key, place in base_paths(recipe, registry).items() if key[0] == "model" and place.is_dir()]
+        component = str(recipe.values["model"].get("use", ""))
+        run = trained.source.resolve().parent.parent
+        update = checkpoint.update_of(trained.source) if re.fullmatch(r"update-\d+", trained.source.name) else None
+        export = replace(export, base=places[0] if len(places) == 1 else None, run=run, update=update, component=component)
     trained.use(arguments.groups)
     model, whose = trained.model, f"{trained.source}" + ("'s teacher" if arguments.weights == "teacher" else "")
     if arguments.adapter:
@@ -99,6 +110,7 @@ def _convert(arguments: argparse.Namespace) -> int:
     if arguments.verify and not isinstance(model, VerifiesExport):
         raise _lacking(model, VerifiesExport)  # before anything is written
     model.save(out)
+    write_card(out, export)
     changes = model.changes(out) if isinstance(model, ReportsChanges) else []
     differences = model.verify(out) if arguments.verify and isinstance(model, VerifiesExport) else {}
     passed = _passed(differences, changes, model)

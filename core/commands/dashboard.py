@@ -16,11 +16,14 @@ from typing import Any
 from core.comparison.grouping import deciding, differences
 from core.comparison.runs import RunData, evaluated, find_runs, read_run
 from core.contracts import UserError
+from core.engine.evaluation import write_whole
+from core.engine.sweep_point import group_of
 from core.installed.starting import spoken
 from core.outside import Ending
 
 NO_SURGERY = "sum"  # the gradient op that is plain addition
 CLOCK = "update"
+MOST_TITLES = 6  # of a section's panels in the words of a dry run
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,7 +36,8 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.only:
             built = {arguments.only: built[arguments.only]}
         if arguments.dry_run:
-            print(json.dumps({name: as_json(one) for name, one in built.items()}, indent=2))
+            _write(arguments.json, json.dumps({name: as_json(one) for name, one in built.items()}, indent=2) + "\n")
+            print("\n".join([*_in_words(runs, built, entity, project), f"as JSON: {arguments.json}"]))
             return 0
         for name, one in built.items():
             _save(one)
@@ -48,8 +52,47 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--entity", help="default: the runs' own, or WANDB_ENTITY")
     parser.add_argument("--project", help="default: the runs' own")
     parser.add_argument("--only", choices=("workspace", "report"), help="make one of the two")
-    parser.add_argument("--dry-run", action="store_true", help="print the JSON that would be saved; needs no account")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be made, and write it as JSON; needs no account")
+    parser.add_argument("--json", type=Path, default=Path("dashboard.json"), metavar="FILE", help="of --dry-run (default: %(default)s)")
     return parser
+
+
+def _in_words(runs: Sequence[RunData], built: Mapping[str, Any], entity: str, project: str) -> list[str]:
+    """What would be made where, section by section."""
+    groups = _groups(runs)
+    lines = [
+        f"W&B project {entity}/{project}; runs: those of the group{'s' * (len(groups) > 1)} {', '.join(groups)}, as these {len(runs)} are",
+        *(f"{name}: {one.name if name == 'workspace' else one.title}" for name, one in built.items()),
+    ]
+    for section, inside in panels(runs).items():
+        titles = [_title(panel) for panel in inside]
+        more = f", and {len(titles) - MOST_TITLES} more" if len(titles) > MOST_TITLES else ""
+        lines.append(f"  {section}: {len(inside)} panel{'s' * (len(inside) > 1)} ({', '.join(titles[:MOST_TITLES])}{more})")
+    if "report" in built:
+        lines.append(f"  report only: surgery on and off, {len(ablations(runs))} bars of what varies")
+    return lines
+
+
+def _title(panel: Any) -> str:
+    return str(panel.title or ", ".join(getattr(panel, "media_keys", None) or []))
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        write_whole(path, text)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}; choose another --json FILE") from error
+
+
+def _groups(runs: Sequence[RunData]) -> list[str]:
+    """The groups in which the tracker puts these runs."""
+    return list(dict.fromkeys(_group(run) for run in runs))
+
+
+def _group(run: RunData) -> str:
+    trackers = (t for t in (run.recipe.get("track") or {}).values() if isinstance(t, Mapping) and t.get("use") == "wandb")
+    asked = next((str(tracker["group"]) for tracker in trackers if tracker.get("group")), "")
+    return asked or group_of(run.folder) or str(run.recipe["name"])
 
 
 def _place(runs: Sequence[RunData], arguments: argparse.Namespace) -> tuple[str, str]:
@@ -114,8 +157,8 @@ def _placed(inside: list[Any]) -> list[Any]:
 
 
 def _filter(runs: Sequence[RunData], more: str = "") -> str:
-    """Runs of the same recipes, which the tracker has put into groups of their names."""
-    groups = ", ".join(repr(name) for name in dict.fromkeys(str(run.recipe["name"]) for run in runs))
+    """Runs of the same groups."""
+    groups = ", ".join(map(repr, _groups(runs)))
     return f"Metric('Group') in [{groups}]" + (f" and {more}" if more else "")
 
 

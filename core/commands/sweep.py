@@ -15,6 +15,7 @@ from types import FrameType
 
 from core.contracts import UserError
 from core.engine.launch import print_notes
+from core.engine.sweep_point import keep_axes
 from core.installed.starting import module_options, spoken
 from core.recipe import check, load
 from core.registry import Registry
@@ -96,6 +97,7 @@ def sweep(recipe: str, overrides: Sequence[str], axes: Sequence[str], registry: 
     if options.dry_run:
         print("\n".join(f"{spoken('run')} {shlex.join(one)}" for one in commands))
         return 0
+    keep_axes(folder, [axis.partition("=")[0] for axis in axes])
     codes: list[int] = []
     for number, (one, text) in enumerate(zip(commands, varied, strict=True), 1):
         print(f"run {number} of {len(runs)}: {text}", flush=True)

@@ -10,6 +10,13 @@ const paint = colour => (dark.matches ? "#" + [1, 3, 5].map(i => Math.round(0.7 
 const kind = () => (chosen.mean ? "groups" : "runs");
 const members = i => (chosen.mean ? data.groups[i].members : [i]);
 
+function spread(values) {
+  const n = values.length, mean = values.reduce((a, b) => a + b, 0) / n;
+  if (n < 3) return [Math.min(...values), Math.max(...values)];
+  const half = data.t[n] * Math.sqrt(values.reduce((s, y) => s + (y - mean) ** 2, 0) / (n - 1) / n);
+  return [mean - half, mean + half];
+}
+
 // Exponential smoothing without the bias of its beginning; gaps stay gaps.
 function smooth(values, keep) {
   let sum = 0, weight = 0;
@@ -21,28 +28,38 @@ function smooth(values, keep) {
   });
 }
 
-// A share needs about twenty updates; without any smoothing it is what was logged.
-const keep = chart => (chosen.smoothing && Math.max(chosen.smoothing, chart.least || 0));
+// A share needs about twenty updates; without any smoothing it is what was logged. Evaluations are few, and averages already.
+const keep = chart => (chart.section === "Evaluation during training" ? 0 : chosen.smoothing && Math.max(chosen.smoothing, chart.least || 0));
 
-// Of several runs: at every update that all runs still going have, the mean and half its 95 % interval.
+// From its first point to a run's end a gap has the value before it: tasks need not fall into the same updates of all seeds.
+function filled(values) {
+  let held = null;
+  return values.map(y => (held = y ?? held));
+}
+
+// Of several runs: at every update in which one of them has a point, the mean of those still going, and its band: the least and the
+// greatest of two runs, whose interval would say nothing, of more the 95 % interval of their mean.
 function meanOf(runs, curves) {
-  const rows = new Map();
-  runs.forEach((run, k) => curves[k].forEach((y, i) => {
-    if (y === null) return;
+  const rows = new Map(), logged = new Set();
+  runs.forEach((run, k) => curves[k].forEach((y, i) => { if (y !== null) logged.add(data.runs[run].update[i]); }));
+  runs.forEach((run, k) => filled(curves[k]).forEach((y, i) => {
+    if (y === null || !logged.has(data.runs[run].update[i])) return;
     const update = data.runs[run].update[i], row = rows.get(update) || { x: 0, y: [] };
     row.x += data.runs[run][chosen.clock][i];
     row.y.push(y);
     rows.set(update, row);
   }));
+  // before every run has a point the mean would jump when the next one joins
+  const begun = Math.max(...runs.map((run, k) => data.runs[run].update[curves[k].findIndex(y => y !== null)] ?? 0));
+  if ([...rows.keys()].some(update => update >= begun)) [...rows.keys()].filter(update => update < begun).forEach(update => rows.delete(update));
   const sorted = [...rows.entries()].sort((a, b) => a[0] - b[0]).map(entry => entry[1]);
   const mean = sorted.map(row => row.y.reduce((a, b) => a + b, 0) / row.y.length);
-  const half = sorted.map((row, i) => {
-    const n = row.y.length;
-    if (n < 2) return 0;
-    return data.t[n] * Math.sqrt(row.y.reduce((s, y) => s + (y - mean[i]) ** 2, 0) / (n - 1) / n);
-  });
-  return { x: sorted.map(row => row.x / row.y.length), mean, half };
+  const ends = sorted.map(row => spread(row.y));
+  return { x: sorted.map(row => row.x / row.y.length), mean, low: ends.map(e => e[0]), high: ends.map(e => e[1]) };
 }
+
+// What is not logged in every update, such as an evaluation, has its points marked: one alone would be no line at all.
+const seen = (points, updates) => (points < 2 ? "markers" : 2 * points > updates ? "lines" : "lines+markers");
 
 function curves(chart) {
   return data[kind()].flatMap((entry, i) => {
@@ -52,19 +69,19 @@ function curves(chart) {
     const hovertemplate = `%{y:.4g} at ${chosen.clock} %{x}<extra>${name.replace(/[<>%]/g, " ")}</extra>`;
     const smoothed = runs.map(run => smooth(chart.y[run], keep(chart)));
     if (runs.length > 1) {
-      const { x, mean, half } = meanOf(runs, smoothed), edge = { width: 0, color: colour };
+      const { x, mean, low, high } = meanOf(runs, smoothed), edge = { width: 0, color: colour };
       return [
-        { x, y: mean.map((m, k) => m - half[k]), mode: "lines", line: edge, hoverinfo: "skip" },
-        { x, y: mean.map((m, k) => m + half[k]), mode: "lines", line: edge, fill: "tonexty", fillcolor: colour + "1f", hoverinfo: "skip" },
+        { x, y: low, mode: "lines", line: edge, hoverinfo: "skip" },
+        { x, y: high, mode: "lines", line: edge, fill: "tonexty", fillcolor: colour + (runs.length > 2 ? "1f" : "14"), hoverinfo: "skip" },
         ...runs.map((run, k) => ({ x: data.runs[run][chosen.clock], y: smoothed[k], mode: "lines", connectgaps: true, line: { ...line, width: 1 }, opacity: 0.25, hoverinfo: "skip" })),
-        { x, y: mean, mode: "lines", line, name, hovertemplate },
+        { x, y: mean, mode: seen(mean.length, Math.max(...runs.map(run => data.runs[run].update.length))), line, marker: { color: colour, size: 7 }, name, hovertemplate },
       ];
     }
     const x = data.runs[runs[0]][chosen.clock], points = chart.y[runs[0]].filter(y => y !== null).length, few = points < 2;
-    const mode = few ? "markers" : 2 * points > x.length ? "lines" : "lines+markers"; // of what is not logged in every update, such as evaluations
+    const mode = seen(points, x.length);
     const raw = { x, y: chart.y[runs[0]], mode: "lines", line: { ...line, width: 1 }, opacity: 0.25, hoverinfo: "skip", connectgaps: true };
     const shown = { x, y: smoothed[0], mode, connectgaps: true, line, marker: { color: colour, size: 7 }, name, hovertemplate };
-    return chosen.smoothing > 0 && !few && !chart.least ? [raw, shown] : [shown]; // of a share what was logged is 0 or 1: a filled box
+    return keep(chart) > 0 && !few && !chart.least ? [raw, shown] : [shown]; // of a share what was logged is 0 or 1: a filled box
   });
 }
 
@@ -78,8 +95,7 @@ function points(chart) {
       if (!found.length) return [null, null, null];
       const mean = found.reduce((s, v) => s + v[0], 0) / found.length;
       if (found.length < 2) return found[0];
-      const half = data.t[found.length] * Math.sqrt(found.reduce((s, v) => s + (v[0] - mean) ** 2, 0) / (found.length - 1) / found.length);
-      return [mean, mean - half, mean + half];
+      return [mean, ...spread(found.map(v => v[0]))];
     };
     const values = chart.metrics.map((_, m) => cell(m));
     const before = chart.metrics.map((_, m) => {
@@ -176,9 +192,18 @@ for (const place of document.querySelectorAll(".charts")) {
   for (const chart of charts) {
     const box = document.createElement("div"), title = document.createElement("h3"), plot = document.createElement("div");
     box.className = chart.metrics && chart.metrics.length > 4 && section === "Evaluation" ? "chart wide" : "chart";
-    title.textContent = chart.title;
+    if (chart.about) {
+      const button = document.createElement("button"), about = document.createElement("p");
+      [button.textContent, button.title, about.textContent, about.hidden] = [chart.title, chart.about, chart.about, true];
+      button.onclick = () => { about.hidden = !about.hidden; };
+      title.append(button);
+      box.append(title, about);
+    } else {
+      title.textContent = chart.title;
+      box.append(title);
+    }
     plot.className = section === "Ablation" ? "plot tall" : "plot"; // the variants' names need room
-    box.append(title, plot);
+    box.append(plot);
     place.append(box);
     drawn.push({ chart, plot });
   }
@@ -189,6 +214,7 @@ on("clock", "change", input => { chosen.clock = input.value; });
 on("log", "change", input => { chosen.log = input.checked; });
 dark.addEventListener("change", update);
 on("mean", "change", input => { chosen.mean = input.checked; });
+document.querySelectorAll(".tip").forEach(tip => { tip.onclick = () => { tip.dataset.open = tip.dataset.open ? "" : "1"; }; });
 document.querySelectorAll(".sheets").forEach(row => row.addEventListener("click", e => { if (e.target.tagName === "IMG") row.classList.toggle("large"); }));
 document.getElementById("mean").checked = chosen.mean;
 document.getElementById("mean-label").hidden = !repeated;

@@ -15,7 +15,10 @@ from typing import Any
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
+from core.comparison.answer import TITLE
 from core.comparison.grouping import Group, t95
+from core.comparison.heading import heading
+from core.comparison.meaning import meaning
 from core.comparison.runs import RunData, ablated, evaluated, of_variant
 from core.comparison.tables import Table
 
@@ -25,6 +28,14 @@ MOST_POINTS, MOST_TOGETHER = 2000, 20_000
 # Okabe and Ito's colours, which colour-blind readers can tell apart; then darker ones of them
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#004d7a", "#8f3f00", "#00634a", "#86406a", "#444444")
 
+#: What answers comes first, then what explains it.
+ORDER = (
+    *(TITLE, "Evaluation", "Ablation", "Evaluation during training", "Losses", "Losses by what varies", "Gradients"),
+    *("Runs", "What differs"),
+)
+WITH_POINTS = ("Evaluation", "Ablation")
+NOT_EVALUATED = "No evaluation was found: train.evaluate in a recipe makes one before and after training, core.evaluate one of any run."
+
 NOTHING: list[float | None] = [None, None, None]
 
 
@@ -32,15 +43,15 @@ def page(runs: Sequence[RunData], labels: Sequence[str], groups: Sequence[Group]
     """The whole document. The smoothing, the clock and the choice of runs are made in the browser."""
     sections = list(_charts(runs))
     known = {table.title: table for table in tables}
-    body = [_part(title, known[title].html()) for title in ("Runs", "What differs", "By what varies") if title in known]
-    body += [_part(title, f'<div class="charts" data-section="{html.escape(title)}"></div>', folded) for title, folded, _ in sections]
-    measured = [
-        _part(title, f'<div class="charts" data-section="{title}"></div>' + known[title].html())
-        for title in ("Evaluation", "Ablation")
-        if title in known
-    ]
-    folded = len(body) - sum(folded for _, folded, _ in sections)
-    body[folded:folded] = measured
+    folded = {title: away for title, away, _ in sections}
+    body = []
+    for title in dict.fromkeys([*ORDER, *folded]):  # a section has charts, a table, or both
+        charts = title in folded or title in WITH_POINTS
+        if title in known or title in folded:
+            place = f'<div class="charts" data-section="{html.escape(title)}"></div>' if charts else ""
+            body.append(_part(title, place + (known[title].html() if title in known else ""), folded.get(title, False)))
+    if TITLE not in known:
+        body.insert(0, f"<p>{NOT_EVALUATED}</p>")
     if pictures and any(run.sheets for run in runs):
         body.append(_part("Pictures", _pictures(runs, labels)))
     data = {
@@ -53,13 +64,15 @@ def page(runs: Sequence[RunData], labels: Sequence[str], groups: Sequence[Group]
         "charts": [chart for _, _, charts in sections for chart in charts],
         "points": [*_points(runs), *_variants(runs)],
     }
+    title, about = heading(runs)
     here = files("core.comparison")
     filled = (here / "page.html").read_text(encoding="utf-8")
     parts = {
         "style": (here / "page.css").read_text(encoding="utf-8"),
         "data": json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
         "body": "\n".join(body),
-        "title": html.escape(f"{len(runs)} run{'s' if len(runs) > 1 else ''}: " + ", ".join(labels)),
+        "title": html.escape(title),
+        "heading": f"<h1>{html.escape(title)}</h1><p>{html.escape(about)}</p>",
         "script": (here / "page.js").read_text(encoding="utf-8"),
         "plotly": get_plotlyjs(),
     }
@@ -85,13 +98,15 @@ def _charts(runs: Sequence[RunData]) -> Iterator[tuple[str, bool, list[dict[str,
     by_group = [name for name in surgery if name.rpartition("/")[2] in groups]
     whole = sorted((name for name in surgery if name not in by_group), key=lambda name: not name.startswith("surgery/cosine/"))
     speed = [name for name in names if name.startswith(("time/samples_per_s", "memory/"))]
-    rest = [name for name in names if name not in (*losses, *surgery, *speed)]
+    during = [name for name in names if name.startswith("evaluation/")]
+    rest = [name for name in names if name not in (*losses, *surgery, *speed, *during)]
     conflict = []
     for name in whole:
         if name.startswith("surgery/cosine/"):
             below = [[None if v is None else float(v < 0) for v in run.series[name]] if name in run.series else None for run in runs]
             title = f"share of updates in conflict: {name.rpartition('/')[2]}"
             conflict.append(_chart(runs, title, "Gradients", below) | {"range": [-0.02, 1.02], "least": 0.95})
+    yield "Evaluation during training", False, [_chart(runs, name, "Evaluation during training") for name in during if not _counts(name)]
     yield "Losses", False, [_chart(runs, name, "Losses") for name in losses]
     yield "Gradients", False, conflict + [_chart(runs, name, "Gradients") for name in whole]
     yield "Speed and memory", False, [_chart(runs, name, "Speed and memory") for name in speed]
@@ -99,10 +114,15 @@ def _charts(runs: Sequence[RunData]) -> Iterator[tuple[str, bool, list[dict[str,
     yield "More metrics", True, [_chart(runs, name, "More metrics") for name in rest]
 
 
+def _counts(name: str) -> bool:
+    return name.rpartition("/")[2].startswith("n_")
+
+
 def _chart(runs: Sequence[RunData], title: str, section: str, y: list[list[float | None] | None] | None = None) -> dict[str, Any]:
     series = [run.series.get(title) for run in runs] if y is None else y
     size = _bin(runs)
-    return {"title": title, "section": section, "y": [None if one is None else [_short(v) for v in _thin(one, size)] for one in series]}
+    shown = [None if one is None else [_short(v) for v in _thin(one, size)] for one in series]
+    return {"title": title, "about": meaning(title), "section": section, "y": shown}
 
 
 def _clocks(run: RunData, size: int) -> dict[str, list[float | None]]:
@@ -191,6 +211,12 @@ def _source(path: Path) -> str:
     return f'{size}src="data:image/{kind};base64,{base64.b64encode(data).decode()}"'
 
 
+def _equal(sheets: Sequence[Path]) -> bool:
+    """Whether all files are alike: before training runs of one base show the same."""
+    first = sheets[0].read_bytes()
+    return all(sheet.stat().st_size == len(first) and sheet.read_bytes() == first for sheet in sheets[1:])
+
+
 def _pictures(runs: Sequence[RunData], labels: Sequence[str]) -> str:
     """One row for each sheet's name, the runs side by side."""
     rows = ["<p>A click shows a row in full size, another fits it again.</p>"]
@@ -200,5 +226,8 @@ def _pictures(runs: Sequence[RunData], labels: Sequence[str]) -> str:
             if name in run.sheets:
                 picture = f'<img loading="lazy" alt="{html.escape(f"{label}: {name}")}" {_source(run.sheets[name])}>'
                 shown.append(f'<figure data-run="{i}"><figcaption>{html.escape(label)}</figcaption>{picture}</figure>')
+        if len(runs) > 1 and len(shown) == len(runs) and _equal([run.sheets[name] for run in runs]):
+            picture = f'<img loading="lazy" alt="{html.escape(name)}" {_source(runs[0].sheets[name])}>'
+            shown = [f"<figure><figcaption>the same in all runs</figcaption>{picture}</figure>"]
         rows.append(f'<h3>{html.escape(name)}</h3><div class="scroll sheets">{"".join(shown)}</div>')
     return "".join(rows)

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from core.contracts import UserError
-from core.engine.history import NO_METRICS, metrics_file, rows
-from core.engine.which_run import MADE_OF
+from core.engine.history import NO_METRICS, kept_terms, metrics_file, rows
+from core.engine.which_run import MADE_OF, begun
+from core.evaluation.draws import Drawn, read_draws
 
 FINISHED, RUNNING, STOPPED = "finished", "running", "stopped"
 _QUIET_S = 300.0  # a run that has written nothing for longer than this and than ten updates is taken for stopped
@@ -44,6 +45,11 @@ class RunData:
     sheets: dict[str, Path] = field(default_factory=dict)  # "before", "after" -> PNG
     paths: frozenset[str] = frozenset()  # keys of the recipe that are paths
     contents: dict[str, str] = field(default_factory=dict)  # key of a path of the base, or of a source -> what tells it from others
+    evaluators: dict[str, str] = field(default_factory=dict)  # name -> component
+    draws: dict[str, Path] = field(default_factory=dict)  # evaluator of ``after`` -> folder of its draws over the pictures
+    terms: list[str] = field(default_factory=list)  # metrics that are terms of a loss, as far as the run has written them down
+    begun: float = 0.0  # seconds since 1970
+    made_with: str = ""  # version and commit of the toolkit
     notes: list[str] = field(default_factory=list)  # what could not be read, and why the run stopped where that is known
 
     @property
@@ -67,7 +73,7 @@ class RunData:
             for task, inner in _within(setting, "tasks").items()
             for term in _within(inner, "losses")
         ]
-        return [name for name in [*sums, *terms] if name in self.series]
+        return [name for name in dict.fromkeys([*sums, *terms, *self.terms]) if name in self.series]
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
@@ -112,11 +118,20 @@ def read_run(folder: Path, now: float | None = None) -> RunData:
     run.paths, run.contents = frozenset(_within(made_of, "paths")), _contents(made_of)
     run.before = dict(_values(_json(folder / "before.json", notes)))
     run.after = dict(_values(_within(_json(folder / "result.json", notes), "after")))
+    run.terms, run.begun, run.made_with = kept_terms(folder), begun(folder), _made_with(made_of)
+    run.evaluators = {name: str(one["use"]) for name, one in _within(recipe, "evaluate").items() if isinstance(one, dict) and "use" in one}
     _add_cards(run)
     run.sheets = {path.stem.removeprefix("pictures_"): path for path in sorted(folder.glob("pictures_*.png"), key=_sheet_order)}
+    samples = sorted(folder.glob("samples/update-*.png"))
+    run.sheets |= {f"samples after update {int(path.stem.removeprefix('update-'))}": path for path in samples[-1:]}
     for file in sorted(folder.glob("not_finite*.json")):
         notes.append(f"{_json(file, notes).get('what', 'a value')} was not finite")
     return run
+
+
+def _made_with(made_of: Mapping[str, Any]) -> str:
+    version, commit = _within(made_of, "versions").get("dualloop"), made_of.get("commit")
+    return ", ".join([*([f"dualloop {version}"] if version else []), *([f"commit {commit}"] if commit else [])])
 
 
 def _contents(made_of: Mapping[str, Any]) -> dict[str, str]:
@@ -169,8 +184,8 @@ def _add_cards(run: RunData) -> None:
     Those of the teacher's weights come under ``EVALUATOR@teacher``, beside the student's.
     They may be of another data set or number of samples than the run's own evaluation: then there are no values before to compare with.
     """
-    cards = [_json(file, run.notes) for file in sorted(run.folder.glob("evaluation/*/*/card.json"))]
-    for card in cards:
+    for file in sorted(run.folder.glob("evaluation/*/*/card.json")):
+        card = _json(file, run.notes)
         measured = _within(card, "checkpoint")
         update, teacher = measured.get("update"), measured.get("weights") == "teacher"
         earlier = isinstance(update, int) and run.updates and update < run.updates[-1]
@@ -179,9 +194,16 @@ def _add_cards(run: RunData) -> None:
             evaluator, colon, variant = name.partition(":")
             found = dict(_values({f"{evaluator}{of}{colon}{variant}": results}))
             run.after |= found
+            run.draws[f"{evaluator}{of}{colon}{variant}"] = file.parent / (variant or "full")
+            run.evaluators.setdefault(evaluator, str(_within(card, "protocol").get("use", "")))
             counts = [metric for metric in found if _is_count(metric) and metric in run.before]
             if any(found[metric].value != run.before[metric].value for metric in counts):
                 run.before = {metric: value for metric, value in run.before.items() if metric.rpartition("/")[0] != name}
+
+
+def drawn(run: RunData, evaluator: str) -> Drawn | None:
+    """The draws over the pictures of an evaluator's result after training, where ``core.evaluate`` has made it."""
+    return read_draws(run.draws[evaluator]) if evaluator in run.draws else None
 
 
 def _is_count(metric: str) -> bool:

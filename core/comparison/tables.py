@@ -5,11 +5,12 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from core.comparison.grouping import MISSING, Group, mean_interval
-from core.comparison.runs import RunData, Value, ablated, evaluated, of_variant
+from core.comparison.grouping import MISSING, Group, spread, together
+from core.comparison.meaning import meaning
+from core.comparison.runs import RunData, Value, ablated, of_variant
 from core.engine.progress import duration
 
 LONG = 48  # letters; a longer cell is broken over several lines
@@ -18,7 +19,7 @@ LONG = 48  # letters; a longer cell is broken over several lines
 @dataclass(frozen=True)
 class Table:
     """``rows`` have as many cells as ``header``. ``owner``: what the columns from the second on belong to, in
-    order, or the rows: to the runs ``numbers``."""
+    order, or the rows: to the runs ``numbers``. ``marks``: (row, column) -> CSS classes; ``tips``: row -> what its first cell means."""
 
     title: str
     header: list[str]
@@ -26,13 +27,18 @@ class Table:
     about: str = ""
     owner: Literal["", "run rows", "run columns", "group columns"] = ""
     numbers: Sequence[int] = ()
+    below: str = ""  # lines under the table: how to read it
+    marks: Mapping[tuple[int, int], str] = field(default_factory=dict)
+    tips: Mapping[int, str] = field(default_factory=dict)
 
     def markdown(self) -> str:
         def line(cells: Sequence[str]) -> str:
             return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
-        about = [self.about, ""] if self.about else []
-        return "\n".join([f"## {self.title}", "", *about, line(self.header), "|" + "---|" * len(self.header), *map(line, self.rows), ""])
+        about, below = ([line for part in text.splitlines() for line in (part, "")] for text in (self.about, self.below))
+        return "\n".join(
+            [f"## {self.title}", "", *about, line(self.header), "|" + "---|" * len(self.header), *map(line, self.rows), "", *below]
+        )
 
     def html(self) -> str:
         what, _, where = self.owner.partition(" ")
@@ -40,16 +46,21 @@ class Table:
         def row(cells: Sequence[str], tag: str, number: int | None = None) -> str:
             def cell(i: int, text: str) -> str:
                 owner = f' data-{what}="{i - 1}"' if where == "columns" and i else ""
-                long = ' class="long"' if i and tag == "td" and len(text) > LONG else ""
+                body = number is not None
+                long = bool(i) and body and max(map(len, text.split("\n"))) > LONG
+                classes = " ".join(filter(None, ["long" if long else "", self.marks.get((number, i), "") if number is not None else ""]))
+                classed = f' class="{classes}"' if classes else ""
+                tip = html.escape(self.tips.get(number, "")) if number is not None and not i else ""
                 shown = _breakable(text) if long or tag == "th" or not i else html.escape(text)
-                return f"<{tag if i else 'th'}{owner}{long}>{shown}</{tag if i else 'th'}>"
+                shown = f'<span class="tip" title="{tip}" tabindex="0">{shown}</span>' if tip else shown
+                return f"<{tag if i else 'th'}{owner}{classed}>{shown}</{tag if i else 'th'}>"
 
             owner = f' data-{what}="{self.numbers[number]}"' if where == "rows" and number is not None else ""
             return f"<tr{owner}>" + "".join(cell(i, text) for i, text in enumerate(cells)) + "</tr>"
 
-        about = f"<p>{html.escape(self.about)}</p>" if self.about else ""
+        about, below = ("".join(f"<p>{html.escape(line)}</p>" for line in text.splitlines()) for text in (self.about, self.below))
         body = "".join(row(cells, "td", number) for number, cells in enumerate(self.rows))
-        return f'{about}<div class="scroll"><table><thead>{row(self.header, "th")}</thead><tbody>{body}</tbody></table></div>'
+        return f'{about}<div class="scroll"><table><thead>{row(self.header, "th")}</thead><tbody>{body}</tbody></table></div>{below}'
 
 
 def _breakable(text: str) -> str:
@@ -61,7 +72,7 @@ def number(value: float | None) -> str:
     return MISSING if value is None else f"{value:.0f}" if value == int(value) and abs(value) < 1e6 else f"{value:.4g}"
 
 
-def _with_interval(value: Value | None) -> str:
+def with_interval(value: Value | None) -> str:
     if value is None:
         return MISSING
     return number(value.value) + (f" [{number(value.low)}, {number(value.high)}]" if value.low is not None else "")
@@ -95,7 +106,7 @@ def runs_table(runs: Sequence[RunData], labels: Sequence[str]) -> Table:
 
 
 def differences_table(varying: Mapping[str, Sequence[str]], labels: Sequence[str]) -> Table:
-    return Table("What differs", ["key", *labels], [[key, *row] for key, row in varying.items()], owner="run columns")
+    return Table("What differs", ["key", *labels], [[key, *row] for key, row in together(varying).items()], owner="run columns")
 
 
 def evaluation_table(runs: Sequence[RunData], labels: Sequence[str]) -> Table | None:
@@ -108,7 +119,7 @@ def evaluation_table(runs: Sequence[RunData], labels: Sequence[str]) -> Table | 
         if after is None:
             return f"(before: {number(before.value)})" if before else MISSING
         counted = before is None or name.rpartition("/")[2].startswith("n_")
-        return _with_interval(after) + ("" if counted or before is None else f" ({after.value - before.value:+.3g})")
+        return with_interval(after) + ("" if counted or before is None else f" ({after.value - before.value:+.3g})")
 
     rows = [[name, *(cell(run, name) for run in runs)] for name in names]
     about = "After training; the interval in brackets where the evaluation gave one; the change from before in parentheses."
@@ -122,7 +133,7 @@ def ablation_table(runs: Sequence[RunData], labels: Sequence[str]) -> Table | No
 
     def cell(value: Value | None) -> str:
         if value is None or value.to_full is None:
-            return _with_interval(value)
+            return with_interval(value)
         low, high = value.to_full.low, value.to_full.high
         return f"{number(value.value)} ({value.to_full.value:+.3g}" + (f" [{low:+.3g}, {high:+.3g}])" if low is not None else ")")
 
@@ -141,20 +152,19 @@ def ablation_table(runs: Sequence[RunData], labels: Sequence[str]) -> Table | No
 
 
 def groups_table(runs: Sequence[RunData], groups: Sequence[Group]) -> Table | None:
-    """Losses at the end and evaluations by what varies: mean and interval over the seeds; None without repeated seeds."""
+    """Losses at the end by what varies: mean and interval over the seeds; None without repeated seeds."""
     if all(len(group.members) < 2 for group in groups):
         return None
     losses = list(dict.fromkeys(name for run in runs for name in run.losses()))
-    metrics = evaluated(runs)
 
     def cell(group: Group, name: str) -> str:
         members = [runs[i] for i in group.members]
-        found = [run.last(name) if name in losses else run.after[name].value if name in run.after else None for run in members]
-        values = [value for value in found if value is not None]
+        values = [value for run in members if (value := run.last(name)) is not None]
         less = f" (of {len(values)})" if 0 < len(values) < len(members) else ""
-        return (_with_interval(mean_interval(values)) if values else MISSING) + less
+        return (with_interval(spread(values)) if values else MISSING) + less
 
-    rows = [[name, *(cell(group, name) for group in groups)] for name in [*losses, *metrics]]
+    rows = [[name, *(cell(group, name) for group in groups)] for name in losses]
     header = ["metric", *(f"{group.label} ({len(group.members)} seed{'s' * (len(group.members) > 1)})" for group in groups)]
-    about = "The mean over the seeds, with its 95 % interval (Student's t) in brackets. Losses: over the last tenth of the updates."
-    return Table("By what varies", header, rows, about, "group columns")
+    about = "Over the last tenth of the updates; the mean over the seeds, in brackets its 95 % interval (Student's t); of two seeds both."
+    tips = {place: text for place, name in enumerate(losses) if (text := meaning(name))}
+    return Table("Losses by what varies", header, rows, about, "group columns", tips=tips) if rows else None

@@ -41,6 +41,7 @@ from core.contracts.optional import (
     ElementWise,
     InBackground,
     KeepsRunningGradient,
+    LowestIsBest,
     NamesGroups,
     NeedsSomething,
     PerParameter,
@@ -70,6 +71,8 @@ from core.contracts.optional_data import (
     draw_from,
 )
 from core.contracts.optional_models import (
+    Answer,
+    AnswersQuestions,
     ExportsAdapters,
     ExportsTrainingFile,
     KnowsBaseValues,
@@ -99,6 +102,8 @@ __all__ = [
     "BEFORE_BUILDING",
     "KINDS",
     "OPTIONAL",
+    "Answer",
+    "AnswersQuestions",
     "BadSample",
     "Batches",
     "ChecksKeys",
@@ -126,6 +131,7 @@ __all__ = [
     "Loss",
     "LossTerm",
     "LossTerms",
+    "LowestIsBest",
     "MaskLoss",
     "Model",
     "NamesGroups",

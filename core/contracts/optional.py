@@ -20,6 +20,7 @@ from core.contracts.optional_data import (
     TellsUsage,
 )
 from core.contracts.optional_models import (
+    AnswersQuestions,
     ExportsAdapters,
     ExportsTrainingFile,
     KnowsBaseValues,
@@ -192,6 +193,16 @@ class WholeMetrics(Protocol):
 
 
 @runtime_checkable
+class LowestIsBest(Protocol):
+    """Of the component itself: its metrics of which a low value is good; of all its others, but for counts, a high one is.
+
+    ``core.compare`` says which of two results is the better one only where the evaluator has told this.
+    """
+
+    lowest_is_best: frozenset[str]
+
+
+@runtime_checkable
 class InBackground(Protocol):
     """With ``background = True`` all calls of the tracker come from a thread of its own."""
 
@@ -222,6 +233,7 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
         ExportsTrainingFile,
         KnowsBaseValues,
         TellsLeftOut,
+        AnswersQuestions,
         TellsFacts,
         ReadsFiles,
         ChecksKeys,
@@ -231,7 +243,7 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
     "optimizers": (NamesGroups,),
     "gradient_ops": (PerParameter, Stateful, ElementWise),
     "schedules": (KeepsRunningGradient,),
-    "evaluators": (ShowsPictures, WholeMetrics),
+    "evaluators": (ShowsPictures, WholeMetrics, LowestIsBest),
     "trackers": (InBackground, ShowsPanels, ShowsTrainingSamples),
 }
 BEFORE_BUILDING: tuple[type, ...] = (TellsFacts, ReadsFiles, ChecksKeys, Recognizes)

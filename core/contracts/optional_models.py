@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 
@@ -52,6 +53,30 @@ class KnowsBaseValues(Protocol):
 
         Raises ``UserError`` for a model that was not read from such a file.
         """
+        ...
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A generated answer, and a mask for each [SEG] in it: [H, W] bool of a picture, [n, H, W] bool of a video."""
+
+    text: str
+    masks: list[np.ndarray] = field(default_factory=list)
+
+
+@runtime_checkable
+class AnswersQuestions(Protocol):
+    """A model that one can talk to, for ``core.ask``; the mask of a phrase and the description of a region need no more than ``Model``."""
+
+    def ask(self, visual: np.ndarray | Sequence[np.ndarray], question: str, regions: np.ndarray | None, max_new_tokens: int) -> Answer:
+        """The answer to a question about a picture [H, W, 3] uint8, or about a video, a sequence of frames of one size.
+
+        ``regions`` [n, H, W] bool of a picture are called region1, region2, ... in the question. Raises ``UserError``.
+        """
+        ...
+
+    def segmentation_request(self, phrase: str) -> str:
+        """The question whose answer holds the mask of ``phrase``, in the words that evaluation uses."""
         ...
 
 

@@ -49,5 +49,7 @@ class RunInfo:
 
     folder: Path
     name: str
-    recipe: dict[str, Any]  # resolved
+    recipe: dict[str, Any]  # resolved, with every default
     resumed_at: int  # 0 for a new run
+    label: str = ""  # of a sweep's run, what sets it apart from the others: seed=1, gradient=sum
+    sweep: str = ""  # the name of its sweep

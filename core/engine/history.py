@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from core.engine.evaluation import write_whole
+
 NO_METRICS = ("update", "time", "non_finite")
+TERMS = "loss_terms.json"  # in a run's folder: which of its metrics are terms of a loss, [LOOP/TASK/TERM, ...]
+
+
+def keep_terms(folder: Path, terms: Iterable[str]) -> None:
+    """Adds to the names in ``TERMS``, which is complete or unchanged: a metric's name alone does not say that it is a loss."""
+    names = dict.fromkeys([*kept_terms(folder), *terms])
+    write_whole(folder / TERMS, json.dumps(list(names)) + "\n")
+
+
+def kept_terms(folder: Path) -> list[str]:
+    """The names in ``TERMS``; empty for a run that has not written them."""
+    try:
+        found = json.loads((folder / TERMS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
 
 
 def metrics_file(recipe: Mapping[str, Any]) -> str:

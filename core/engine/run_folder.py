@@ -100,7 +100,12 @@ def remember(folder: Path, recipe: Recipe, registry: Registry, datasets: Mapping
     if then:
         require_same_base(folder, then, now["contents"])
         require_same_data(folder, then, now["sources"])
-        now |= {"begun": then["begun"], "versions": then["versions"], "defaults": now["defaults"] | then["defaults"]}
+        now |= {
+            "begun": then["begun"],
+            "versions": then["versions"],
+            "commit": then.get("commit"),
+            "defaults": now["defaults"] | then["defaults"],
+        }
         now["went_on"] = then.get("went_on", []) + ([] if versions() == then["versions"] else [{"update": start, "versions": versions()}])
     elif start:
         now["recorded_at"] = start

@@ -13,9 +13,10 @@ from core.engine.best import Watch
 from core.engine.between import Between
 from core.engine.building import Run, build_run, trained_shares
 from core.engine.demands import require
-from core.engine.evaluation import before_after_table
+from core.engine.evaluation import before_after_table, strict
 from core.engine.feed import forget_bad_samples
 from core.engine.going_on import go_on_with, take_over
+from core.engine.history import keep_terms
 from core.engine.launch import stopping
 from core.engine.parallel.exchange import Exchange, join
 from core.engine.processor import slow_bfloat16
@@ -23,11 +24,12 @@ from core.engine.profile import Profile
 from core.engine.progress import Output, Progress
 from core.engine.result import before_training, finish
 from core.engine.run_folder import Found, remember, removed_on_failure, run_folder
+from core.engine.sweep_point import group_of, point_of
 from core.engine.tracking import peak_gib
 from core.engine.update import Trainer
 from core.engine.usage import lines, write_left_out
 from core.outside import sentence
-from core.recipe import Recipe
+from core.recipe import Recipe, resolved_values
 from core.registry import Registry
 
 
@@ -71,7 +73,8 @@ def _in_folder(found: Found, recipe: Recipe, registry: Registry, quiet: bool, pr
         told = [*trained_shares(built.model, built.own), *lines(built.usages), *started_from(folder), *notes]
         for line in [*told, *filter(None, [longer, slow_bfloat16(recipe.values)])]:
             progress.note(line)
-        built.trackers.start(RunInfo(folder, recipe.values["name"], recipe.values, built.start))
+        whole = strict(resolved_values(recipe, registry))  # as recipe.json has it: with the defaults, by which one may want to group
+        built.trackers.start(RunInfo(folder, recipe.values["name"], whole, built.start, point_of(folder, whole), group_of(folder)))
         evaluate = recipe.values["train"]["evaluate"] == "before_and_after" and bool(built.evaluators)
         before = before_training(built, progress) if evaluate else {}
         between.take_before(before)
@@ -121,7 +124,7 @@ def _updates(built: Run, between: Between, progress: Progress, profiled: Profile
     for number in range(built.start, train["updates"]):
         if between.watch.ended():
             break
-        skipped = built.trainer.skipped
+        skipped, terms = built.trainer.skipped, len(built.trainer.terms)
         between.watch_batches(number)
         try:
             values = profiled.update(number) if profiled and not profiled.done else built.trainer.update(number)
@@ -140,6 +143,8 @@ def _updates(built: Run, between: Between, progress: Progress, profiled: Profile
         values |= {f"teacher/{name}": value for name, value in statistics.items()}
         better = between.evaluate(number + 1, values)
         built.trackers.log(number + 1, values)
+        if exchange.main and len(built.trainer.terms) > terms:
+            keep_terms(built.folder, built.trainer.terms)
         progress.update(number + 1, values, samples)
         between.note(number + 1)
         between.samples(number)

@@ -65,6 +65,7 @@ class Trainer:
     skipped: int = 0  # updates so far whose loss or gradient was not finite
     by_task: bool = False  # whether each task of a loop has a gradient of its own
     moving: Sequence[MovingValue] = ()
+    terms: dict[str, None] = field(default_factory=dict)  # LOOP/TASK/TERM of every loss term so far, in order
     batches: dict[str, list[MicroBatch]] | None = None  # loop -> what it was given in this update, where someone wants to look at it
     _seen: list[Seen] = field(default_factory=list)
 
@@ -112,6 +113,7 @@ class Trainer:
             for task, batch in micro.parts:
                 for term, count in loop.tasks[task].counts(self.model, batch, noise).items():
                     totals[term] += count
+                    self.terms.setdefault(f"{loop.name}/{task}/{term}")
         totals = self.strategy.total(totals)
         gradients: dict[str, Gradients] = {}
         for name, tasks in loop.gradients(self.by_task).items():

@@ -112,22 +112,43 @@ def table_rows(found: Mapping[str, Results], sign: str = "") -> tuple[list[str],
 
 
 def show(console: Console, name: str, found: Mapping[str, Results]) -> None:
-    """The table on a terminal or in a log: a column for one variant, a row for each of several."""
-    header, rows = table_rows(found)
-    if len(found) > 1:
-        header, rows = ["metric", "variant", "value", "to full"], []
-        for metric in dict.fromkeys(metric for values in found.values() for metric in values):
-            given = {variant: values[metric] for variant, values in found.items() if metric in values}
-            if metric.startswith("n_") and len({each["value"] for each in given.values()}) == 1:
-                rows.append([metric, "all", _cell(metric, next(iter(given.values()))), ""])
-                continue
-            for place, (variant, each) in enumerate(given.items()):
-                to_full = _cell(metric, each["to_full"], "+") if "to_full" in each else ""
-                rows.append(["" if place else metric, variant, _cell(metric, each), to_full])
-    table = Table(header[0], title=name, title_justify="left")
+    """On a terminal or in a log: a row for each metric of one variant; of several a row for each variant, the metrics as columns."""
+    if len(found) == 1:
+        _print(console, name, *table_rows(found))
+        return
+    counts: list[str] = []
+    metrics: list[str] = []
+    for metric in dict.fromkeys(metric for values in found.values() for metric in values):
+        given = [values[metric]["value"] for values in found.values() if metric in values]
+        same = metric.startswith("n_") and len(set(given)) == 1
+        (counts if same else metrics).append(metric)
+    first = next(iter(found.values()))
+    title = ", ".join([name, *(f"{metric} {first[metric]['value']:.0f}" for metric in counts if metric in first)])
+    room, start = console.width - max(map(len, found)) - 4, 0
+    while start < len(metrics):
+        end, used = start, 0
+        while end < len(metrics) and (end == start or used + max(len(metrics[end]), 8) + 3 <= room):
+            used += max(len(metrics[end]), 8) + 3
+            end += 1
+        rows = [[variant, *(_short(metric, values.get(metric)) for metric in metrics[start:end])] for variant, values in found.items()]
+        _print(console, title if start == 0 else "", ["variant", *metrics[start:end]], rows)
+        start = end
+    console.print("* differs from full: the interval of the difference leaves out 0; all intervals are on the card", highlight=False)
+
+
+def _short(metric: str, given: Mapping[str, Any] | None) -> str:
+    """A value without its interval, marked where it differs from that of ``full``."""
+    if given is None:
+        return "–"
+    low, high = given.get("to_full", {}).get("interval") or (0.0, 0.0)
+    return _cell(metric, {"value": given["value"]}) + ("*" if low > 0 or high < 0 else "")
+
+
+def _print(console: Console, title: str, header: list[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(header[0], title=title or None, title_justify="left")
     table.columns[0].no_wrap = True
     for column in header[1:]:
-        table.add_column(column, justify="left" if column == "variant" else "right")
+        table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     console.print(table)

@@ -19,6 +19,7 @@ from core.engine.evaluation import bad_reasons, measured
 from core.engine.parallel.exchange import Exchange
 from core.engine.progress import Output, Progress
 from core.evaluation import card, store
+from core.evaluation.draws import write_draws
 from core.evaluation.source import Job
 from core.recipe import KeyPath, build, path_text, resolved_values
 from core.recipe.recipe import nodes, plan_of
@@ -178,6 +179,7 @@ def _finish(
             hint = "put it right and use --overwrite, or leave such items out with --max-bad N"
             raise UserError(f"evaluator {name}: {bad_reasons(unusable)}; {hint}")
         whole = card.Measured.of(name, evaluator, items)
+        write_draws(folder / variant, items, whole.draws)
         found[variant] = card.results(whole, full)
         full = whole if variant == "full" else full  # it comes first
         bad += unusable

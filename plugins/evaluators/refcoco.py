@@ -20,6 +20,8 @@ class RefcocoEvaluator:
     precision@0.5/0.7/0.9, no_seg_share, n_expressions, n_pictures.
     """
 
+    lowest_is_best = frozenset({"no_seg_share"})
+
     def __init__(
         self,
         *,

@@ -33,6 +33,8 @@ class RegionCaption:
     teacher forcing), caption_ce (nats per token); n_regions. On sheets the score is the share of right tokens.
     """
 
+    lowest_is_best = frozenset({"caption_ce"})
+
     def __init__(
         self,
         *,

@@ -32,7 +32,9 @@ def has_key() -> bool:
 
 
 class Wandb:
-    """One W&B run for each run folder, under ``<run folder>/wandb``; config = resolved recipe, grouped by the recipe's name.
+    """One W&B run for each run folder, under ``<run folder>/wandb``; config = the resolved recipe with all defaults.
+
+    A run is called by its folder and grouped by the recipe's name; a sweep's by what varies, and grouped by the sweep.
 
     Names are those of the other trackers. Clocks: ``update`` for what an update gives, ``evaluation/update`` for evaluations;
     W&B's own step is the update. Summaries: the least and the last value of a loss, means of gradients' cosines and of speed,
@@ -109,8 +111,8 @@ class Wandb:
         return wandb.init(
             project=self.project,
             entity=self.entity,
-            name=run.folder.name,
-            group=self.group or run.name,
+            name=(run.label or run.folder.name)[:128],
+            group=self.group or run.sweep or run.name,
             job_type="train",
             tags=[*recipe_tags(run.recipe), *(self.tags or [])],
             id=run_id,

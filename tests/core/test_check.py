@@ -167,3 +167,23 @@ def test_a_teacher_that_is_another_model_is_opened_and_counted(checked: Any, sma
     code, found = checked(*FEW, "teacher=null", "teacher={use: frozen, model: {use: sa2va, checkpoint: docs}}")
     assert code == 1
     assert any(line.startswith("fail") and "docs/config.json" in line for line in found["teacher.model"])
+
+
+def test_what_is_in_order_is_shown_only_if_asked_for(
+    world: Path, small_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from core.commands import check as command
+    from core.preflight.finding import Finding
+
+    found = [Finding("pass", "model", "small"), Finding("warn", "memory", "narrow"), Finding("pass", "disk", "free")]
+    monkeypatch.setattr(command, "_findings", lambda *_: iter(found))
+    given = [TINY, f"data.world={world}", f"model.checkpoint={small_checkpoint}", f"output={tmp_path}", "model.lora={r: 4}"]
+    assert main(given) == 0
+    short = capsys.readouterr().out
+    assert "narrow" in short
+    assert "small" not in short
+    assert short.splitlines()[-1] == "2 pass (--all shows them), 1 warn, 0 fail"
+    assert main([*given, "--all"]) == 0
+    whole = capsys.readouterr().out
+    assert all(one.text in whole for one in found)
+    assert whole.splitlines()[-1] == "2 pass, 1 warn, 0 fail"

@@ -84,6 +84,12 @@ def test_a_training_file_leads_back_to_the_same_folder(run: Path, tmp_path: Path
     assert convert.main([str(run), str(tmp_path / "run.pth")]) == 0
     assert convert.main([str(tmp_path / "run.pth"), str(tmp_path / "back"), "--base", str(small_checkpoint), "--verify"]) == 0
     assert published(tmp_path / "back") == published(tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"of the run `{run.name}`, update 2" in card
+    assert f"base_model: {json.dumps(small_checkpoint.name)}" in card
+    assert "model.safetensors: sha256" in card
+    assert str(tmp_path) not in card
+    assert f"- {small_checkpoint.name}: sha256" in (tmp_path / "back" / "README.md").read_text()
     state = torch.load(tmp_path / "run.pth", weights_only=True)["state_dict"]
     prefixes = ("mllm.model.mlp1.", "mllm.model.language_model.base_model.model.model.layers.", "text_hidden_fcs.", "grounding_encoder.")
     assert {prefix for prefix in prefixes for key in state if key.startswith(prefix)} == set(prefixes)

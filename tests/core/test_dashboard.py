@@ -7,6 +7,7 @@ import pytest
 from test_compare import write_run
 
 from core.commands import dashboard
+from core.engine.sweep_point import keep_axes
 
 WANDB = {"wandb": {"use": "wandb", "project": "dual"}}
 
@@ -27,9 +28,31 @@ def runs(tmp_path):
 
 
 @pytest.fixture
-def dry(runs, capsys):
+def dry(runs, tmp_path):
+    assert dashboard.main([str(runs), "--dry-run", "--json", str(tmp_path / "d.json")]) == 0
+    return json.loads((tmp_path / "d.json").read_text())
+
+
+def test_a_dry_run_says_in_words_what_it_would_make(runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert dashboard.main([str(runs), "--dry-run"]) == 0
-    return json.loads(capsys.readouterr().out)
+    text = capsys.readouterr().out
+    assert len(text.splitlines()) < 15
+    assert "W&B project ENTITY/dual; runs: those of the group tiny, as these 2 are" in text
+    assert "workspace: dualloop: tiny" in text
+    assert "  Loop against loop: 3 panels (all loops, loop1/loss, loop2/loss)" in text
+    assert "  Pictures: 2 panels (pictures/after, pictures/after/panels)" in text
+    assert "as JSON: dashboard.json" in text
+    assert set(json.loads((tmp_path / "dashboard.json").read_text())) == {"workspace", "report"}
+    assert dashboard.main([str(runs), "--dry-run", "--json", str(tmp_path / "no" / "x.json")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_sweep_s_runs_are_a_group_of_their_own(runs, tmp_path):
+    keep_axes(runs, ["gradient.use"])
+    assert dashboard.main([str(runs), "--dry-run", "--json", str(tmp_path / "d.json")]) == 0
+    found = json.loads((tmp_path / "d.json").read_text())["workspace"]["spec"]["section"]["runSets"][0]
+    assert [(f["key"]["name"], f["value"]) for f in found["filters"]["filters"]] == [("group", ["runs"])]
 
 
 def test_the_workspace(dry):
@@ -66,10 +89,10 @@ def test_the_report(dry):
         assert len(set(places)) == len(places)
 
 
-def test_a_crashed_run_without_metrics_has_a_dashboard(tmp_path, capsys):
+def test_a_crashed_run_without_metrics_has_a_dashboard(tmp_path):
     write_run(tmp_path / "a", updates=0, finished=False, track=WANDB)
-    assert dashboard.main([str(tmp_path / "a"), "--dry-run", "--only", "report"]) == 0
-    assert list(json.loads(capsys.readouterr().out)) == ["report"]
+    assert dashboard.main([str(tmp_path / "a"), "--dry-run", "--only", "report", "--json", str(tmp_path / "d.json")]) == 0
+    assert list(json.loads((tmp_path / "d.json").read_text())) == ["report"]
 
 
 def test_what_the_user_can_put_right(runs, tmp_path, capsys, monkeypatch):
@@ -82,7 +105,7 @@ def test_what_the_user_can_put_right(runs, tmp_path, capsys, monkeypatch):
     assert "no wandb tracker: name one with --project" in said(tmp_path / "plain", "--dry-run")
     write_run(tmp_path / "other", track={"w": {"use": "wandb", "project": "else"}})
     assert "projects are dual, else" in said(runs, tmp_path / "other", "--dry-run")
-    assert dashboard.main([str(tmp_path / "plain"), "--dry-run", "--project", "x"]) == 0
+    assert dashboard.main([str(tmp_path / "plain"), "--dry-run", "--project", "x", "--json", str(tmp_path / "d.json")]) == 0
     capsys.readouterr()
     for only in ("workspace", "report"):
         assert "Log in with `wandb login`" in said(runs, "--entity", "someone", "--only", only)

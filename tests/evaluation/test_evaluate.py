@@ -10,17 +10,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from core.checkpoints.trained_weights import VARIANTS, open_run
 from core.commands import convert
 from core.commands.evaluate import main
-from core.comparison.runs import read_run
+from core.comparison.runs import drawn, read_run
 from core.engine import runner
 from core.engine.evaluation import evaluate
+from core.engine.history import kept_terms
 from core.engine.parallel.exchange import Alone
 from core.engine.progress import Progress
 from core.evaluation import measure, store
+from core.evaluation.intervals import interval
 from core.evaluation.measure import Options
 from core.evaluation.source import read_job
 from core.registry import Registry
@@ -118,6 +121,14 @@ def test_ablation_of_a_run_from_one_loaded_model_and_the_page_that_compares(tiny
     difference = made["results"]["refcoco-val:lora"]["cIoU"]["to_full"]
     values = [made["results"][name]["cIoU"]["value"] for name in ("refcoco-val:lora", "refcoco-val")]
     assert difference["value"] == values[0] - values[1]
+    read = read_run(run)  # two runs are compared by their draws as the variants of one are
+    mine, whole = drawn(read, "refcoco-val:lora"), drawn(read, "refcoco-val")
+    assert mine is not None
+    assert whole is not None
+    assert (mine.items, mine.units) == (whole.items, 5)
+    ends = interval(np.array(mine.draws["cIoU"], float) - np.array(whole.draws["cIoU"], float))
+    assert ends == (pytest.approx(difference["interval"][0], abs=1e-6), pytest.approx(difference["interval"][1], abs=1e-6))
+    assert set(kept_terms(run)) == {name for name in read.losses() if name.count("/") == 2} != set()
     assert difference["interval"][0] <= difference["value"] <= difference["interval"][1]
     assert "Differences to full" in (folder / "card.md").read_text()
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from core.contracts import Prediction, UserError
+from core.contracts import Answer, Prediction, UserError
 from plugins.models.sa2va import prompts, tracking
 from plugins.models.sa2va.backend import Shown
 from plugins.models.sa2va.generation import Generated, greedy
@@ -20,14 +20,6 @@ from plugins.models.sa2va.preparation import Sa2vaPreparation, grid_cells
 from plugins.models.sa2va.sequences import Sequences
 from plugins.models.sa2va.text import Text
 from plugins.models.sa2va.vision import Vision
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A generated answer, and a mask for each [SEG] in it: [H, W] bool of a picture, [n, H, W] bool of a video."""
-
-    text: str
-    masks: list[np.ndarray] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from core.contracts import Noise, Precision, Prediction, RegionBatch, Segmentation, Tokens, UserError, Wording
+from core.contracts import Answer, Noise, Precision, Prediction, RegionBatch, Segmentation, Tokens, UserError, Wording
 from plugins.models.sa2va import prompts
-from plugins.models.sa2va.ask import Answer, Asker
+from plugins.models.sa2va.ask import Asker
 from plugins.models.sa2va.backend import Grid
 from plugins.models.sa2va.computing import computing
 from plugins.models.sa2va.generation import captions
@@ -229,6 +229,13 @@ class Sa2va(nn.Module):
             if isinstance(text, str):
                 return asker.answer(image, text, regions, max_new_tokens, newlines)
             return asker.refer(image, text, max_new_tokens if regions is None else regions)
+
+    def ask(self, visual: np.ndarray | Sequence[np.ndarray], question: str, regions: np.ndarray | None, max_new_tokens: int) -> Answer:
+        return self.predict(visual, question, regions, max_new_tokens=max_new_tokens)
+
+    def segmentation_request(self, phrase: str) -> str:
+        before, after = prompts.SEGMENT[0]
+        return f"{before} {phrase.strip()}{after}"
 
     # ------------------------------------------------------------------------------------------ files
 

@@ -1,0 +1,46 @@
+"""A variant's bootstrap draws on disk: those of two models on the same pictures differ in the models alone and can be subtracted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.contracts import Item
+from core.engine.evaluation import write_whole
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FILE = "draws.json"  # beside a variant's items.jsonl
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """``items``: a digest of what was measured, equal for two models asked the same; ``draws``: metric -> [R], None where not finite."""
+
+    items: str
+    units: int
+    draws: Mapping[str, Sequence[float | None]]
+
+
+def write_draws(folder: Path, items: Sequence[Item], draws: Mapping[str, np.ndarray]) -> None:
+    """``FILE`` in ``folder``, of the usable ``items`` and the ``draws`` [R] of each metric; seven digits of each."""
+    asked = [(item["unit"], item["id"]) for item in items if "bad" not in item]
+    rows = {name: [float(f"{value:.7g}") if math.isfinite(value) else None for value in values.tolist()] for name, values in draws.items()}
+    digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+    found = {"items": digest, "units": len({unit for unit, _ in asked}), "draws": rows}
+    write_whole(folder / FILE, json.dumps(found, allow_nan=False, separators=(",", ":")) + "\n")
+
+
+def read_draws(folder: Path) -> Drawn | None:
+    """None where there is no such file, or none that can be read."""
+    try:
+        found: Any = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        return Drawn(str(found["items"]), int(found["units"]), {str(name): list(values) for name, values in found["draws"].items()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
