@@ -114,8 +114,8 @@ class TellsOutlook(Protocol):
 
         ``figures``: means of what the loop logs (``LossTerms.metrics``); a run asks once, after some updates. ``core.check --closure`` asks
         before a run, and adds what it measured of the base: ``own_words``, the mean IoU of the masks that it finds for its teacher's own
-        captions; ``singled_out``, the share of these captions that no other region of the picture gets; ``given_words``, the mean IoU
-        for the captions of the recipe's data.
+        captions; ``singled_out``, the share of these captions that no other region of the picture gets; and of the regions of the recipe
+        that have captions, ``given_words`` and ``own_words_of_given``: the mean IoU for these and for the teacher's own.
         """
         ...
 

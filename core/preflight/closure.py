@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -42,6 +42,7 @@ class _Base:
     model: Model
     teacher: Teacher | None
     parts: dict[KeyPath, Any]
+    length: int | None = None  # tokens of the teacher's captions; None where no loop asks for any
 
     @classmethod
     def of(cls, recipe: Recipe, registry: Registry) -> _Base:
@@ -67,7 +68,8 @@ class _Measured:
     path: KeyPath
     loop: Loop
     own: list[float] = field(default_factory=list)  # IoU of the masks found for the teacher's captions
-    given: list[float] = field(default_factory=list)  # and for those of the data set
+    given: list[float] = field(default_factory=list)  # and for those of the data set, where it has some
+    own_of_given: list[float] = field(default_factory=list)  # of these regions too, for the teacher's captions
     written: dict[bytes, dict[bytes, str]] = field(default_factory=lambda: defaultdict(dict))  # picture -> region -> the teacher's caption
     sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))  # of the loop's metrics, as an update adds them up
     bad: int = 0
@@ -90,34 +92,49 @@ def closure(recipe: Recipe, registry: Registry, regions: int, progress: Callable
     """
     base = _Base.of(recipe, registry)
     paths: list[KeyPath] = [("loops", loop, "tasks", task) for loop, one in recipe.values["loops"].items() for task in one["tasks"]]
+    loops: dict[KeyPath, Loop] = {path: _loop(base, path) for path in paths}
+    taught = [_length(base, path) for path, loop in loops.items() if "teacher" in loop.needs]
+    base.length = min(taught, default=None)
     measured = []
-    for done, path in enumerate(paths):
+    for done, (path, loop) in enumerate(loops.items()):
         progress(done, len(paths))
-        measured.append(_measure(base, path, regions))
+        measured.append(_measure(base, path, loop, regions))
     progress(len(paths), len(paths))
-    given = [iou for one in measured for iou in one.given]
+    there = {
+        "given_words": [iou for one in measured for iou in one.given],
+        "own_words_of_given": [iou for one in measured for iou in one.own_of_given],
+    }
     for one in measured:
-        yield from _told(one, float(np.mean(given)) if given else None)
+        yield from _told(one, {name: float(np.mean(ious)) for name, ious in there.items() if ious})
 
 
-def _measure(base: _Base, path: KeyPath, regions: int) -> _Measured:
-    recipe, seed, train = base.recipe, base.recipe.values["seed"], base.recipe.values["train"]
-    torch.manual_seed(derived_seed(seed, "weights", *path))
+def _loop(base: _Base, path: KeyPath) -> Loop:
+    """The component of a task, with its values as they are in the first update."""
+    recipe = base.recipe
+    torch.manual_seed(derived_seed(recipe.values["seed"], "weights", *path))  # as a run does
     loop: Loop = build(recipe, path, base.registry, base.parts)
     move_to(loop, device_of(recipe.values["launch"]))
     numbers = {key: moving for key, moving in moving_numbers(recipe, base.registry).items() if key[: len(path)] == path}
     owners = base.parts | {path: loop}
     move([MovingValue(key, owners[key[:-1]], moving) for key, moving in numbers.items() if key[:-1] in owners], 0)
-    component = dict(components_used(recipe, base.registry))[path]
+    return loop
+
+
+def _length(base: _Base, path: KeyPath) -> int:
+    """The tokens of a task's captions."""
+    component = dict(components_used(base.recipe, base.registry))[path]
     defaults = {parameter.name: parameter.default for parameter in component.parameters}
-    length = value_at(recipe.values, path).get("caption_length", defaults.get("caption_length"))
-    found = _Measured(path, loop)
-    data = value_at(recipe.values, path)["data"]
+    length = value_at(base.recipe.values, path).get("caption_length", defaults.get("caption_length"))
+    return length if isinstance(length, int) else CAPTION_LENGTH
+
+
+def _measure(base: _Base, path: KeyPath, loop: Loop, regions: int) -> _Measured:
+    found, data, size = _Measured(path, loop), value_at(base.recipe.values, path)["data"], base.recipe.values["train"]["batch_size"]
     for source in data:
-        dataset: Dataset = build(recipe, (*path, "data", source), base.registry, base.parts)
+        dataset: Dataset = build(base.recipe, (*path, "data", source), base.registry, base.parts)
         drawn = list(_drawn(dataset, math.ceil(regions / len(data)), source, found))
-        for start in range(0, len(drawn), train["batch_size"]):
-            _close(base, found, drawn[start : start + train["batch_size"]], length if isinstance(length, int) else CAPTION_LENGTH)
+        for start in range(0, len(drawn), size):
+            _close(base, found, drawn[start : start + size], _length(base, path))
     return found
 
 
@@ -153,7 +170,11 @@ def _close(base: _Base, found: _Measured, regions: Sequence[Region], length: int
                 found.written[_digest(region.image)][_digest(region.mask)] = text
         if "caption" in needs:
             texts = [caption or "" for caption in batch.captions]
-            found.given += _ious(model, model.encode(batch), batch.view1, batch.mask1, texts, length, batch.ids)
+            vision = model.encode(batch)
+            found.given += _ious(model, vision, batch.view1, batch.mask1, texts, length, batch.ids)
+            if teacher is not None and base.length is not None:
+                own = model.decode(teacher_captions(teacher, model, vision, batch, base.length))
+                found.own_of_given += _ious(model, vision, batch.view1, batch.mask1, own, base.length, batch.ids)
         terms = found.loop(model, teacher, batch, RunNoise(base.recipe.values["seed"], 0))
     terms.terms = {}  # losses are no figures of the base
     add_sums(found.sums, "", terms)
@@ -194,13 +215,13 @@ def _digest(array: np.ndarray) -> bytes:
     return blake2b(np.ascontiguousarray(array).tobytes() + str(array.shape).encode(), digest_size=16).digest()
 
 
-def _told(one: _Measured, given: float | None) -> Iterator[Finding]:
+def _told(one: _Measured, there: Mapping[str, float]) -> Iterator[Finding]:
     subject = path_text(one.path)
     if not one.sums and not one.own and not one.given:
         yield Finding("warn", subject, f"nothing could be measured: {one.bad} regions were drawn, and none could be used")
         return
     logged = {name.removeprefix("/"): value for name, value in means(one.sums).items()}
-    figures = dict(logged)
+    figures = {**logged, **there}
     if one.own:
         alone, beside = one.singled_out()
         figures["own_words"] = float(np.mean(one.own))
@@ -214,9 +235,8 @@ def _told(one: _Measured, given: float | None) -> Iterator[Finding]:
         else:
             yield Finding("pass", subject, "whether captions single out their region is not known: no two regions were of one picture")
     if one.given:
-        yield Finding("pass", subject, f"masks that the base finds for given captions: {_shown(one.given)}")
-    if given is not None:
-        figures["given_words"] = given
+        own = f", for its teacher's captions of the same regions {_shown(one.own_of_given)}" if one.own_of_given else ""
+        yield Finding("pass", subject, f"masks that the base finds for given captions: {_shown(one.given)}{own}")
     if logged:
         text = ", ".join(f"{name} {value:.3g}" for name, value in sorted(logged.items()))
         yield Finding("pass", subject, f"with the recipe's settings, before the first update: {text}")
