@@ -220,6 +220,9 @@ def _told(one: _Measured, there: Mapping[str, float]) -> Iterator[Finding]:
     if not one.sums and not one.own and not one.given:
         yield Finding("warn", subject, f"nothing could be measured: {one.bad} regions were drawn, and none could be used")
         return
+    if one.bad:
+        text = f"{one.bad} of the regions drawn could not be used; what is said of its sources names the reasons"
+        yield Finding("warn", subject, text)
     logged = {name.removeprefix("/"): value for name, value in means(one.sums).items()}
     figures = {**logged, **there}
     if one.own:

@@ -25,8 +25,8 @@ FEW = (
 
 
 def test_every_task_is_measured_with_the_recipe_s_own_parts(tiny: Any) -> None:
-    """The likeliest words of an unmasked caption are the teacher's own, since student and teacher start equal; but for special tokens, which
-    an untrained teacher writes, too."""
+    """The likeliest words of an unmasked caption are the teacher's own, since student and teacher start equal; but for special tokens,
+    which an untrained teacher writes, too."""
     clean = ("loops.loop1.tasks.pseudo.sampler.k=1", "loops.loop1.tasks.pseudo.token_mask_ratio=0.0")
     done: list[tuple[int, int]] = []
     found = list(closure(tiny(*FEW, *clean), Registry(), 6, lambda *step: done.append(step)))
@@ -65,8 +65,10 @@ def test_captions_single_out_their_region_among_those_of_the_picture() -> None:
     one.written[b"second"] |= {b"1": "", b"2": "a box"}
     one.written[b"alone"] |= {b"1": "a box"}
     assert one.singled_out() == (2, 5)  # the star and the box; an empty caption singles out nothing
-    one.own = [0.5]
-    assert "2 of 5 captions (40%)" in [finding.text for finding in _told(one, {})][1]
+    one.own, one.bad = [0.5], 3
+    told = [(finding.status, finding.text) for finding in _told(one, {})]
+    assert told[0] == ("warn", "3 of the regions drawn could not be used; what is said of its sources names the reasons")
+    assert "2 of 5 captions (40%)" in told[2][1]
 
 
 def test_masks_are_compared_by_iou() -> None:
