@@ -1,8 +1,8 @@
 """``python -m core.check RECIPE [key=value ...]``: looks at everything a run will need, before the run.
 
-Use it first on a new server. It checks paths, data (by drawing samples as the run would), sizes, devices and disk. No weights
-are loaded. ``--data PATH`` looks at data of one's own that no recipe names yet. Exit code 0, or 1 if something failed, or 2 for a recipe
-that is wrong or data that cannot be read.
+Use it first on a new server. It checks paths, data (by drawing samples as the run would), sizes, devices and disk. Weights are loaded
+for ``--closure`` alone, which measures how well the base closes the loops. ``--data PATH`` looks at data of one's own that no recipe
+names yet. Exit code 0, or 1 if something failed, or 2 for a recipe that is wrong or data that cannot be read.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 
 from core.contracts import UserError
@@ -39,6 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     seconds = f"for drawing from all sources together (default {SECONDS:g}); fewer samples are drawn where it is not enough"
     parser.add_argument("--seconds", type=float, default=SECONDS, metavar="S", help=seconds)
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="for the picture sheets (default: OUTPUT/check-NAME)")
+    closure = "also load the model and measure, on about N regions of each task, how well it closes the loops before any training"
+    parser.add_argument("--closure", type=int, metavar="N", help=closure)
     card = "check for a machine whose GPUs have so many GB (24, 48, 80), instead of this one's"
     parser.add_argument("--card", type=float, metavar="GB", help=card)
     parser.add_argument("--all", action="store_true", help="show what is in order, too, not only what is not and the summary")
@@ -48,6 +51,10 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--card must be above 0")
     if arguments.samples < 1:
         parser.error("--samples must be at least 1")
+    if arguments.closure is not None and arguments.closure < 1:
+        parser.error("--closure must be at least 1")
+    if arguments.closure is not None and arguments.recipe is None:
+        parser.error("--closure needs a recipe")
     if arguments.data is not None and arguments.recipe is not None:
         parser.error("give either a recipe or --data PATH")
     if arguments.data is None and arguments.recipe is None:
@@ -61,8 +68,11 @@ def main(argv: list[str] | None = None) -> int:
             return 2
         print_notes(recipe.notes)
         out = arguments.out or Path(recipe.values["output"]) / f"check-{recipe.values['name']}"
-        findings = []
-        for finding in _findings(recipe, registry, arguments.samples, arguments.seconds, out, arguments.card):
+        findings: list[Finding] = []
+        several = [_findings(recipe, registry, arguments.samples, arguments.seconds, out, arguments.card)]
+        if arguments.closure is not None:
+            several.append(_closure(recipe, registry, arguments.closure, findings, arguments.json))
+        for finding in chain(*several):
             findings.append(finding)
             shown = not arguments.json and (arguments.all or finding.status != "pass")
             _count(0 if shown else len(findings))
@@ -124,6 +134,19 @@ def _findings(recipe: Recipe, registry: Registry, samples: int, seconds: float, 
     yield from machine.disk(recipe, facts, theirs)
     yield from memory.on_a_gpu(recipe, registry, facts, theirs, card)
     yield from memory.of_the_host(recipe, registry, facts, card)
+
+
+def _closure(recipe: Recipe, registry: Registry, regions: int, before: Sequence[Finding], quiet: bool) -> Iterator[Finding]:
+    """``--closure``. ``before``: what was found until it is asked for its first finding."""
+    if any(finding.status == "fail" for finding in before):
+        yield Finding("warn", "closure", "not measured: put right what failed first")
+        return
+    from core.engine.progress import Progress
+    from core.preflight.closure import closure  # late: they import torch
+
+    with Progress(0, quiet) as progress, progress.phase("closing the loops") as callback:
+        found = list(closure(recipe, registry, regions, callback))
+    yield from found
 
 
 @contextmanager

@@ -33,6 +33,7 @@ examples:
   python -m core.evaluate Sa2VA-1B --use refcoco --data refcoco root=DATA/ref_seg split=val text=sent max_samples=100 \\
       max_texts_per_image=1 --processes 8 --device cuda
   python -m core.evaluate Sa2VA-1B --use region_caption --data dam.lvis root=DATA/dam
+  python -m core.evaluate Sa2VA-1B --use closure --data dam.lvis root=DATA/dam max_samples=200
 """
 
 

@@ -6,7 +6,7 @@ Importing this package does not import torch: the tensor types are for readers a
 ``errors``: what a component raises on purpose. ``travel``: samples, batches, losses, the Gram matrix. ``results``: what evaluators and
 trackers take and return. ``usage``: how much of its source a data set uses. ``model``: the model's contract in its parts. ``kinds``:
 those of all other kinds. ``optional``: what a component may offer beyond its contract. ``captions``: what a teacher writes, in the
-student's tokens.
+student's tokens. ``regions``: a predicted mask as the region of a description.
 
 Shape letters: B regions in a micro-batch, N pictures in it, T caption tokens, A answer tokens, D hidden size,
 V vocabulary, gh gw a picture's grid of image tokens (16 x 16 for tiles of 448 pixels), h w the low-resolution mask
@@ -44,6 +44,7 @@ from core.contracts.optional import (
     LowestIsBest,
     NamesGroups,
     NeedsSomething,
+    Outlook,
     PerParameter,
     PreparesItsOwn,
     ReportsStatistics,
@@ -54,6 +55,7 @@ from core.contracts.optional import (
     Stateful,
     TakesEmptyMasks,
     TellsForwards,
+    TellsOutlook,
     WholeMetrics,
     WithinBatch,
     WritesCaptions,
@@ -84,6 +86,7 @@ from core.contracts.optional_models import (
     Work,
 )
 from core.contracts.ranges import Count, NotNegative, Positive, Share, ShareBelow1, Within
+from core.contracts.regions import cell_means
 from core.contracts.results import Evaluation, Item, Picture, RunInfo, Sample
 from core.contracts.travel import (
     Gram,
@@ -139,6 +142,7 @@ __all__ = [
     "Noise",
     "NotNegative",
     "OptimizerFactory",
+    "Outlook",
     "PerParameter",
     "Picture",
     "Positive",
@@ -173,6 +177,7 @@ __all__ = [
     "TellsFacts",
     "TellsForwards",
     "TellsLeftOut",
+    "TellsOutlook",
     "TellsUsage",
     "TokenLoss",
     "Tokens",
@@ -187,6 +192,7 @@ __all__ = [
     "Work",
     "WritesCaptions",
     "Writing",
+    "cell_means",
     "draw_from",
     "generated_tokens",
     "offers",

@@ -7,7 +7,8 @@ what a component declares is whole and spelt right.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from core.contracts.optional_data import (
@@ -96,6 +97,27 @@ class TellsForwards(Protocol):
 class ShowsSamples(Protocol):
     def samples(self, model: Model, teacher: Teacher | None, batch: RegionBatch, noise: Noise) -> list[Sample]:
         """What the loop makes of the regions of a batch, for people to look at. Called inside ``model.computing(training=False)``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What figures say of a loop. Sentences without a full stop; they are shown after a colon."""
+
+    doubts: Sequence[str]  # each speaks against training with it and says what can be done; none: nothing does
+    hope: str = ""  # what it can be expected to do where there is no doubt
+
+
+@runtime_checkable
+class TellsOutlook(Protocol):
+    def outlook(self, figures: Mapping[str, float]) -> Outlook:
+        """Whether the loop can be expected to help a model. A figure that is not among ``figures`` is not judged.
+
+        ``figures``: means of what the loop logs (``LossTerms.metrics``); a run asks once, after some updates. ``core.check --closure`` asks
+        before a run, and adds what it measured of the base: ``own_words``, the mean IoU of the masks that it finds for its teacher's own
+        captions; ``singled_out``, the share of these captions that no other region of the picture gets; and of the regions of the recipe
+        that have captions, ``given_words`` and ``own_words_of_given``: the mean IoU for these and for the teacher's own.
+        """
         ...
 
 
@@ -238,7 +260,7 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
         ReadsFiles,
         ChecksKeys,
     ),
-    "loops": (TakesEmptyMasks, WithinBatch, TellsForwards, ShowsSamples),
+    "loops": (TakesEmptyMasks, WithinBatch, TellsForwards, ShowsSamples, TellsOutlook),
     "teachers": (ReportsStatistics, WritesCaptions, PreparesItsOwn),
     "optimizers": (NamesGroups,),
     "gradient_ops": (PerParameter, Stateful, ElementWise),

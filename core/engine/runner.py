@@ -18,6 +18,7 @@ from core.engine.feed import forget_bad_samples
 from core.engine.going_on import go_on_with, take_over
 from core.engine.history import keep_terms
 from core.engine.launch import stopping
+from core.engine.outlook import Doubts
 from core.engine.parallel.exchange import Exchange, join
 from core.engine.processor import slow_bfloat16
 from core.engine.profile import Profile
@@ -121,6 +122,7 @@ def _updates(built: Run, between: Between, progress: Progress, profiled: Profile
     exchange = built.trainer.strategy.exchange
     train, every = built.recipe.values["train"], built.recipe.values["checkpoint"]["every"]
     history: list[dict[str, float]] = []
+    doubts = Doubts({f"{name}/{task}": one for name, loop in built.trainer.loops.items() for task, one in loop.tasks.items()})
     for number in range(built.start, train["updates"]):
         if between.watch.ended():
             break
@@ -146,6 +148,8 @@ def _updates(built: Run, between: Between, progress: Progress, profiled: Profile
         if exchange.main and len(built.trainer.terms) > terms:
             keep_terms(built.folder, built.trainer.terms)
         progress.update(number + 1, values, samples)
+        for doubt in doubts.take(values, number + 1 == train["updates"]):
+            progress.note(doubt)
         between.note(number + 1)
         between.samples(number)
         if built.trainer.skipped == skipped:

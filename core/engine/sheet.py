@@ -17,7 +17,7 @@ from core.contracts import Picture, Sample
 CELL, GAP, SIZE = 256, 14, 15  # picture box, space around cells and font size, in pixels
 BACKGROUND, INK, FAINT = (250, 250, 248), (32, 33, 36), (110, 112, 118)
 TRUTH, RIGHT, WRONG = (0, 190, 70), (30, 110, 255), (235, 40, 40)
-OPACITY = 125  # of 255
+CASING, LINE = (255, 255, 255), 2  # beside the outlines, and their width in pixels
 MAX_LINES = {"title": 3, "text": 5}
 
 
@@ -75,25 +75,38 @@ def _mask(mask: np.ndarray, picture: Picture, size: tuple[int, int]) -> Image.Im
     return Image.fromarray(np.asarray(mask, dtype=np.uint8) * 255).resize(size, Image.Resampling.NEAREST)
 
 
-def _outline(mask: Image.Image) -> Image.Image:
-    return ImageChops.subtract(mask.filter(ImageFilter.MaxFilter(3)), mask.filter(ImageFilter.MinFilter(3)))
+def _grown(mask: Image.Image, pixels: int) -> Image.Image:
+    """The mask, with so many pixels around it; with less than none, so many less."""
+    if not pixels:
+        return mask
+    edge = ImageFilter.MaxFilter if pixels > 0 else ImageFilter.MinFilter
+    return mask.filter(edge(2 * abs(pixels) + 1))
+
+
+def _ring(mask: Image.Image, outer: int, inner: int) -> Image.Image:
+    """Between two lines along the mask's edge, so many pixels outside it (less than none: inside)."""
+    return ImageChops.subtract(_grown(mask, outer), _grown(mask, inner))
 
 
 def draw_masks(picture: Picture) -> Image.Image:
-    """The picture fitted into a box of CELL pixels, with its masks: blue right, red wrong, truth outlined in green."""
+    """The picture fitted into a box of CELL pixels, with the outlines of its masks; its own colours stay, captions speak of them.
+
+    Truth runs just outside its mask, in green; the predicted mask's line just inside, blue where it is right and red where it is wrong.
+    So both are seen where they agree, and a white line between them and the picture lets them be seen on any colour.
+    """
     height, width = picture.image.shape[:2]
     scale = CELL / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     canvas = Image.fromarray(np.ascontiguousarray(picture.image, dtype=np.uint8)).convert("RGB").resize(size, Image.Resampling.BICUBIC)
-    nothing = Image.new("L", size)
-    truth = nothing if picture.truth is None else _mask(picture.truth, picture, size)
-    if picture.predicted is not None:
-        predicted = _mask(picture.predicted, picture, size)
-        right = predicted if picture.truth is None else ImageChops.darker(predicted, truth)
-        for part, colour in ((right, RIGHT), (ImageChops.subtract(predicted, right), WRONG)):
-            canvas.paste(colour, mask=part.point(lambda v: v * OPACITY // 255))
-            canvas.paste(colour, mask=ImageChops.darker(part, _outline(predicted)))
-    canvas.paste(TRUTH, mask=_outline(truth))
+    truth = Image.new("L", size) if picture.truth is None else _mask(picture.truth, picture, size)
+    predicted = Image.new("L", size) if picture.predicted is None else _mask(picture.predicted, picture, size)
+    right = predicted if picture.truth is None else truth
+    canvas.paste(CASING, mask=_ring(truth, LINE + 1, LINE))
+    canvas.paste(CASING, mask=_ring(predicted, -LINE, -LINE - 1))
+    canvas.paste(TRUTH, mask=_ring(truth, LINE, 0))
+    line = _ring(predicted, 0, -LINE)
+    canvas.paste(WRONG, mask=ImageChops.subtract(line, right))
+    canvas.paste(RIGHT, mask=ImageChops.darker(line, right))
     return canvas
 
 
@@ -111,8 +124,8 @@ def _caption(picture: Picture) -> list[tuple[str, tuple[int, int, int]]]:
 
 def _legend(draw: ImageDraw.ImageDraw, x: int, y: int) -> int:
     """Draws the legend and returns its right edge."""
-    for name, colour, filled in (("truth", TRUTH, False), ("predicted, right", RIGHT, True), ("predicted, wrong", WRONG, True)):
-        draw.rectangle((x, y + 2, x + 13, y + 15), outline=colour, width=2, fill=colour if filled else None)
+    for name, colour in (("truth", TRUTH), ("predicted, right", RIGHT), ("predicted, wrong", WRONG)):
+        draw.rectangle((x, y + 2, x + 13, y + 15), outline=colour, width=LINE)
         draw.text((x + 20, y), name, INK, _font(SIZE))
         x += 20 + round(_font(SIZE).getlength(name)) + 18
     return x

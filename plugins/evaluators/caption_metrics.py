@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -31,6 +32,13 @@ def words(text: str) -> str:
     """Lower-case words joined by spaces, without punctuation: what the COCO code's Java tokenizer gives, for common English."""
     lower = text.lower().replace("’", "'").replace("cannot", "can not").translate(_BRACKETS)
     return " ".join(_WORD.findall(_CONTRACTION.sub(r" \1", lower)))
+
+
+def overlap(text: str, reference: str) -> float:
+    """F1 of the words of two texts, each counted as often as it is said; 1 where both have none."""
+    said, true = (Counter(words(one).split()) for one in (text, reference))
+    both = said.total() + true.total()
+    return 2 * (said & true).total() / both if both else 1.0
 
 
 def check(wanted: Sequence[Metric]) -> None:

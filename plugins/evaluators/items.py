@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -22,18 +22,36 @@ def pictures(data: Dataset, max_samples: int | None) -> list[list[int]]:
     return [groups[number] for number in spread(len(groups), max_samples)]
 
 
-def described(data: Dataset, indices: Sequence[int]) -> tuple[dict[int, Region], list[Item]]:
-    """The regions with a text, by index, and an item with ``bad`` for each that cannot be used."""
+def described(data: Dataset, indices: Sequence[int], needed: bool = True) -> tuple[dict[int, Region], list[Item]]:
+    """The regions by index, with ``needed`` those with a text alone, and an item with ``bad`` for each that cannot be used."""
     regions, bad = {}, []
     for index in indices:
         try:
             region = data[index]
-            if not (region.caption or "").strip():
+            if needed and not (region.caption or "").strip():
                 raise BadSample("no text", region.id)
             regions[index] = region
         except BadSample as error:
-            bad.append({"id": error.sample, "bad": error.reason, "detail": error.detail})
+            bad.append(bad_item(error))
     return regions, bad
+
+
+def by_mask(regions: Mapping[int, Region]) -> list[list[int]]:
+    """The indices of regions of one picture, those with equal masks together."""
+    groups: dict[bytes, list[int]] = {}
+    for index, region in regions.items():
+        groups.setdefault(np.packbits(region.mask).tobytes(), []).append(index)
+    return list(groups.values())
+
+
+def normalised(text: str) -> str:
+    """Lower case, single spaces."""
+    return " ".join(text.lower().split())
+
+
+def bad_item(error: BadSample) -> Item:
+    """What is kept of a sample that cannot be used."""
+    return {"id": error.sample, "bad": error.reason, "detail": error.detail}
 
 
 def at_least_one(**given: int | None) -> None:

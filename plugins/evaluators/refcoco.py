@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from pycocotools import mask as rle
 
 from core.contracts import Count, Dataset, Item, Model, Picture
 from plugins.evaluators import mask_metrics
+from plugins.evaluators._rle import decoded, encoded
 from plugins.evaluators.items import at_least_one, described, pictures
 
 
@@ -47,7 +47,7 @@ class RefcocoEvaluator:
         for (index, region), answer in zip(regions.items(), answers, strict=True):
             item = mask_metrics.compared(answer.mask, region.mask)
             asked = {"id": region.id, "index": index, "phrase": region.caption, "text": answer.text}
-            items.append(asked | item | {"score": item["iou"], "mask": _encoded(answer.mask)})
+            items.append(asked | item | {"score": item["iou"], "mask": encoded(answer.mask)})
         return items
 
     def tally(self, items: Sequence[Item]) -> Mapping[str, np.ndarray]:
@@ -61,16 +61,4 @@ class RefcocoEvaluator:
     def picture(self, item: Item) -> Picture:
         """Reads the sample again."""
         region = self.data[item["index"]]
-        return Picture(item["phrase"], region.image, region.mask, _decoded(item["mask"]), item["text"], item["score"])
-
-
-def _encoded(mask: np.ndarray | None) -> Item | None:
-    """[H, W] bool -> ``size`` [H, W] and ``counts``."""
-    if mask is None:
-        return None
-    coded = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": [int(side) for side in coded["size"]], "counts": coded["counts"].decode("ascii")}
-
-
-def _decoded(coded: Item | None) -> np.ndarray | None:
-    return None if coded is None else rle.decode(coded).astype(bool)  # [H, W]
+        return Picture(item["phrase"], region.image, region.mask, decoded(item["mask"]), item["text"], item["score"])

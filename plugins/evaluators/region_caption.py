@@ -8,16 +8,12 @@ from typing import Any
 import numpy as np
 
 from core.contracts import BadSample, Count, Dataset, Item, Model, Picture, Region
-from core.late import F, torch
 from plugins.evaluators import caption_metrics
-from plugins.evaluators.items import at_least_one, described, pictures
+from plugins.evaluators._forced import forced
+from plugins.evaluators.items import at_least_one, bad_item, by_mask, described, normalised, pictures
+from plugins.evaluators.vocabularies import Vocabularies
 
 NEEDS = frozenset({"caption", "cells"})  # a region without a cell of the prompt grid cannot be asked about
-
-
-def normalised(text: str) -> str:
-    """Lower case, single spaces."""
-    return " ".join(text.lower().split())
 
 
 class RegionCaption:
@@ -27,10 +23,12 @@ class RegionCaption:
     ``max_samples`` pictures are taken, spread evenly over the set, and of each the first ``max_texts_per_image`` regions.
     ``max_new_tokens``: of a generated caption (default: ``caption_length``, at which references are cut for teacher forcing).
     ``text_metrics`` need the package's extra ``caption``; METEOR also needs Java and is left out by default.
+    ``words``: vocabularies by name, for example ``{colour: [red, light blue], shape: [circle, square]}``.
 
     Metrics: CIDEr (0..10), BLEU-1..4, ROUGE-L; exact_match (share of captions equal to a reference, up to case and white
     space); caption_token_accuracy (share of reference tokens, the turn's end included, that have the largest logit under
-    teacher forcing), caption_ce (nats per token); n_regions. On sheets the score is the share of right tokens.
+    teacher forcing), caption_ce (nats per token); n_regions; words/NAME of each vocabulary (share of the captions that say the same words
+    of it as a reference does, of those whose references say any). On sheets the score is the share of right tokens.
     """
 
     lowest_is_best = frozenset({"caption_ce"})
@@ -45,11 +43,13 @@ class RegionCaption:
         caption_length: Count = 64,
         batch_size: Count = 8,
         text_metrics: list[caption_metrics.Metric] | None = None,
+        words: dict[str, list[str]] | None = None,
     ) -> None:
         at_least_one(max_samples=max_samples, max_texts_per_image=max_texts_per_image, max_new_tokens=max_new_tokens)
         at_least_one(caption_length=caption_length, batch_size=batch_size)
         self.wanted: list[caption_metrics.Metric] = ["CIDEr", "BLEU", "ROUGE-L"] if text_metrics is None else text_metrics
         caption_metrics.check(self.wanted)
+        self.vocabularies = Vocabularies(words or {})
         self.data, self.caption_length, self.batch_size = data, caption_length, batch_size
         self.max_texts, self.max_new_tokens = max_texts_per_image, max_new_tokens or caption_length
         self._units = pictures(data, max_samples)
@@ -59,68 +59,54 @@ class RegionCaption:
 
     def measure(self, model: Model, unit: int) -> list[Item]:
         regions, items = described(self.data, self._units[unit])
-        groups: dict[bytes, list[int]] = {}
-        for index, region in regions.items():
-            groups.setdefault(np.packbits(region.mask).tobytes(), []).append(index)
         asked = []  # index, region, prepared sample, references
-        for members in list(groups.values())[: self.max_texts]:
+        for members in by_mask(regions)[: self.max_texts]:
             region = regions[members[0]]
             try:
                 asked.append((members[0], region, model.preparation(region, NEEDS), [regions[i].caption or "" for i in members]))
             except BadSample as error:
-                items.append({"id": error.sample, "bad": error.reason, "detail": error.detail})
+                items.append(bad_item(error))
         for start in range(0, len(asked), self.batch_size):
             items += self._describe(model, asked[start : start + self.batch_size])
         return items
 
     def _describe(self, model: Model, asked: list[tuple[int, Region, Any, list[str]]]) -> list[Item]:
-        weight, _ = model.head()  # [V, D]
-        batch = model.preparation.collate([sample for _, _, sample, _ in asked]).to(weight.device)
+        device = model.head()[0].device
+        batch = model.preparation.collate([sample for _, _, sample, _ in asked]).to(device)
         vision = model.encode(batch)
         texts = model.decode(model.generate(vision, batch.view1, batch.cells, self.max_new_tokens))
         owners = [row for row, (_, _, _, references) in enumerate(asked) for _ in references]
-        forced = []  # (right tokens, tokens, summed cross entropy) of every reference
+        counted = []  # (right tokens, tokens, summed cross entropy) of every reference
         for start in range(0, len(owners), self.batch_size):
             rows = owners[start : start + self.batch_size]  # b
             captions = [text for _, _, _, references in asked for text in references][start : start + self.batch_size]
-            forced += self._force(model, vision, batch.view1[rows], [batch.cells[row] for row in rows], captions)
+            counted += forced(model, vision, batch.view1[rows], [batch.cells[row] for row in rows], captions, self.caption_length)
         items = []
         for row, ((index, region, _, references), text) in enumerate(zip(asked, texts, strict=True)):
             right, tokens, ce = (
-                sum(column) for column in zip(*(f for f, own in zip(forced, owners, strict=True) if own == row), strict=True)
+                sum(column) for column in zip(*(f for f, own in zip(counted, owners, strict=True) if own == row), strict=True)
             )
             match = normalised(text) in map(normalised, references)
             counts = {"right": right, "tokens": tokens, "ce": ce, "match": match, "score": right / tokens}
             items.append({"id": region.id, "index": index, "references": references, "text": text} | counts)
         return items
 
-    def _force(
-        self, model: Model, vision: Any, view: torch.Tensor, cells: Sequence[torch.Tensor], captions: list[str]
-    ) -> list[tuple[int, int, float]]:
-        weight, bias = model.head()  # [V, D], [V]
-        tokens = model.tokenize(captions, self.caption_length)
-        ids, mask = tokens.ids, tokens.mask  # [b, T]
-        states = model.caption_states(vision, view, cells, tokens)  # [b, T, D]
-        logits = F.linear(states[mask].to(weight.dtype), weight, bias).float()  # [M, V], the M real tokens only
-        ce, hits = torch.zeros(mask.shape, device=logits.device), torch.zeros_like(mask)  # [b, T]
-        ce[mask] = F.cross_entropy(logits, ids[mask], reduction="none")
-        hits[mask] = logits.argmax(-1) == ids[mask]
-        return list(zip(hits.sum(1).tolist(), mask.sum(1).tolist(), ce.double().sum(1).tolist(), strict=True))
-
     def tally(self, items: Sequence[Item]) -> Mapping[str, np.ndarray]:
         names = ("right", "tokens", "ce", "match")
         sums = {name: np.array([item[name] for item in items], dtype=np.float64) for name in names}
         texts, references = [item["text"] for item in items], [item["references"] for item in items]
-        return sums | {"regions": np.ones(len(items))} | caption_metrics.tally(texts, references, self.wanted)
+        sums |= {"regions": np.ones(len(items))} | caption_metrics.tally(texts, references, self.wanted)
+        return sums | self.vocabularies.tally(texts, references)
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         n = sums["regions"]
-        return caption_metrics.metrics(sums, n) | {
+        own = {
             "exact_match": sums["match"] / n,
             "caption_token_accuracy": sums["right"] / sums["tokens"],
             "caption_ce": sums["ce"] / sums["tokens"],
             "n_regions": n,
         }
+        return caption_metrics.metrics(sums, n) | own | self.vocabularies.metrics(sums)
 
     def whole(self, items: Sequence[Item]) -> dict[str, float]:
         """METEOR, where it is asked for."""

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from core.contracts import Count, LossTerm, LossTerms, Model, Noise, RegionBatch, Sample, Segmentation, Teacher, TokenLoss, Wording
-from core.late import F
+from core.contracts import (
+    Count,
+    LossTerm,
+    LossTerms,
+    Model,
+    Noise,
+    Outlook,
+    RegionBatch,
+    Sample,
+    Segmentation,
+    Teacher,
+    TokenLoss,
+    Wording,
+    cell_means,
+)
+from plugins.loops._outlook import from_masks
 from plugins.loops._samples import samples_of
 from plugins.loops._segmentation import answer_term, iou_metric, positive, text_of
 
@@ -58,9 +73,7 @@ class CaptionMaskCaption:
         phrase = model.phrases(text_of(batch), self.caption_length)  # [B, T]
         wording = model.wording(batch.ids, noise)
         result = model.segment(vision, batch.view1, model.embed(phrase.ids), phrase.mask, wording)
-        grids = [batch.grids[picture] for picture in batch.view1.tolist()]
-        masks = zip(result.mask_logits.sigmoid(), grids, strict=True)  # [h, w] and (gh, gw)
-        probability = [F.adaptive_avg_pool2d(mask[None], grid)[0] for mask, grid in masks]  # B of [gh, gw], mean over each cell
+        probability = cell_means(result.mask_logits, [batch.grids[picture] for picture in batch.view1.tolist()])  # B of [gh, gw]
         return Found(vision, wording, result, probability, [mean > 0.5 for mean in probability])
 
     def __call__(self, model: Model, teacher: Teacher | None, batch: RegionBatch, noise: Noise) -> LossTerms:
@@ -79,6 +92,9 @@ class CaptionMaskCaption:
                 "empty_masks": (float(sum(not bool(region.any()) for region in found.cells)), len(batch)),
             },
         )
+
+    def outlook(self, figures: Mapping[str, float]) -> Outlook:
+        return from_masks(figures)
 
     def samples(self, model: Model, teacher: Teacher | None, batch: RegionBatch, noise: Noise) -> list[Sample]:
         """``caption``: the data set's. ``student``: the predicted mask described again."""

@@ -12,6 +12,7 @@ from core.contracts import (
     LossTerms,
     Model,
     Noise,
+    Outlook,
     RegionBatch,
     Sample,
     Sampler,
@@ -24,6 +25,7 @@ from core.contracts import (
     teacher_captions,
 )
 from core.late import torch
+from plugins.loops._outlook import from_captions
 from plugins.loops._samples import marked, samples_of
 from plugins.loops._segmentation import SegmentationLosses, answer_term, iou_metric, mask_term, positive, segmentation_counts
 
@@ -115,6 +117,9 @@ class MaskCaptionMask:
                 "kept_tokens": (float((seen["ids"] == pseudo.ids)[pseudo.mask].sum()), real),
             },
         )
+
+    def outlook(self, figures: Mapping[str, float]) -> Outlook:
+        return from_captions(figures)
 
     def samples(self, model: Model, teacher: Teacher | None, batch: RegionBatch, noise: Noise) -> list[Sample]:
         """``teacher``: what it wrote. ``replaced``: what the student read instead. ``student``: its own text, as hard tokens."""

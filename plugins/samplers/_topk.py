@@ -1,7 +1,14 @@
-"""From states to the embeddings of sampled tokens as one autograd function: see ``st_gumbel_topk``."""
+"""From states to the embeddings of sampled tokens as one autograd function, over the k likeliest tokens: see ``st_gumbel_topk``.
+
+The samplers that draw one token and replace the gradient of that choice differ in two things only: how the token is drawn, and which
+distributions over the kept tokens stand for the choice in backward.
+"""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,9 +16,52 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from core.contracts import UserError
+
 #: device type -> elements of the largest temporary. On a CPU 8 MiB of logits stay in the last-level cache.
 CHUNK_ELEMENTS = {"cpu": 2**21, "cuda": 2**26}
 ROWS = 512  # states that are multiplied with the vocabulary together
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a rule makes of N rows of k logits."""
+
+    place: Tensor  # [N] int64, the token that is drawn: its place among the k
+    softs: Tensor  # [S, N, k], distributions over the kept tokens
+    divisors: Sequence[float]  # S; backward is the sum over s of the gradient of a softmax whose value is softs[s], divided by divisors[s]
+
+
+Rule = Callable[[Tensor], Choice]  # from the logits [N, k], largest first
+
+
+def sample(
+    name: str,
+    k: int,
+    states: Tensor,
+    head: tuple[Tensor, Tensor | None],
+    embedding: Tensor,
+    generators: Sequence[torch.Generator],
+    rule: Rule,
+) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """A call of the sampler ``name``, as ``core.contracts.Sampler``.
+
+    Raises UserError when the output layer or the embedding is trained: this function has no gradient for them. Warns where ``k`` is
+    more than the vocabulary.
+    """
+    weight, bias = head
+    for what, tensor in (("the output layer's weight", weight), ("the output layer's bias", bias), ("the embedding", embedding)):
+        if tensor is not None and tensor.requires_grad and torch.is_grad_enabled():
+            raise UserError(f"{name} gives no gradient to {what}: leave it out of model.train, or use the sampler st_gumbel")
+    B, T, _ = states.shape
+    if len(generators) != B:
+        raise ValueError(f"{name} needs one generator for each of the {B} rows of states, not {len(generators)}.")
+    kept = min(k, weight.shape[0])
+    if kept < k:
+        told = f"{name}: k={k} is more than the {kept} tokens of this vocabulary, all of which are kept"
+        warnings.warn(f"{told}; st_gumbel is the sampler for that" if name == "st_gumbel_topk" else told, stacklevel=3)
+    text, mass, ids = StraightThrough.apply(states.flatten(0, 1), weight, bias, embedding, kept, rule)
+    return text.unflatten(0, (B, T)), {"topk_mass": mass.unflatten(0, (B, T)), "ids": ids.unflatten(0, (B, T))}
 
 
 class StraightThrough(torch.autograd.Function):
@@ -19,24 +69,23 @@ class StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, embedding: Tensor, noise: Tensor, temperature: float
+        ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, embedding: Tensor, k: int, rule: Rule
     ) -> tuple[Tensor, Tensor, Tensor]:
         with torch.autocast(states.device.type, enabled=False):
-            parts = [_likeliest(rows, weight, bias, noise.shape[1]) for rows in states.to(weight.dtype).split(ROWS)]
+            parts = [_likeliest(rows, weight, bias, k) for rows in states.to(weight.dtype).split(ROWS)]
         top, kept, whole = (torch.cat(part) for part in zip(*parts, strict=True))  # [N, k], [N, k], [N]
         mass = (top.logsumexp(1) - whole).exp().float()  # [N]
-        noisy = top + noise  # [N, k]
-        ids = kept.gather(1, noisy.argmax(1, keepdim=True)).squeeze(1)  # [N]
-        soft = noisy.div_(temperature).softmax(1)  # [N, k]
-        ctx.save_for_backward(kept, soft, weight, embedding)
-        ctx.temperature, ctx.dtype = temperature, states.dtype
+        choice = rule(top)
+        ids = kept.gather(1, choice.place[:, None]).squeeze(1)  # [N]
+        ctx.save_for_backward(kept, choice.softs, weight, embedding)
+        ctx.divisors, ctx.dtype = choice.divisors, states.dtype
         ctx.mark_non_differentiable(mass, ids)
         return embedding[ids], mass, ids  # [N, D], [N], [N]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        kept, soft, weight, embedding = ctx.saved_tensors
+        kept, softs, weight, embedding = ctx.saved_tensors
         N, k = kept.shape
         out = torch.empty(N, weight.shape[1], dtype=ctx.dtype, device=kept.device)  # [N, D]
         # on a CPU a few rows at a time: what is gathered for them stays in the cache
@@ -44,16 +93,24 @@ class StraightThrough(torch.autograd.Function):
         with torch.autocast(kept.device.type, enabled=False):
             for i in range(0, N, step):
                 rows = slice(i, i + step)
-                grad, p = grads[0][rows].to(soft.dtype), soft[rows]  # [n, D], [n, k]
+                grad = grads[0][rows].to(softs.dtype)  # [n, D]
                 # as a row times a matrix, and gathered by F.embedding: each ten times faster on a CPU than the other order and indexing
-                chosen = F.embedding(kept[rows], embedding).to(p.dtype)  # [n, k, D]
+                chosen = F.embedding(kept[rows], embedding).to(softs.dtype)  # [n, k, D]
                 d_soft = torch.bmm(grad.unsqueeze(1), chosen.transpose(1, 2)).squeeze(1)  # [n, k], <grad, E[idx_j]>
-                d_logits = p * (d_soft - (p * d_soft).sum(1, keepdim=True)) / ctx.temperature  # [n, k]
-                if weight.dtype == p.dtype:  # sums rows of the table where they lie
+                d_logits = _through_softmax(softs[0, rows], d_soft) / ctx.divisors[0]  # [n, k]
+                for soft, divisor in zip(softs[1:, rows], ctx.divisors[1:], strict=True):
+                    d_logits += _through_softmax(soft, d_soft) / divisor
+                if weight.dtype == d_logits.dtype:  # sums rows of the table where they lie
                     out[rows] = F.embedding_bag(kept[rows], weight, per_sample_weights=d_logits, mode="sum").to(ctx.dtype)
                 else:
-                    out[rows] = torch.bmm(d_logits.unsqueeze(1), F.embedding(kept[rows], weight).to(p.dtype)).squeeze(1).to(ctx.dtype)
+                    table = F.embedding(kept[rows], weight).to(d_logits.dtype)  # [n, k, D]
+                    out[rows] = torch.bmm(d_logits.unsqueeze(1), table).squeeze(1).to(ctx.dtype)
         return out, None, None, None, None, None
+
+
+def _through_softmax(p: Tensor, d: Tensor) -> Tensor:
+    """The gradient [n, k] with respect to the logits of a softmax whose value is ``p``, from that with respect to its value, ``d``."""
+    return p * (d - (p * d).sum(1, keepdim=True))
 
 
 def _likeliest(states: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple[Tensor, Tensor, Tensor]:

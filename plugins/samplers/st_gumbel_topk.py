@@ -8,11 +8,10 @@ and only k indices and k soft weights per row are stored for backward. Backward 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from core.contracts import Count, Positive, UserError
+from core.contracts import Count, Positive
 from core.late import torch
 
 if TYPE_CHECKING:
@@ -27,10 +26,7 @@ class StGumbelTopk:
     """
 
     def __init__(self, *, k: Count = 512, temperature: Positive = 0.7) -> None:
-        if k < 1:
-            raise ValueError(f"k must be at least 1, not {k}.")
-        if not temperature > 0:
-            raise ValueError(f"temperature must be greater than 0, not {temperature}.")
+        at_least_one_token(k, temperature)
         self.k, self.temperature = k, temperature
 
     def __call__(
@@ -42,25 +38,30 @@ class StGumbelTopk:
         Row b's noise is the next T * k draws of generator b, whatever else is in the batch.
         Raises UserError when the output layer or the embedding is trained: this function has no gradient for them.
         """
-        from plugins.samplers._topk import StraightThrough  # late: it loads torch
+        from plugins.samplers._topk import Choice, sample  # late: it loads torch
 
-        weight, bias = head
-        for name, tensor in (("the output layer's weight", weight), ("the output layer's bias", bias), ("the embedding", embedding)):
-            if tensor is not None and tensor.requires_grad and torch.is_grad_enabled():
-                raise UserError(f"st_gumbel_topk gives no gradient to {name}: leave it out of model.train, or use the sampler st_gumbel")
-        B, T, _ = states.shape
-        if len(generators) != B:
-            raise ValueError(f"st_gumbel_topk needs one generator for each of the {B} rows of states, not {len(generators)}.")
-        k = min(self.k, weight.shape[0])
-        if k < self.k:
-            what = f"st_gumbel_topk: k={self.k} is more than the {k} tokens of this vocabulary, all of which are kept"
-            warnings.warn(f"{what}; st_gumbel is the sampler for that", stacklevel=2)
-        noise = torch.stack([gumbel(T, k, generator) for generator in generators]).to(states.device)  # [B, T, k]
-        text, mass, ids = StraightThrough.apply(states.flatten(0, 1), weight, bias, embedding, noise.flatten(0, 1), self.temperature)
-        return text.unflatten(0, (B, T)), {"topk_mass": mass.unflatten(0, (B, T)), "ids": ids.unflatten(0, (B, T))}
+        def rule(top: Tensor) -> Choice:
+            noisy = top + row_noise(top, states.shape[1], generators)  # [N, k]
+            place = noisy.argmax(1)  # [N]
+            return Choice(place, noisy.div_(self.temperature).softmax(1)[None], [self.temperature])
+
+        return sample("st_gumbel_topk", self.k, states, head, embedding, generators, rule)
+
+
+def at_least_one_token(k: int, temperature: float) -> None:
+    """Raises ``ValueError`` unless both are above zero."""
+    if k < 1:
+        raise ValueError(f"k must be at least 1, not {k}.")
+    if not temperature > 0:
+        raise ValueError(f"temperature must be greater than 0, not {temperature}.")
 
 
 def gumbel(tokens: int, k: int, generator: torch.Generator) -> Tensor:
     """[tokens, k] float32 standard Gumbel noise on the CPU."""
     uniform = torch.rand(tokens, k, generator=generator).clamp_min_(torch.finfo(torch.float32).tiny)  # rand may give 0
     return -(-uniform.log()).log()
+
+
+def row_noise(top: Tensor, tokens: int, generators: Sequence[torch.Generator]) -> Tensor:
+    """[N, k] Gumbel noise for the logits ``top`` of N = len(generators) * tokens rows: the next draws of each generator."""
+    return torch.stack([gumbel(tokens, top.shape[1], generator) for generator in generators]).flatten(0, 1).to(top.device)

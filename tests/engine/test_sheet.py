@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from core.contracts import Picture, Sample
-from core.engine.sheet import CELL, RIGHT, TRUTH, WRONG, draw_masks, picture_sheet
+from core.engine.sheet import CASING, CELL, LINE, RIGHT, TRUTH, WRONG, draw_masks, picture_sheet
 
 GREY = np.full((32, 32, 3), 128, dtype=np.uint8)
 
@@ -16,18 +16,38 @@ def half(rows, columns):
     return mask
 
 
-def test_truth_is_outlined_and_the_prediction_coloured_by_whether_it_is_right():
+def colours(drawn):
+    return set(map(tuple, drawn.reshape(-1, 3).tolist()))
+
+
+def test_masks_are_outlined_and_the_picture_keeps_its_colours():
     truth, predicted = half(slice(0, 16), slice(None)), half(slice(None), slice(0, 16))
     drawn = np.asarray(draw_masks(Picture("", GREY, truth, predicted))).astype(int)
     assert drawn.shape == (CELL, CELL, 3)
-    quarter = CELL // 4
-    top_left, bottom_left = drawn[quarter, quarter], drawn[3 * quarter, quarter]
-    assert top_left[2] > top_left[0] + 50  # right: towards blue
-    assert bottom_left[0] > bottom_left[2] + 50  # wrong: towards red
-    assert drawn[3 * quarter, 3 * quarter].tolist() == [128] * 3
-    assert drawn[quarter, 3 * quarter].tolist() == [128] * 3  # missed truth keeps its colour, inside the outline
-    assert drawn[CELL // 2, 3 * quarter].tolist() == list(TRUTH)
-    assert {RIGHT, WRONG, TRUTH} <= set(map(tuple, drawn.reshape(-1, 3).tolist()))
+    quarter, middle = CELL // 4, CELL // 2
+    for y in (quarter, 3 * quarter):
+        for x in (quarter, 3 * quarter):
+            assert drawn[y, x].tolist() == [128] * 3  # inside and outside of both masks
+    assert drawn[middle, 3 * quarter].tolist() == list(TRUTH)  # just below the upper half
+    assert drawn[middle - 1, 3 * quarter].tolist() == [128] * 3
+    assert drawn[quarter, middle - 1].tolist() == list(RIGHT)  # just inside the left half
+    assert drawn[quarter, middle].tolist() == [128] * 3
+    assert drawn[3 * quarter, middle - 1].tolist() == list(WRONG)
+    assert colours(drawn) == {RIGHT, WRONG, TRUTH, CASING, (128, 128, 128)}
+
+
+def test_where_truth_and_prediction_agree_both_lines_are_seen():
+    mask = half(slice(8, 24), slice(8, 24))
+    drawn = np.asarray(draw_masks(Picture("", GREY, mask, mask))).astype(int)
+    edge, middle = 8 * CELL // 32, CELL // 2
+    across = [tuple(drawn[middle, x]) for x in range(edge - LINE - 1, edge + LINE + 1)]
+    assert across == [CASING, *[TRUTH] * LINE, *[RIGHT] * LINE, CASING]
+
+
+def test_a_mask_without_truth_is_outlined_as_right_and_no_mask_draws_nothing():
+    alone = np.asarray(draw_masks(Picture("", GREY, predicted=half(slice(8, 24), slice(8, 24)))))
+    assert colours(alone) == {RIGHT, CASING, (128, 128, 128)}
+    assert colours(np.asarray(draw_masks(Picture("", GREY)))) == {(128, 128, 128)}
 
 
 @pytest.mark.parametrize(("count", "columns", "wide", "high"), [(5, 4, 4, 2), (2, 4, 2, 1), (6, 2, 2, 3)])

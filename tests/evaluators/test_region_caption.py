@@ -11,7 +11,8 @@ from core.contracts import BadSample, Evaluator, UserError
 from core.engine.evaluation import evaluate
 from core.engine.progress import Progress
 from plugins.evaluators import caption_metrics
-from plugins.evaluators.region_caption import RegionCaption, normalised
+from plugins.evaluators.items import normalised
+from plugins.evaluators.region_caption import RegionCaption
 
 
 def result(evaluator, model=None):
@@ -41,6 +42,57 @@ def test_equal_masks_of_a_picture_are_one_region_with_several_references():
     assert (first["references"], first["tokens"], first["right"], first["match"]) == (["abd", "abc"], 8, 7, True)
     assert (second["references"], second["tokens"], second["match"]) == (["a"], 2, False)
     assert len(RegionCaption(data=data, max_texts_per_image=1).measure(Speller(), 0)) == 1
+
+
+VOCABULARIES = {"colour": ["red", "blue", "Light blue"], "shape": ["circle", "square"]}
+
+
+def right_words(said, references, listed=VOCABULARIES):
+    items = [
+        {"text": text, "references": each, "right": 1, "tokens": 1, "ce": 0.0, "match": False}
+        for text, each in zip(said, references, strict=True)
+    ]
+    evaluator = RegionCaption(data=ListData([]), text_metrics=[], words=listed)
+    sums = {name: values.sum(keepdims=True) for name, values in evaluator.tally(items).items()}
+    return {name: value.item() for name, value in evaluator.metrics(sums).items() if name.startswith("words/")}
+
+
+def test_words_of_each_vocabulary_are_right_where_a_reference_says_the_same():
+    said = ["a red circle.", "a light blue square", "a blue square", "a red and blue circle", "a thing", "Red, square"]
+    true = [["a red square"], ["the light blue square"], ["a light  blue one"], ["a red circle"], ["a thing"], ["a circle", "a RED square"]]
+    # colours: right, right, blue is not light blue, two are wrong where one is meant, nothing was to be said, right by the second reference
+    assert right_words(said, true) == {"words/colour": 3 / 5, "words/shape": 3 / 4}
+    assert right_words(["nothing"], [["a red circle"]]) == {"words/colour": 0, "words/shape": 0}
+
+
+def test_a_vocabulary_of_which_no_reference_speaks_is_told_and_left_out():
+    with pytest.warns(UserWarning, match=r"words.shape: no caption of the data set says one of its words"):
+        assert right_words(["red"], [["a red thing"]]) == {"words/colour": 1}
+
+
+@pytest.mark.parametrize(
+    ("listed", "told"),
+    [
+        ({"colour": []}, r"words.colour lists no word"),
+        ({"colour": ["red", " Red "]}, r"words.colour lists ' Red ' twice"),
+        ({"colour": ["red", "--"]}, r"words.colour: '--' has no word in it"),
+    ],
+)
+def test_vocabularies_are_checked(listed, told):
+    with pytest.raises(ValueError, match=told):
+        RegionCaption(data=ListData([]), words=listed)
+
+
+def test_the_shipped_recipes_list_the_words_of_their_world():
+    from pathlib import Path
+
+    from core.recipe import load
+    from plugins.datasets.shapes.grammar import COLOURS, POSITIONS, SHAPES, SIZES
+
+    whole = {"colour": [*COLOURS], "size": [*SIZES], "shape": [*SHAPES], "position": [*POSITIONS]}
+    for name in ("dual_loop_tiny", "shapes_base"):
+        recipe = load(Path(__file__).parents[2] / "recipes" / f"{name}.yaml")
+        assert recipe.values["evaluate"]["caption"]["words"] == whole
 
 
 def test_subset_is_spread_and_lengths_cut():

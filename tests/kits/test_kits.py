@@ -24,6 +24,7 @@ from core.testing import (
     TokenLossKit,
     TrackerKit,
 )
+from plugins.evaluators.closure import Closure
 from plugins.evaluators.refcoco import RefcocoEvaluator
 from plugins.evaluators.region_caption import RegionCaption
 from plugins.gradient_ops.pcgrad import Pcgrad
@@ -39,6 +40,8 @@ from plugins.losses.bce_dice import BceDice
 from plugins.losses.caption_ce import CaptionCe
 from plugins.optimizers.adamw import AdamW
 from plugins.samplers.greedy_st import GreedySt
+from plugins.samplers.gumbel_rao import GumbelRao
+from plugins.samplers.reinmax import ReinMax
 from plugins.samplers.soft import Soft
 from plugins.samplers.st_gumbel import StGumbel
 from plugins.samplers.st_gumbel_topk import StGumbelTopk
@@ -134,6 +137,20 @@ class TestGreedySt(SamplerKit):
         return GreedySt()
 
 
+class TestGumbelRao(SamplerKit):
+    hard = True
+
+    def make(self):
+        return GumbelRao(k=7, samples=3)
+
+
+class TestReinMax(SamplerKit):
+    hard = True
+
+    def make(self):
+        return ReinMax(k=7)
+
+
 class TestEma(TeacherKit):
     def make(self):
         return Ema(decay=0.9)
@@ -222,6 +239,11 @@ class TestRegionCaption(EvaluatorKit):
 
     def make(self, data):
         return RegionCaption(data=data, caption_length=6, batch_size=2)
+
+
+class TestClosure(EvaluatorKit):
+    def make(self, data):
+        return Closure(data=data, caption_length=6, batch_size=2)
 
 
 class TestJsonl(TrackerKit):

@@ -9,6 +9,8 @@ from core.contracts import Sampler
 from core.testing import TinyModel
 from plugins.loops.mask_caption_mask import ordinary_head
 from plugins.samplers.greedy_st import GreedySt
+from plugins.samplers.gumbel_rao import GumbelRao
+from plugins.samplers.reinmax import ReinMax
 from plugins.samplers.soft import Soft
 from plugins.samplers.st_gumbel import StGumbel
 from plugins.samplers.st_gumbel_topk import StGumbelTopk, gumbel
@@ -58,7 +60,18 @@ def test_dense_and_fused_are_one_distribution() -> None:
     torch.testing.assert_close(shares[0], shares[1], atol=0.015, rtol=0)
 
 
-@pytest.mark.parametrize("sampler", [StGumbel(temperature=5.0), Soft(temperature=5.0), GreedySt(), StGumbelTopk(k=3), StGumbelTopk(k=99)])
+SAMPLERS = [
+    StGumbel(temperature=5.0),
+    Soft(temperature=5.0),
+    GreedySt(),
+    StGumbelTopk(k=3),
+    StGumbelTopk(k=99),
+    GumbelRao(k=99, samples=2),
+    ReinMax(k=99),
+]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_special_tokens_are_never_drawn(sampler, dtype) -> None:
     """Also where they are the likeliest by far, where k reaches beyond the ordinary ones, and they have no weight in the gradient."""

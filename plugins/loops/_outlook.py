@@ -1,0 +1,50 @@
+"""When the two loops can be expected to help: thresholds from a study on the shapes world, see ``docs/method.md``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from core.contracts import Outlook
+
+KEPT = 0.75  # share of words that reach the segmenter as the teacher wrote them; the study compares 0.57 with 0.90 to 0.99
+SINGLED_OUT = 0.5  # share of captions that tell their region from the picture's others; of one phrase for all it is 0
+EMPTY_CAPTIONS = 0.1
+FAILS = 0.15  # mean IoU: below it the segmenter fails on these pictures; in the study it was 0.01 and 0.14
+WRONG_WORDS = 0.2  # IoU that own captions may lose against given ones of the same regions; the small base loses 0.34 on its own world
+EMPTY_MASKS = 0.4  # share; with about half of them empty the study saw no gain, with 0.99 no effect
+
+
+def from_captions(figures: Mapping[str, float]) -> Outlook:
+    """Of mask -> caption -> mask."""
+    doubts = []
+    own, singled = figures.get("own_words"), figures.get("singled_out")
+    there, given = figures.get("own_words_of_given"), figures.get("given_words")  # of the same regions
+    if (kept := figures.get("kept_tokens", 1.0)) < KEPT:
+        what = f"{kept:.0%} of the words reach the segmenter as the teacher wrote them (kept_tokens)"
+        doubts.append(f"only {what}: use the sampler greedy_st, a lower temperature or a smaller token_mask_ratio, 0 for clean text")
+    if (empty := figures.get("empty_captions", 0.0)) > EMPTY_CAPTIONS:
+        doubts.append(f"{empty:.0%} of the captions are empty (empty_captions): train the base to describe first")
+    if singled is not None and singled < SINGLED_OUT:
+        what = f"only {singled:.0%} of the captions single out their region in its picture, so that one phrase is taught several masks"
+        doubts.append(f"{what}: train the base to describe first")
+    if own is not None and own >= FAILS and there is not None and given is not None and there < given - WRONG_WORDS:
+        what = f"of regions with captions, the base finds {given:.2f} (IoU) by the given ones and {there:.2f} by its own"
+        doubts.append(f"{what}: its words are wrong rather than its masks, and would be taught; cut caption_length to those that are right")
+    if own is None:
+        return Outlook(doubts)
+    if own < FAILS:
+        hope = f"the base fails to find what it describes (IoU {own:.2f}): where its captions are right, the largest gain was seen"
+    else:
+        hope = f"the base finds what it describes with an IoU of {own:.2f}: expect a small gain, and watch a metric on held-out labels"
+    return Outlook(doubts, hope)
+
+
+def from_masks(figures: Mapping[str, float]) -> Outlook:
+    """Of caption -> mask -> caption."""
+    empty = figures.get("empty_masks", 0.0)
+    if empty >= EMPTY_MASKS:
+        what = f"{empty:.0%} of its masks are empty (empty_masks), so that their captions are learned from no region"
+        return Outlook([f"{what}: train referring segmentation on these pictures first, or begin with weight 0 and raise it"])
+    return Outlook(
+        [], "its masks are there; the study found better words in captions beside loop 1 and no better masks: compare with a run without it"
+    )
