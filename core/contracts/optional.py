@@ -26,6 +26,7 @@ from core.contracts.optional_models import (
     ReadsFiles,
     ReportsChanges,
     TellsFacts,
+    TellsIdentity,
     TellsLeftOut,
     VerifiesExport,
 )
@@ -223,6 +224,7 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
         KnowsBaseValues,
         TellsLeftOut,
         TellsFacts,
+        TellsIdentity,
         ReadsFiles,
         ChecksKeys,
     ),
@@ -234,7 +236,7 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
     "evaluators": (ShowsPictures, WholeMetrics),
     "trackers": (InBackground, ShowsPanels, ShowsTrainingSamples),
 }
-BEFORE_BUILDING: tuple[type, ...] = (TellsFacts, ReadsFiles, ChecksKeys, Recognizes)
+BEFORE_BUILDING: tuple[type, ...] = (TellsFacts, TellsIdentity, ReadsFiles, ChecksKeys, Recognizes)
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

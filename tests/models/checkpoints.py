@@ -28,7 +28,11 @@ def published_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
         for key in layout.names(name, shape[0] if shape else 0):
             where = layout.place(key)
             assert where is not None
-            shapes[key] = {"split": (3 * shape[0], *shape[1:]), "row": (1, *shape[1:])}.get(where.kind, shape) if shape else shape
+            shapes[key] = shape
+            if where.kind == "split":
+                shapes[key] = (sum(len(native[part]) for part in where.natives), *shape[1:])
+            elif where.kind == "row":
+                shapes[key] = (1, *shape[1:])
     return shapes
 
 

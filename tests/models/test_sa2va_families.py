@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from core.contracts import UserError
 from plugins.models.sa2va.components import Lora, load, load_legacy
+from plugins.models.sa2va.generation import captions
 from plugins.models.sa2va.model import Sa2va
 from plugins.models.sa2va.pixels import normalize, square
 from plugins.models.sa2va.preparation import grid_cells
@@ -151,12 +152,13 @@ def test_dynamic_scaling_is_the_identity_up_to_its_length_and_longer_sequences_a
     with pytest.raises(UserError, match=refused):
         model.predict(image, facts["text"], max_new_tokens=24)
     vision, view, cells = model.look(image), torch.zeros(1, dtype=torch.long), [torch.ones(16, 16, dtype=torch.bool)]
-    for call in (
-        lambda: model.generate(vision, view, cells, 8),
-        lambda: model.caption_states(vision, view, cells, model.tokenize(["a red cup"], 8)),
-    ):
-        with pytest.raises(UserError, match=rf"tokens is longer than the {length - 1} of this checkpoint"):
-            call()
+    with pytest.raises(UserError, match=rf"tokens is longer than the {length - 1} of this checkpoint"):
+        model.caption_states(vision, view, cells, model.tokenize(["a red cup"], 8))
+    prompts = model.sequences.describe(vision, view, cells)
+    model.network.backend.longest = len(prompts[0]) + 2  # the prompt fits, and two new tokens
+    assert len(captions(model.network.backend, prompts, 3, lambda ids: False)[0]) == 3
+    with pytest.raises(UserError, match=rf"a sequence of {len(prompts[0]) + 3} tokens is longer"):
+        captions(model.network.backend, prompts, 4, lambda ids: False)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ Signatures are read to check a recipe, and that must be quick: everything heavy 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from core.contracts import Count, ShareBelow1, UserError, Within, offers
 from plugins.models.sa2va.groups import Group, Lora
 from plugins.models.sa2va.mask_rule import MaskRule
+from plugins.models.sa2va.published.known import family_of, identity
 from plugins.models.sa2va.published.other_folders import told
 from plugins.models.sa2va.sizes import Sizes
 
@@ -56,9 +58,33 @@ def _is_checkpoint(**given: Any) -> None:
     if lacking:
         has = f"a checkpoint folder in the published layout has config.json and {weights[0]}, or its pieces with {weights[1]}"
         raise UserError("checkpoint " + (told(checkpoint) or f"{checkpoint} has no {' and no '.join(lacking)}: {has}"))
+    if config := _config(checkpoint):
+        try:
+            family_of(config, str(checkpoint / "config.json"))
+        except UserError as fault:
+            raise UserError(f"checkpoint {fault}") from None
 
 
-@offers(facts=_facts, reads=_reads_folder, check_keys=_is_checkpoint)
+def _config(checkpoint: Path) -> dict[str, Any]:
+    """The ``config.json`` of a folder; {} where there is none or it cannot be read, which loading tells."""
+    try:
+        config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _identity(**given: Any) -> str | None:
+    """Which published checkpoint this is by its sizes; see ``TellsIdentity``."""
+    checkpoint = given["checkpoint"]
+    config = _config(checkpoint)
+    try:
+        return f"{checkpoint} has {identity(config, str(checkpoint))}" if config else None
+    except UserError:
+        return None  # told by what checks the keys
+
+
+@offers(facts=_facts, reads=_reads_folder, check_keys=_is_checkpoint, identity=_identity)
 def load(
     *,
     checkpoint: Path,
@@ -105,7 +131,7 @@ def scratch(
     return make(folder, corpus, train, sizes, template, seed, vocabulary, mask_rule)
 
 
-@offers(facts=_facts, reads=_reads_trained, check_keys=_is_checkpoint)
+@offers(facts=_facts, reads=_reads_trained, check_keys=_is_checkpoint, identity=_identity)
 def load_legacy(
     *,
     file: Path,

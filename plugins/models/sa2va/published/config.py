@@ -17,7 +17,7 @@ from transformers.models.sam2.configuration_sam2 import Sam2MaskDecoderConfig, S
 
 from core.contracts import UserError
 from plugins.models.sa2va.network import Sa2vaConfig
-from plugins.models.sa2va.published.families import family_of
+from plugins.models.sa2va.published.families import read_family
 from plugins.models.sa2va.published.folder import same_values
 from plugins.models.sa2va.published.memory import memory_sizes
 from plugins.models.sa2va.published.other_folders import is_pointer, pointer_sentence, told
@@ -79,7 +79,7 @@ def _parse(published: dict[str, Any], where: str) -> Sa2vaConfig:
     if not isinstance(published, dict):
         raise TypeError("it is no JSON object")
     sam2 = published.get("sam2_config") or _SAM2_HIERA_L
-    backend, layout = family_of(published, where).read(published, where)
+    backend, layout = read_family(published, where)
     return Sa2vaConfig(
         published=published,
         layout=layout,

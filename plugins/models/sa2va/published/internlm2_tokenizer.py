@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import generate_merges, import_protobuf
 
 _SPACE = "▁"  # sentencepiece's
+_LARGEST = 2**26  # bytes of tokenizer.model
 #: What transformers' clean_up_tokenization replaces.
 _TIDY = {f" {mark}": mark for mark in (".", "?", "!", ",", "n't", "'m", "'s", "'ve", "'re")}
 
@@ -61,8 +62,10 @@ class InternLM2Tokenizer(PreTrainedTokenizerFast):  # type: ignore[misc]
 
 def read_internlm2(folder: Path) -> InternLM2Tokenizer:
     """Of ``tokenizer.model`` and ``tokenizer_config.json``. Raises what the libraries raise, ``ValueError`` for another kind of file."""
-    model = import_protobuf().ModelProto()
-    model.ParseFromString((folder / "tokenizer.model").read_bytes())
+    file, model = folder / "tokenizer.model", import_protobuf().ModelProto()
+    if file.stat().st_size > _LARGEST:
+        raise ValueError(f"tokenizer.model has {file.stat().st_size} bytes; InternLM2's has one and a half million")
+    model.ParseFromString(file.read_bytes())
     normal = model.normalizer_spec
     if model.trainer_spec.model_type != 2 or not model.trainer_spec.byte_fallback:
         raise ValueError("tokenizer.model is no BPE with bytes for unknown characters")
