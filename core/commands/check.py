@@ -120,6 +120,7 @@ def _findings(recipe: Recipe, registry: Registry, samples: int, seconds: float, 
     yield from paths
     yield found
     yield from machine.answers(facts)
+    yield from machine.known(recipe, registry)
     teachers = machine.teacher_facts(recipe, registry)
     yield from (found for _, found in teachers)
     sources, built = data.sources(recipe, registry, [path.subject for path in paths if path.status == "fail"])

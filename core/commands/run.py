@@ -11,6 +11,7 @@ from pathlib import Path
 from core.checkpoints.own_recipe import own_recipe
 from core.commands.printing import table
 from core.commands.words import parse, recipe_and_run
+from core.engine.identity import identities
 from core.engine.launch import RESUME, become_worker, device_notes, print_notes, report_error, report_stop, start_workers, to_start
 from core.engine.launch.stopping import Stopped, listening
 from core.engine.processor import slow_bfloat16
@@ -117,6 +118,8 @@ def report(recipe: Recipe, registry: Registry, here: bool = True) -> int:
     if any(found for _, _, found, _ in paths):
         print()
         table(("key", "path", "given at"), [(key, str(path), origin) for key, path, found, origin in paths if found])
+    for path, text in identities(recipe, registry):
+        print(f"\n{path_text(path)}: {text}")
     train, processes = recipe.values["train"], recipe.values["launch"]["processes"]
     size, accumulate = train["batch_size"], train["accumulate"]
     print(f"\nsamples per update and loop: {size * accumulate * processes} = {size} x {accumulate} accumulated x {processes} processes")

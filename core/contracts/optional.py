@@ -28,6 +28,7 @@ from core.contracts.optional_models import (
     ReadsFiles,
     ReportsChanges,
     TellsFacts,
+    TellsIdentity,
     TellsLeftOut,
     VerifiesExport,
 )
@@ -257,6 +258,7 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
         TellsLeftOut,
         AnswersQuestions,
         TellsFacts,
+        TellsIdentity,
         ReadsFiles,
         ChecksKeys,
     ),
@@ -268,7 +270,7 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
     "evaluators": (ShowsPictures, WholeMetrics, LowestIsBest),
     "trackers": (InBackground, ShowsPanels, ShowsTrainingSamples),
 }
-BEFORE_BUILDING: tuple[type, ...] = (TellsFacts, ReadsFiles, ChecksKeys, Recognizes)
+BEFORE_BUILDING: tuple[type, ...] = (TellsFacts, TellsIdentity, ReadsFiles, ChecksKeys, Recognizes)
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -120,6 +120,15 @@ class TellsFacts(Protocol):
 
 
 @runtime_checkable
+class TellsIdentity(Protocol):
+    """Offered by the component itself (see ``offers``): which known model its keys name, for ``core.run --check`` and ``core.check``."""
+
+    def identity(self, **given: Any) -> str | None:
+        """Takes the component's keys of the recipe; a sentence, or None where nothing can be said. Quick; raises nothing."""
+        ...
+
+
+@runtime_checkable
 class ReadsFiles(Protocol):
     """Of the component itself (see ``offers``): the files that ``core.evaluate`` and ``core.convert`` may hand to it."""
 

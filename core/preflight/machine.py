@@ -12,6 +12,7 @@ import torch
 
 from core.contracts import UserError
 from core.cores import cores
+from core.engine.identity import identities
 from core.engine.launch import device_of
 from core.engine.memory import facts_of, teacher_models
 from core.preflight.data import Drawn, value_at
@@ -60,6 +61,12 @@ def answers(facts: Facts) -> Iterator[Finding]:
     if "seg" in facts:
         status, text = facts["seg"]
         yield Finding(status, "model", text)
+
+
+def known(recipe: Recipe, registry: Registry) -> Iterator[Finding]:
+    """Which known models the recipe names, as far as their components say."""
+    for path, text in identities(recipe, registry):
+        yield Finding("pass", path_text(path), text)
 
 
 def epochs(recipe: Recipe, drawn: list[Drawn]) -> Iterator[Finding]:

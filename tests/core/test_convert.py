@@ -49,8 +49,8 @@ def test_variants_change_their_groups_only_and_verify(
 
 def without_adapters(network: Network) -> Callable[[str, Tensor], Tensor]:
     """An export that forgets to merge."""
-    tensors = native_tensors(network)
-    return lambda key, stored: published_tensor(key, tensors.__getitem__).detach().to(stored.dtype)
+    tensors, layout = native_tensors(network), network.config.layout
+    return lambda key, stored: published_tensor(layout, key, tensors.__getitem__).detach().to(stored.dtype)
 
 
 def test_verification_notices_a_wrong_export(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

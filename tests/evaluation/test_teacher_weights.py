@@ -17,7 +17,6 @@ from core.comparison.runs import evaluated, read_run
 from core.engine import runner
 from core.recipe import Recipe
 from core.registry import Registry
-from plugins.models.sa2va.published.keys import published_names
 
 
 @pytest.fixture
@@ -68,7 +67,7 @@ def test_exported(run: Path, tmp_path: Path, small_checkpoint: Path, capsys: pyt
     assert f"wrote full of {run}/checkpoints/update-000002's teacher to {tmp_path / 'out'}" in capsys.readouterr().out
     stored = load_file(tmp_path / "out" / "model.safetensors")
     name, parameter = opened.model.trainable()["projector"][0]
-    assert torch.equal(stored[published_names(name, len(parameter))[0]], parameter)
+    assert torch.equal(stored[opened.model.network.config.layout.names(name, len(parameter))[0]], parameter)
     assert convert.main([str(run), str(tmp_path / "out.pth"), *teacher]) == 0
     again = Registry().get("models", "sa2va.legacy").create(file=tmp_path / "out.pth", checkpoint=small_checkpoint)
     assert torch.equal(again.trainable()["projector"][0][1], parameter)

@@ -17,18 +17,22 @@ def published_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     """Every tensor that a checkpoint with this ``config.json`` holds."""
     from plugins.models.sa2va.network import Network
     from plugins.models.sa2va.published.config import parse_config
-    from plugins.models.sa2va.published.keys import place, published_names
     from plugins.models.sa2va.published.memory import memory_shapes
 
     with torch.device("meta"):
-        native = Network(parse_config(config)).state_dict()
+        network = Network(parse_config(config))
+    native, layout = network.state_dict(), network.config.layout
     shapes = dict(memory_shapes(config))
     for name, tensor in native.items():
         shape = tuple(tensor.shape)
-        for key in published_names(name, shape[0] if shape else 0):
-            where = place(key)
+        for key in layout.names(name, shape[0] if shape else 0):
+            where = layout.place(key)
             assert where is not None
-            shapes[key] = {"split": (3 * shape[0], *shape[1:]), "row": (1, *shape[1:])}.get(where.kind, shape) if shape else shape
+            shapes[key] = shape
+            if where.kind == "split":
+                shapes[key] = (sum(len(native[part]) for part in where.natives), *shape[1:])
+            elif where.kind == "row":
+                shapes[key] = (1, *shape[1:])
     return shapes
 
 

@@ -60,12 +60,16 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no tokenizer_config": (without("tokenizer_config.json"), "tokenizer_config.json: not found"),
     "damaged tokenizer": (lambda f: (f / "tokenizer.json").write_text('{"version"'), "the tokenizer's files cannot be read"),
     "another llm": (
-        lambda f: change_config(f, lambda c: c["llm_config"].update(architectures=["InternLM2ForCausalLM"], model_type="internlm2")),
-        "the language model is InternLM2ForCausalLM (internlm2); only Qwen2",
+        lambda f: change_config(f, lambda c: c["llm_config"].update(architectures=["LlamaForCausalLM"], model_type="llama")),
+        "the language model of this Sa2VAChatModel is LlamaForCausalLM (llama), which is not supported; known are",
     ),
     "another llm by its class": (
         lambda f: change_config(f, lambda c: c["llm_config"].update(architectures=["Phi3ForCausalLM"])),
-        "the language model is Phi3ForCausalLM",
+        "the language model of this Sa2VAChatModel is Phi3ForCausalLM (qwen2), which is not supported",
+    ),
+    "another model": (
+        lambda f: change_config(f, lambda c: c.update(architectures=["LlavaForConditionalGeneration"])),
+        "config.json: this is a LlavaForConditionalGeneration, which is not supported; known are Sa2VAChatModel with Q",
     ),
     "rope scaling": (
         lambda f: change_config(f, lambda c: c["llm_config"].update(rope_scaling={"type": "yarn", "factor": 4.0})),

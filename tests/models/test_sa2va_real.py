@@ -17,7 +17,6 @@ from plugins.models.sa2va.components import Lora, load, load_legacy
 from plugins.models.sa2va.network import Network
 from plugins.models.sa2va.published.config import parse_config
 from plugins.models.sa2va.published.folder import stored_tensors
-from plugins.models.sa2va.published.keys import place, published_names
 from plugins.models.sa2va.published.memory import memory_shapes
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -57,11 +56,12 @@ def needed(size: str) -> dict[str, tuple[int, ...]]:
 def test_the_published_sizes_have_every_name_and_shape(size: str) -> None:
     published = {"llm_config": {**QWEN[size], "vocab_size": 151674}, "vision_config": VISION, "force_image_size": 448, "ps_version": "v2"}
     with torch.device("meta"):
-        native = Network(parse_config(published)).state_dict()
+        network = Network(parse_config(published))
+    native, layout = network.state_dict(), network.config.layout
     ours: dict[str, tuple[int, ...]] = dict(memory_shapes(published))
     for name, tensor in native.items():
-        for key in published_names(name, tensor.shape[0] if tensor.ndim else 0):
-            kind, shape = place(key).kind, tuple(tensor.shape)
+        for key in layout.names(name, tensor.shape[0] if tensor.ndim else 0):
+            kind, shape = layout.place(key).kind, tuple(tensor.shape)
             ours[key] = {"split": (3 * shape[0], *shape[1:]), "row": (1, *shape[1:])}.get(kind, shape)
     assert ours == needed(size)
 

@@ -24,7 +24,7 @@ from plugins.models.sa2va.pixels import normalize, square
 from plugins.models.sa2va.preparation import grid_cells
 from plugins.models.sa2va.prompts import DESCRIBE, SEGMENT, describe_turn, question_turn, segment_turn
 from plugins.models.sa2va.published.folder import stored_tensors
-from plugins.models.sa2va.published.keys import is_memory, place, published_names
+from plugins.models.sa2va.published.keys import is_memory
 
 REFERENCE = Path(__file__).parents[1] / "fixtures" / "sa2va_reference"
 CHECKPOINT = REFERENCE / "tiny_sa2va_hf"
@@ -206,12 +206,12 @@ def test_batched_generation_equals_one_by_one(model: Sa2va) -> None:
 
 def test_every_published_key_has_one_place_and_its_way_back() -> None:
     network = load(checkpoint=CHECKPOINT).network
-    names = dict(network.state_dict())
+    names, layout = dict(network.state_dict()), network.config.layout
     keys = [key for key, _ in stored_tensors(CHECKPOINT) if not is_memory(key)]
-    back = [published for name, tensor in names.items() for published in published_names(name, tensor.shape[0] if tensor.ndim else 0)]
+    back = [published for name, tensor in names.items() for published in layout.names(name, tensor.shape[0] if tensor.ndim else 0)]
     assert sorted(back) == sorted(keys)
     for key in keys:
-        assert all(native in names for native in place(key).natives), key
+        assert all(native in names for native in layout.place(key).natives), key
 
 
 @pytest.mark.parametrize("loaded", ["float32", "bfloat16"])

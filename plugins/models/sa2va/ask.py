@@ -13,6 +13,7 @@ from core.contracts import Answer, Prediction, UserError
 from plugins.models.sa2va import prompts, tracking
 from plugins.models.sa2va.backend import Shown
 from plugins.models.sa2va.generation import Generated, greedy
+from plugins.models.sa2va.mask_rule import MaskRule, counted
 from plugins.models.sa2va.network import Network
 from plugins.models.sa2va.pictures import Picture, check_regions, frames_of
 from plugins.models.sa2va.pixels import square
@@ -33,9 +34,10 @@ class Asker:
     look: Callable[[np.ndarray], Vision]
     memory: Callable[[], tracking.Memory]
     device: torch.device
+    rule: MaskRule = "first"
 
     def refer(self, image: np.ndarray, phrases: Sequence[str], max_new_tokens: int) -> list[Prediction]:
-        """The answer to the canonical request for each phrase about one picture [H, W, 3] uint8; its first [SEG] gives the mask."""
+        """The answer to the canonical request for each phrase about one picture [H, W, 3] uint8, and the mask that ``rule`` makes of it."""
         text, vision = self.text, self.look(image)
         view = torch.zeros(len(phrases), dtype=torch.long, device=self.device)
         before, after = prompts.SEGMENT[0]
@@ -44,13 +46,16 @@ class Asker:
         heads = self.sequences.segment(vision, view, embedded, [before] * len(phrases), [after] * len(phrases))
         expected = [text.ids(each + text.turn.end) for each in prompts.ANSWERS]
         generated = greedy(self.network.backend, heads, max_new_tokens, text.ended, expected)
-        found = [(row, states[0]) for row in range(len(phrases)) if (states := _seg_states(generated, row, text.seg))]
+        texts, found = [text.decode(ids) for ids in generated.ids], []
+        for row, said in enumerate(texts):
+            states = _seg_states(generated, row, text.seg)
+            found += [(row, states[number]) for number in counted(self.rule, said, len(states))]
         if found:
-            rows = [row for row, _ in found]
             embedding = self.network.text_hidden_fcs(torch.stack([state for _, state in found]))  # [n, D2]
-            for row, mask in zip(rows, self._masks(vision, embedding, image), strict=True):
-                masks[row] = mask
-        return [Prediction(text.decode(ids), mask) for ids, mask in zip(generated.ids, masks, strict=True)]
+            for (row, _), mask in zip(found, self._masks(vision, embedding, image), strict=True):
+                already = masks[row]
+                masks[row] = mask if already is None else already | mask
+        return [Prediction(said, mask) for said, mask in zip(texts, masks, strict=True)]
 
     def answer(
         self, visual: Picture | Sequence[Picture], question: str, regions: np.ndarray | None, max_new_tokens: int, newlines: int

@@ -76,6 +76,7 @@ class Backend(Protocol):
     marks: Marks  # the texts around a picture
     groups: Prefixes  # of the parameters in ``parts``
     layers: int  # of the language model, each with keys and values to be cached
+    longest: int | None  # tokens of the longest sequence that ``forward`` takes; None: it refuses none
 
     @property
     def parts(self) -> dict[str, nn.Module]:
@@ -122,7 +123,7 @@ class Backend(Protocol):
         """[B, L, D], positions [a, B, L], deep [B, L, k, D] -> [B, L, D] after the final norm; causal.
 
         Without ``cache`` rows are padded at the right. With it, they follow what it holds: ``real`` [B, cached + L] int64 says which
-        keys count, padding at the left; None: all, and nothing is cached yet.
+        keys count, padding at the left; None: all, and nothing is cached yet. Raises ``UserError`` for what is longer than ``longest``.
         """
         ...
 

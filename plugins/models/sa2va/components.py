@@ -5,12 +5,15 @@ Signatures are read to check a recipe, and that must be quick: everything heavy 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from core.contracts import Count, ShareBelow1, UserError, Within, offers
 from plugins.models.sa2va.groups import Group, Lora
+from plugins.models.sa2va.mask_rule import MaskRule
+from plugins.models.sa2va.published.known import family_of, identity
 from plugins.models.sa2va.published.other_folders import told
 from plugins.models.sa2va.sizes import Sizes
 
@@ -55,9 +58,33 @@ def _is_checkpoint(**given: Any) -> None:
     if lacking:
         has = f"a checkpoint folder in the published layout has config.json and {weights[0]}, or its pieces with {weights[1]}"
         raise UserError("checkpoint " + (told(checkpoint) or f"{checkpoint} has no {' and no '.join(lacking)}: {has}"))
+    if config := _config(checkpoint):
+        try:
+            family_of(config, str(checkpoint / "config.json"))
+        except UserError as fault:
+            raise UserError(f"checkpoint {fault}") from None
 
 
-@offers(facts=_facts, reads=_reads_folder, check_keys=_is_checkpoint)
+def _config(checkpoint: Path) -> dict[str, Any]:
+    """The ``config.json`` of a folder; {} where there is none or it cannot be read, which loading tells."""
+    try:
+        config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _identity(**given: Any) -> str | None:
+    """Which published checkpoint this is by its sizes; see ``TellsIdentity``."""
+    checkpoint = given["checkpoint"]
+    config = _config(checkpoint)
+    try:
+        return f"{checkpoint} has {identity(config, str(checkpoint))}" if config else None
+    except UserError:
+        return None  # told by what checks the keys
+
+
+@offers(facts=_facts, reads=_reads_folder, check_keys=_is_checkpoint, identity=_identity)
 def load(
     *,
     checkpoint: Path,
@@ -67,6 +94,7 @@ def load(
     max_tiles: Count = 12,
     sam_constants: Literal["exact", "bfloat16"] = "exact",
     resize: Literal["exact", "fast"] = "exact",
+    mask_rule: MaskRule = "first",
 ) -> Sa2va:
     """Loads a folder in the published layout.
 
@@ -74,12 +102,13 @@ def load(
     ``dtype`` is that of frozen weights, trained ones are float32. ``max_tiles`` bounds the tiles of a picture in training
     and inference; published checkpoints use 12. ``sam_constants: bfloat16`` rounds the mean and std of SAM2's pictures as
     upstream's inference does, which flips up to 0.3 % of a mask's pixels; its training does not. ``resize: fast`` halves the
-    loaders' work; some pixels then differ from upstream's by 1 of 255.
+    loaders' work; some pixels then differ from upstream's by 1 of 255. ``mask_rule`` says which masks of an answer count where one
+    is asked for: the first, the union of all, or of those whose [SEG] stands inside <answer>...</answer>.
     Raises ``UserError`` for a folder that is no complete Sa2VA checkpoint.
     """
     from plugins.models.sa2va.published.load import load_folder
 
-    return load_folder(checkpoint, lora, train, dtype, max_tiles, sam_constants, resize)
+    return load_folder(checkpoint, lora, train, dtype, max_tiles, sam_constants, resize, mask_rule)
 
 
 def scratch(
@@ -91,6 +120,7 @@ def scratch(
     template: str = "qwen_chat",
     seed: Annotated[int, Within(0)] = 0,
     vocabulary: Count = 448,
+    mask_rule: MaskRule = "first",
 ) -> Sa2va:
     """Writes a new model to ``folder`` (or takes the one that an equal call wrote there) and loads it for training.
 
@@ -98,10 +128,10 @@ def scratch(
     """
     from plugins.models.sa2va.published.scratch import make
 
-    return make(folder, corpus, train, sizes, template, seed, vocabulary)
+    return make(folder, corpus, train, sizes, template, seed, vocabulary, mask_rule)
 
 
-@offers(facts=_facts, reads=_reads_trained, check_keys=_is_checkpoint)
+@offers(facts=_facts, reads=_reads_trained, check_keys=_is_checkpoint, identity=_identity)
 def load_legacy(
     *,
     file: Path,
@@ -111,6 +141,7 @@ def load_legacy(
     dtype: Literal["float32", "bfloat16"] = "float32",
     max_tiles: Count = 12,
     take: list[Group] | None = None,
+    mask_rule: MaskRule = "first",
 ) -> Sa2va:
     """The published folder ``checkpoint`` with the trained tensors of ``file``, a ``.pth`` or a folder of PEFT's adapters.
 
@@ -121,4 +152,4 @@ def load_legacy(
     """
     from plugins.models.sa2va.published.legacy import load_over
 
-    return load_over(file, checkpoint, lora_alpha, lora_dropout, dtype, max_tiles, take or [])
+    return load_over(file, checkpoint, lora_alpha, lora_dropout, dtype, max_tiles, take or [], mask_rule)

@@ -75,9 +75,11 @@ def captions(
     """
     if not length:
         return [[] for _ in prompts]
-    device = prompts[0].embeddings.device
+    device, longest = prompts[0].embeddings.device, max(map(len, prompts)) + length
     try:
-        steps = Steps(backend.llm, device, max(map(len, prompts)) + length)
+        if backend.longest is not None and longest > backend.longest:
+            raise Other  # ``forward`` tells when it comes to that
+        steps = Steps(backend.llm, device, longest)
     except Other:
         return greedy(backend, prompts, length, ended).ids
     begun = _begin(backend, prompts)

@@ -19,6 +19,7 @@ from plugins.models.sa2va.backend import Grid
 from plugins.models.sa2va.computing import computing
 from plugins.models.sa2va.generation import captions
 from plugins.models.sa2va.groups import Group, Lora, trained_groups
+from plugins.models.sa2va.mask_rule import MaskRule
 from plugins.models.sa2va.network import Network
 from plugins.models.sa2va.pictures import Picture
 from plugins.models.sa2va.preparation import Sa2vaPreparation
@@ -72,9 +73,11 @@ class Sa2va(nn.Module):
         train: list[Group] | None,
         max_tiles: int,
         fast_resize: bool = False,
+        mask_rule: MaskRule = "first",
     ) -> None:
         """``publisher``: None for a model that came from no folder and cannot be written."""
         super().__init__()
+        self.mask_rule = mask_rule
         self.network, self.text, self.tokenizer, self.publisher = network, text, text.tokenizer, publisher
         self.origin: Origin | None = None  # where a file was laid over the base
         self.sequences = Sequences(network.backend, text)
@@ -221,10 +224,11 @@ class Sa2va(nn.Module):
         checkpoints were trained, 2 as upstream's inference writes. Of a video the language model sees the first five frames; the
         [SEG] embedding prompts these, and the masks of the others are tracked with SAM2's memory.
 
-        With a list of phrases and the number of new tokens in the third place it is a list of ``Prediction``.
+        With a list of phrases and the number of new tokens in the third place it is a list of ``Prediction``, whose mask is made of
+        those that ``mask_rule`` counts.
         Raises ``UserError`` for what is no picture, and for a video of more than five frames if the checkpoint has no memory.
         """
-        asker = Asker(self.network, self.sequences, self.text, self.preparation, self.look, self.memory, self.device)
+        asker = Asker(self.network, self.sequences, self.text, self.preparation, self.look, self.memory, self.device, self.mask_rule)
         with self.computing(training=False):
             if isinstance(text, str):
                 return asker.answer(image, text, regions, max_new_tokens, newlines)

@@ -13,6 +13,7 @@ from transformers import AutoModel, Sam2Config, Sam2Model
 from plugins.models.sa2va.backend import BackendConfig
 from plugins.models.sa2va.groups import Group, Prefixes
 from plugins.models.sa2va.pixels import normalize
+from plugins.models.sa2va.published.keys import Layout
 
 #: Of Sa2VA's own parts; a backend names those of its parts.
 _GROUPS: Prefixes = [
@@ -27,6 +28,7 @@ class Sa2vaConfig:
     """The sizes that matter here, and the configurations of the parts."""
 
     published: dict[str, Any]  # config.json as it was read
+    layout: Layout  # the names of its tensors
     backend: BackendConfig
     sam2: Sam2Config
     sam_size: int  # side of the SAM2 picture in pixels

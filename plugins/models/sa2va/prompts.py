@@ -52,15 +52,16 @@ class TurnFormat:
 
 TURN_FORMATS = {
     "phi3_chat": TurnFormat("<|user|>\n", "<|end|>\n<|assistant|>\n", "<|end|>"),
+    "internlm2_chat": TurnFormat("<s><|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>"),
     "qwen_chat": TurnFormat("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>"),
 }
 
 
 def turn_format(name: str) -> TurnFormat:
-    """The turn format a checkpoint's config names."""
-    if name not in TURN_FORMATS:
+    """The turn format a checkpoint's config names; some spell it with hyphens, which upstream takes, too."""
+    if name.replace("-", "_") not in TURN_FORMATS:
         raise UserError(f"config.json: template {name!r} is not supported; known turn formats are {', '.join(TURN_FORMATS)}")
-    return TURN_FORMATS[name]
+    return TURN_FORMATS[name.replace("-", "_")]
 
 
 def region_text(cells: list[int], token: str) -> str:

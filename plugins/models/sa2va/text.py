@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from transformers import Qwen2Tokenizer
+from transformers import PreTrainedTokenizerBase
 
 from core.contracts import Tokens, UserError
 from plugins.models.sa2va import prompts
@@ -16,7 +16,7 @@ from plugins.models.sa2va import prompts
 class Text:
     """A tokenizer and the strings around questions and answers."""
 
-    def __init__(self, tokenizer: Qwen2Tokenizer, template: str, marks: prompts.Marks, where: Path | None) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str, marks: prompts.Marks, where: Path | None) -> None:
         """``where`` names the checkpoint in errors. Raises ``UserError`` where a special token is not one id."""
         self.tokenizer, self.turn = tokenizer, replace(prompts.turn_format(template), marks=marks)
         split = {token: len(self.ids(token)) for token in self.turn.special if len(self.ids(token)) != 1}

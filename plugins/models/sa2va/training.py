@@ -41,4 +41,15 @@ def add_lora(network: Network, lora: Lora) -> LoraConfig:
     config._register_custom_module({nn.Linear: AdaptedLinear})
     inject_adapter_in_model(config, llm)
     lean_feed_forward(llm)
+    _share(network)
     return config
+
+
+def _share(network: Network) -> None:
+    """Layers that are one matrix in the file, such as InternLM2's wqkv, read one A, as that matrix's own adapter would."""
+    layout, modules = network.config.layout, dict(network.named_modules())
+    for name, module in modules.items():
+        for key in layout.names(f"{name}.weight", 0) if hasattr(module, "lora_A") else []:
+            where = layout.place(key)
+            for other in where.natives[1:] if where is not None else ():
+                modules[other.removesuffix(".weight")].lora_A = module.lora_A

@@ -1,4 +1,4 @@
-"""InternVL as the backend of Sa2VA: InternViT, its projector and Qwen2, transformers' own modules."""
+"""InternVL as the backend of Sa2VA: InternViT, its projector, and Qwen2 or (of InternLM2's weights) Llama, transformers' own modules."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from transformers import (
     InternVLConfig,
     InternVLVisionConfig,
     InternVLVisionModel,
+    LlamaConfig,
+    LlamaForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
 )
 from transformers.cache_utils import Cache
 from transformers.models.internvl.modeling_internvl import InternVLMultiModalProjector
 
+from core.contracts import UserError
 from plugins.models.sa2va import prompts
 from plugins.models.sa2va.backend import Grid, Prompt, Shown, put
 from plugins.models.sa2va.backends.internvl_pictures import TiledPictures
@@ -33,11 +36,12 @@ class InternVLSizes:
     """Obeys ``backend.BackendConfig``."""
 
     vision: InternVLVisionConfig
-    llm: Qwen2Config
+    llm: Qwen2Config | LlamaConfig
     tile: int  # side of a tile in pixels
     grid: int  # G, side of the grid of image tokens of a tile
     pixel_shuffle: str  # "v1" or "v2"
     downsample: float
+    longest: int | None = None  # tokens up to which dynamic RoPE scaling is the identity; None: there is no scaling
     marks: prompts.Marks = prompts.INTERNVL
 
     def build(self) -> InternVL:
@@ -72,8 +76,9 @@ class InternVL:
         self.config = config
         self.vision: InternVLVisionModel = AutoModel.from_config(config.vision, attn_implementation="sdpa")
         self.projector = InternVLMultiModalProjector(config.projector())
-        self.llm: Qwen2ForCausalLM = AutoModelForCausalLM.from_config(config.llm, attn_implementation="sdpa")
+        self.llm: Qwen2ForCausalLM | LlamaForCausalLM = AutoModelForCausalLM.from_config(config.llm, attn_implementation="sdpa")
         self.layers: int = config.llm.num_hidden_layers
+        self.longest = config.longest
 
     @property
     def parts(self) -> dict[str, nn.Module]:
@@ -117,8 +122,20 @@ class InternVL:
         self, embeddings: Tensor, positions: Tensor, deep: Tensor | None = None, real: Tensor | None = None, cache: Cache | None = None
     ) -> Tensor:
         """Without ``real``, positions are those that Qwen2 takes by itself; given ones would cost it its quickest attention."""
+        if self.longest is not None:
+            refuse_longer(embeddings.shape[1] if real is None else real, self.longest)
         given: dict[str, Any] = {} if real is None else {"attention_mask": real, "position_ids": positions[0]}
         return self.llm.model(inputs_embeds=embeddings, past_key_values=cache, use_cache=cache is not None, **given).last_hidden_state
+
+
+def refuse_longer(read: int | Tensor, longest: int) -> None:
+    """Raises ``UserError`` for a sequence of more than ``longest`` tokens; of a batch [B, L] those that are not zero count."""
+    tokens = read if isinstance(read, int) else read.shape[1]
+    if tokens > longest and not isinstance(read, int):  # padding, and drafts that were not taken, have places too
+        tokens = int(read.sum(1).max())
+    if tokens > longest:
+        what = f"a sequence of {tokens} tokens is longer than the {longest} of this checkpoint (llm_config.max_position_embeddings)"
+        raise UserError(f"{what}; its dynamic RoPE scaling beyond them is not supported: use fewer tiles (max_tiles) or shorter texts")
 
 
 def pixel_shuffle(features: Tensor, factor: float, version: str) -> Tensor:

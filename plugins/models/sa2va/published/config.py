@@ -16,14 +16,11 @@ from transformers import Sam2Config, Sam2HieraDetConfig
 from transformers.models.sam2.configuration_sam2 import Sam2MaskDecoderConfig, Sam2PromptEncoderConfig, Sam2VisionConfig
 
 from core.contracts import UserError
-from plugins.models.sa2va.backends.internvl_config import internvl
 from plugins.models.sa2va.network import Sa2vaConfig
+from plugins.models.sa2va.published.families import read_family
 from plugins.models.sa2va.published.folder import same_values
 from plugins.models.sa2va.published.memory import memory_sizes
 from plugins.models.sa2va.published.other_folders import is_pointer, pointer_sentence, told
-
-#: The published keys of the token embeddings and of the output layer, which a config may declare to be one.
-_TIED = ("language_model.model.embed_tokens.weight", "language_model.lm_head.weight")
 
 _SAM2_HIERA_L: dict[str, Any] = {
     "image_size": 1024,
@@ -60,7 +57,7 @@ def read_config(folder: Path) -> Sa2vaConfig:
         raise UserError(f"{path}:{error.lineno}: not valid JSON ({error.msg})") from None
     config = parse_config(published, str(path))
     llm = config.backend.llm
-    if llm.tie_word_embeddings and same_values(folder, *_TIED) is False:
+    if llm.tie_word_embeddings and same_values(folder, config.layout.embeddings, config.layout.head) is False:
         # as transformers 5 does it: what is stored counts, and nothing is tied
         warnings.warn(
             f"{path}: tie_word_embeddings is true, but the folder stores another output layer; the stored one is kept", stacklevel=2
@@ -82,9 +79,11 @@ def _parse(published: dict[str, Any], where: str) -> Sa2vaConfig:
     if not isinstance(published, dict):
         raise TypeError("it is no JSON object")
     sam2 = published.get("sam2_config") or _SAM2_HIERA_L
+    backend, layout = read_family(published, where)
     return Sa2vaConfig(
         published=published,
-        backend=internvl(published, where),
+        layout=layout,
+        backend=backend,
         sam2=_sam2(sam2),
         sam_size=sam2["image_size"],
         mask_width=sam2["hidden_size"],

@@ -70,7 +70,7 @@ _EMITTING = ("lora", "language_model", "embeddings")
 
 def _seg(config: Sa2vaConfig, folder: Path, seg: int, emitting: list[str]) -> tuple[str, str]:
     """Whether the output layer has a row for [SEG], and something that is trained moves its score."""
-    head = "language_model.model.embed_tokens.weight" if config.backend.llm.tie_word_embeddings else "language_model.lm_head.weight"
+    head = config.layout.embeddings if config.backend.llm.tie_word_embeddings else config.layout.head
     norms = next((tensor.float().norm(dim=1) for _, tensor in stored_tensors(folder, lambda key: key == head)), None)
     if norms is None:
         return "fail", f"[SEG] cannot be emitted: {head} is missing"

@@ -10,6 +10,7 @@ from transformers.initialization import no_init_weights
 
 from core.contracts import UserError
 from plugins.models.sa2va.groups import Group, Lora, trained_groups
+from plugins.models.sa2va.mask_rule import MaskRule
 from plugins.models.sa2va.model import Sa2va
 from plugins.models.sa2va.network import Network
 from plugins.models.sa2va.published.config import read_config
@@ -28,6 +29,7 @@ def load_folder(
     max_tiles: int = 12,
     sam_constants: str = "exact",
     resize: str = "exact",
+    mask_rule: MaskRule = "first",
 ) -> Sa2va:
     """See ``components.load``."""
     if not checkpoint.is_dir():
@@ -53,4 +55,4 @@ def load_folder(
         network.sam_constants = torch.bfloat16
     if config.backend.llm.tie_word_embeddings:
         network.backend.llm.tie_weights()
-    return Sa2va(network, text, Published(checkpoint, load_folder), lora, train, max_tiles, resize == "fast")
+    return Sa2va(network, text, Published(checkpoint, load_folder), lora, train, max_tiles, resize == "fast", mask_rule)

@@ -17,10 +17,10 @@ from transformers import Qwen2Tokenizer
 
 from core.contracts import UserError
 from plugins.models.sa2va.groups import Group
+from plugins.models.sa2va.mask_rule import MaskRule
 from plugins.models.sa2va.model import Sa2va
 from plugins.models.sa2va.network import Network
 from plugins.models.sa2va.published.config import parse_config
-from plugins.models.sa2va.published.keys import published_names
 from plugins.models.sa2va.published.load import load_folder
 from plugins.models.sa2va.published.scratch_config import published_config
 from plugins.models.sa2va.published.scratch_tokenizer import train_tokenizer
@@ -29,7 +29,16 @@ from plugins.models.sa2va.published.writing import write_folder
 from plugins.models.sa2va.sizes import Sizes
 
 
-def make(folder: Path, corpus: Path, train: list[Group], sizes: Sizes | None, template: str, seed: int, vocabulary: int) -> Sa2va:
+def make(
+    folder: Path,
+    corpus: Path,
+    train: list[Group],
+    sizes: Sizes | None,
+    template: str,
+    seed: int,
+    vocabulary: int,
+    mask_rule: MaskRule = "first",
+) -> Sa2va:
     """See ``components.scratch``."""
     sizes = sizes or Sizes()
     if not corpus.is_file():
@@ -43,19 +52,19 @@ def make(folder: Path, corpus: Path, train: list[Group], sizes: Sizes | None, te
         _write(
             folder, settings, sizes, template, seed, train_tokenizer(corpus.read_text(encoding="utf-8").splitlines(), vocabulary, template)
         )
-    return load_folder(folder, train=train, max_tiles=1)
+    return load_folder(folder, train=train, max_tiles=1, mask_rule=mask_rule)
 
 
 def _write(folder: Path, settings: dict[str, Any], sizes: Sizes, template: str, seed: int, tokenizer: Qwen2Tokenizer) -> None:
     config = published_config(sizes, len(tokenizer), tokenizer.eos_token_id, template)
     network = new_network(config, sizes.init_range, seed)
-    natives = native_tensors(network)
-    names = [key for name, tensor in natives.items() for key in published_names(name, len(tensor) if tensor.ndim else 0)]
+    natives, layout = native_tensors(network), network.config.layout
+    names = [key for name, tensor in natives.items() for key in layout.names(name, len(tensor) if tensor.ndim else 0)]
     parts = folder.with_name(folder.name + ".tokenizer")
     tokenizer.save_pretrained(parts)
     (parts / "scratch.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    write_folder(folder, ((key, published_tensor(key, natives.__getitem__).clone()) for key in sorted(names)), config, parts)
+    write_folder(folder, ((key, published_tensor(layout, key, natives.__getitem__).clone()) for key in sorted(names)), config, parts)
     shutil.rmtree(parts)
 
 

@@ -2,13 +2,14 @@
 
 Left: the key in a published checkpoint. Right: the key(s) in ``Network``. ``{n}`` ``{m}`` are numbers, ``{p}`` is weight or
 bias, ``{rest}`` anything. The first row that matches counts. No tensor is transposed.
+``split``: equal parts along dim 0. ``grouped``: for each head of keys its heads of queries, then itself, then its head of values.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
-Kind = Literal["same", "split", "row", "copies"]
+Kind = Literal["same", "split", "grouped", "row", "copies"]
 Rows = list[tuple[Kind, str, tuple[str, ...]]]
 GROUND = "grounding_encoder.sam2_model."
 _DECODER, _SAM_DECODER = GROUND + "sam_mask_decoder.", "sam2.mask_decoder."
@@ -17,7 +18,7 @@ _TRUNK, _SAM_TRUNK = GROUND + "image_encoder.trunk.", "sam2.vision_encoder.backb
 _VIT, _NATIVE_VIT = "vision_model.", "vision."
 _LAYER, _NATIVE_LAYER = _VIT + "encoder.layers.{n}.", _NATIVE_VIT + "encoder.layer.{n}."
 
-#: Of the backend's parts.
+#: Of InternVL's parts but the language model.
 INTERNVL: Rows = [
     ("same", _VIT + "embeddings.class_embedding", (_NATIVE_VIT + "embeddings.cls_token",)),
     ("same", _VIT + "embeddings.position_embedding", (_NATIVE_VIT + "embeddings.position_embeddings",)),
@@ -31,10 +32,30 @@ INTERNVL: Rows = [
     ("same", _LAYER + "norm2.{p}", (_NATIVE_LAYER + "layernorm_after.{p}",)),
     ("same", _LAYER + "ls{n2}", (_NATIVE_LAYER + "lambda_{n2}",)),
     ("same", _LAYER + "mlp.{rest}", (_NATIVE_LAYER + "mlp.{rest}",)),
-    ("same", "language_model.{rest}", ("llm.{rest}",)),
     ("same", "mlp1.0.{p}", ("projector.layer_norm.{p}",)),
     ("same", "mlp1.1.{p}", ("projector.linear_1.{p}",)),
     ("same", "mlp1.3.{p}", ("projector.linear_2.{p}",)),
+]
+#: Of its language model: Qwen2, whose names are transformers' own.
+QWEN2: Rows = [("same", "language_model.{rest}", ("llm.{rest}",))]
+_INTERNLM2, _LLAMA = "language_model.model.layers.{n}.", "llm.model.layers.{n}."
+#: Or InternLM2, as a Llama.
+INTERNLM2: Rows = [
+    ("same", "language_model.model.tok_embeddings.{p}", ("llm.model.embed_tokens.{p}",)),
+    ("same", "language_model.output.{p}", ("llm.lm_head.{p}",)),
+    ("same", "language_model.model.norm.{p}", ("llm.model.norm.{p}",)),
+    ("grouped", _INTERNLM2 + "attention.wqkv.{p}", tuple(f"{_LLAMA}self_attn.{x}_proj.{{p}}" for x in "qkv")),
+    *[
+        ("same", f"{_INTERNLM2}{upstream}.{{p}}", (f"{_LLAMA}{native}.{{p}}",))
+        for upstream, native in {
+            "attention.wo": "self_attn.o_proj",
+            "attention_norm": "input_layernorm",
+            "ffn_norm": "post_attention_layernorm",
+            "feed_forward.w1": "mlp.gate_proj",
+            "feed_forward.w3": "mlp.up_proj",
+            "feed_forward.w2": "mlp.down_proj",
+        }.items()
+    ],
 ]
 #: Of what is Sa2VA's own.
 SEGMENTER: Rows = [

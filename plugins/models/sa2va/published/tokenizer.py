@@ -4,28 +4,33 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from transformers import Qwen2Tokenizer
+from transformers import PreTrainedTokenizerBase, Qwen2Tokenizer
 
 from core.contracts import UserError
+from plugins.models.sa2va.published.internlm2_tokenizer import read_internlm2
 from plugins.models.sa2va.published.other_folders import is_pointer, pointer_sentence
 
 
-def read_tokenizer(folder: Path, rows: int) -> Qwen2Tokenizer:
+def read_tokenizer(folder: Path, rows: int) -> PreTrainedTokenizerBase:
     """The tokenizer of a checkpoint folder whose embedding has so many ``rows``.
 
     Raises ``UserError`` where a file of it is missing or damaged, and where it has tokens beyond the embedding.
     """
-    if not (folder / "tokenizer.json").is_file():  # then it is made from these
+    settings = folder / "tokenizer_config.json"
+    for name in (settings.name, "tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model", "added_tokens.json"):
+        if is_pointer(folder / name):
+            raise UserError(pointer_sentence(folder / name))
+    internlm2 = settings.is_file() and '"InternLM2Tokenizer' in settings.read_text(encoding="utf-8", errors="replace")
+    if internlm2 and not (folder / "tokenizer.model").is_file():
+        raise UserError(f"{folder / 'tokenizer.model'}: not found; the tokenizer's files belong to a checkpoint")
+    if not internlm2 and not (folder / "tokenizer.json").is_file():  # then it is made from these
         for name in ("vocab.json", "merges.txt"):
             if not (folder / name).is_file():
                 raise UserError(f"{folder / name}: not found, nor is tokenizer.json; the tokenizer's files belong to a checkpoint")
-    if not (folder / "tokenizer_config.json").is_file():
-        raise UserError(f"{folder / 'tokenizer_config.json'}: not found; the tokenizer's files belong to a checkpoint")
-    for name in ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "added_tokens.json"):
-        if is_pointer(folder / name):
-            raise UserError(pointer_sentence(folder / name))
+    if not settings.is_file():
+        raise UserError(f"{settings}: not found; the tokenizer's files belong to a checkpoint")
     try:
-        tokenizer: Qwen2Tokenizer = Qwen2Tokenizer.from_pretrained(folder)
+        tokenizer: PreTrainedTokenizerBase = read_internlm2(folder) if internlm2 else Qwen2Tokenizer.from_pretrained(folder)
     except Exception as error:  # the tokenizers library raises Exception itself
         text = " ".join(str(error).split())[:200]
         raise UserError(f"{folder}: the tokenizer's files cannot be read ({type(error).__name__}: {text}); copy them again") from error

@@ -25,7 +25,7 @@ from core.contracts import UserError
 from plugins.models.sa2va.groups import Lora
 
 _MAPPED = 2**25  # bytes of a file that are in memory at one time
-_ADAPTER = re.compile(r"language_model\.(.+)\.lora_([AB])(?:\.default)?\.weight")
+_ADAPTER = re.compile(r"(language_model\..+)\.lora_([AB])(?:\.default)?\.weight")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Stored:
     """What a training file or a folder of adapters holds; the tensors themselves stay in it."""
 
     file: Path
-    adapters: dict[str, str]  # native name -> key in the file
+    adapters: dict[tuple[str, str], str]  # (published key of the layer's weight, "A" or "B") -> key in the file
     plain: dict[str, str]  # published key -> key in the file
     lora: Lora | None
     base: str | None = None  # the hash of the weights that training started from, where the file has it
@@ -52,7 +52,7 @@ class Stored:
 def read_trained(file: Path, lora_alpha: int | None = None, lora_dropout: float = 0.05) -> Stored:
     """Which tensors there are, and the adapters' settings. Raises ``UserError``."""
     tensors, meta = open_tensors(file)
-    adapters: dict[str, str] = {}
+    adapters: dict[tuple[str, str], str] = {}
     plain: dict[str, str] = {}
     ranks: set[int] = set()
     copies = {published_name(key) for key in tensors if ".original_module." not in key}
@@ -61,7 +61,7 @@ def read_trained(file: Path, lora_alpha: int | None = None, lora_dropout: float 
         if ".original_module." in key and name in copies:  # PEFT keeps a module as it was beside the trained one (modules_to_save)
             continue
         if match := _ADAPTER.fullmatch(name):
-            adapters[f"llm.{match[1]}.lora_{match[2]}.default.weight"] = key
+            adapters[f"{match[1]}.weight", match[2]] = key
             ranks |= {tensor.shape[0]} if match[2] == "A" else set()
         elif name in plain:
             raise UserError(f"{file}: {plain[name]} and {key} are both {name}; which is meant cannot be told, remove one")
@@ -86,7 +86,7 @@ def published_name(key: str) -> str:
     name = key.removeprefix("module.").removeprefix("mllm.model.").removeprefix("language_model.")
     if (inner := name.removeprefix("base_model.model.")) != name:  # PEFT's, around the language model
         name = f"language_model.{inner}"
-    elif name.startswith(("model.", "lm_head.")):
+    elif name.startswith(("model.", "lm_head.", "output.")):
         name = f"language_model.{name}"
     for wrapper in (".base_layer", ".modules_to_save.default", ".modules_to_save", ".original_module"):
         name = name.replace(wrapper, "")

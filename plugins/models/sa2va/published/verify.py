@@ -16,8 +16,7 @@ from torch.nn import functional as F
 from plugins.models.sa2va.model import Sa2va
 from plugins.models.sa2va.published.export import is_trained, trained_names
 from plugins.models.sa2va.published.folder import shards, stored_tensors
-from plugins.models.sa2va.published.keys import place
-from plugins.models.sa2va.published.weights import native_tensors, published_tensor
+from plugins.models.sa2va.published.weights import native_tensors, published_tensor, spread
 
 
 def changes(model: Sa2va, base: Path, folder: Path) -> list[dict[str, Any]]:
@@ -30,7 +29,7 @@ def changes(model: Sa2va, base: Path, folder: Path) -> list[dict[str, Any]]:
     empty = {"tensors": 0, "changed": 0, "bytes": 0, "moved": 0.0, "norm": 0.0}
     rows: dict[str, dict[str, Any]] = defaultdict(lambda: {**empty, "dtypes": set()})
     for key, before in stored_tensors(base):
-        new, where = after.get(key), place(key)
+        new, where = after.get(key), model.network.config.layout.place(key)
         group: str = "video_memory" if where is None else model.network.group_of(where.natives[0])
         if where is not None and where.natives[0].removesuffix(".weight") in adapted:
             group = "lora"
@@ -90,24 +89,23 @@ class _Stored:
 
 def _wrong_tensors(model: Sa2va, base: Path, folder: Path) -> int:
     """Merges by the formula, not by the export's own way: W + alpha / r * B A."""
-    tensors, trained, after = native_tensors(model.network), trained_names(model), _Stored(folder)
-    adapters = dict(model.trainable().get("lora", []))
+    tensors, trained, after, layout = native_tensors(model.network), trained_names(model), _Stored(folder), model.network.config.layout
     scale = model.adapters.lora_alpha / model.adapters.r if model.adapters is not None else 0.0
 
     def live(key: str, before: Tensor) -> Tensor:
-        where = place(key)
-        assert where is not None
-        stem = where.natives[0].removesuffix(".weight")
-        if (a := adapters.get(f"{stem}.lora_A.default.weight")) is None:
-            return published_tensor(key, lambda name: tensors[name].detach())
-        weight = tensors[where.natives[0]]
-        weight = weight.detach() if weight.requires_grad else before.to(weight.device)
-        return weight.float() + scale * (adapters[f"{stem}.lora_B.default.weight"] @ a)
+        parts = {name: tensors[name].detach() for name, _, _ in spread(layout, key, before)}
+        for name, _, part in spread(layout, key, before):
+            layer = model.network.get_submodule(name.rpartition(".")[0])
+            if name.endswith(".weight") and hasattr(layer, "lora_A"):
+                weight = parts[name] if tensors[name].requires_grad else part.to(parts[name].device)
+                a, b = (layer.get_submodule(f"lora_{side}.default").get_parameter("weight").detach() for side in "AB")
+                parts[name] = weight.float() + scale * (b @ a)
+        return published_tensor(layout, key, parts.__getitem__)
 
     wrong = 0
     for key, before in stored_tensors(base):
         new, expected = after.get(key), before
-        if is_trained(key, trained):
+        if is_trained(layout, key, trained):
             expected = live(key, before).to(before.dtype).cpu()
             step = torch.finfo(before.dtype).eps * expected.float().abs()  # sums in another order may round the other way
             wrong += new.dtype != before.dtype or bool(((new.float() - expected.float()).abs() > step + 1e-6).any())
