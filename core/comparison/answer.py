@@ -109,6 +109,8 @@ def _legend(found: Mapping[int, Sequence[tuple[str, Difference]]], against: obje
     if any(one.over.endswith("pictures") for one in every):
         lines.append("Over pictures: both runs on the same drawn pictures; this says nothing about another seed.")
     if any(not one.verdict for one in every):
-        lines.append("Without an interval: one seed, or no seed in common. Run more seeds, or core.evaluate on both runs.")
+        lines.append(
+            "Without an interval: one seed, no seed in common, or equal differences. Run more seeds, or core.evaluate on both runs."
+        )
     lines.append(f"↑ high is good, ↓ low is good, {BEST} the best value." if known else "Which way is good is not known of these metrics.")
     return lines

@@ -110,7 +110,7 @@ def _over_pictures(name: str, run: RunData, other: RunData, plain: float) -> tup
     mine, theirs = drawn(run, evaluator), drawn(other, evaluator)
     if mine is None or theirs is None or mine.items != theirs.items:
         return Value(plain), ""
-    pairs = zip(mine.draws.get(metric, []), theirs.draws.get(metric, []), strict=True)
+    pairs = zip(mine.draws.get(metric, []), theirs.draws.get(metric, []), strict=False)
     changes = sorted(a - b for a, b in pairs if a is not None and b is not None)
     if len(changes) < 40:  # fewer have no 2.5 % on either side
         return Value(plain), ""
@@ -121,6 +121,8 @@ def _over_pictures(name: str, run: RunData, other: RunData, plain: float) -> tup
 def _judged(value: Value, over: str, good: GoodWay | None) -> Difference:
     if value.low is None or value.high is None:
         return Difference(value, over)
+    if value.value and value.high - value.low <= 1e-9 * abs(value.value):  # steps of a coarse metric: few equal ones are no certainty
+        return Difference(Value(value.value), over)
     if value.low <= 0 <= value.high:
         return Difference(value, over, "open")
     if good is None:

@@ -21,7 +21,10 @@ FILE = "draws.json"  # beside a variant's items.jsonl
 
 @dataclass(frozen=True)
 class Drawn:
-    """``items``: a digest of what was measured, equal for two models asked the same; ``draws``: metric -> [R], None where not finite."""
+    """``items``: a digest of what was measured and how it was drawn, equal for two models asked the same.
+
+    ``draws``: metric -> [R], None where it was not finite.
+    """
 
     items: str
     units: int
@@ -30,9 +33,11 @@ class Drawn:
 
 def write_draws(folder: Path, items: Sequence[Item], draws: Mapping[str, np.ndarray]) -> None:
     """``FILE`` in ``folder``, of the usable ``items`` and the ``draws`` [R] of each metric; seven digits of each."""
+    from core.evaluation.intervals import DRAWS, SEED  # late: it imports numpy, which reading does without
+
     asked = [(item["unit"], item["id"]) for item in items if "bad" not in item]
     rows = {name: [float(f"{value:.7g}") if math.isfinite(value) else None for value in values.tolist()] for name, values in draws.items()}
-    digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([DRAWS, SEED, asked]).encode()).hexdigest()
     found = {"items": digest, "units": len({unit for unit, _ in asked}), "draws": rows}
     write_whole(folder / FILE, json.dumps(found, allow_nan=False, separators=(",", ":")) + "\n")
 
@@ -41,6 +46,10 @@ def read_draws(folder: Path) -> Drawn | None:
     """None where there is no such file, or none that can be read."""
     try:
         found: Any = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        return Drawn(str(found["items"]), int(found["units"]), {str(name): list(values) for name, values in found["draws"].items()})
+        return Drawn(str(found["items"]), int(found["units"]), {str(name): _numbers(values) for name, values in found["draws"].items()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _numbers(values: Sequence[Any]) -> list[float | None]:
+    return [None if value is None else float(value) for value in values]

@@ -75,6 +75,15 @@ def test_runs_with_equal_seeds_are_paired(three_seeds):
     assert even.verdict == "open"
 
 
+def test_equal_differences_of_few_seeds_are_no_certainty(tmp_path):
+    """A metric of 36 expressions moves in steps of 1 / 36: two seeds that both move by one step are no proof."""
+    runs = [run_of(tmp_path / f"{op}{seed}", seed, op, cIoU=seed / 10 + (op != "sum") / 36) for op in ("sum", "pcgrad") for seed in (1, 2)]
+    groups = groups_of(runs, {"gradient.use": ["sum", "sum", "pcgrad", "pcgrad"]})
+    found = difference("referring/cIoU", groups[1], groups[0], runs, "highest")
+    assert found is not None
+    assert (found.value.value, found.value.low, found.verdict) == (pytest.approx(1 / 36), None, "")
+
+
 def test_the_answer_comes_first_with_arrows_and_the_best(three_seeds):
     varying = differences(three_seeds)
     groups = groups_of(three_seeds, varying)

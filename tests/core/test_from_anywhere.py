@@ -90,7 +90,7 @@ def test_the_toolkit_is_used_from_a_folder_with_its_own_core_and_plugins(dualloo
     end = said([dualloop, "run", "mine.yaml", "--quiet", "--sweep", "seed=1", *SMALL, *spread], project)
     assert "sweep: 1 of 1 runs ended well" in end
     assert "look at them: dualloop compare runs/" in end
-    [run] = project.glob("runs/*/*")
+    [run] = (file.parent for file in project.glob("runs/*/*/recipe.json"))  # beside it lies sweep.json
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert {row["surgery/weight/loop1"] for row in rows if "surgery/weight/loop1" in row} == {0.5}  # the project's own op
     assert "checkpoint: ${shipped:assets/sa2va-shapes}" in (run / "recipe.yaml").read_text()
