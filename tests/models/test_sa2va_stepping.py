@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from plugins.models.sa2va import stepping
+from plugins.models.sa2va import generation, stepping
 from plugins.models.sa2va.backend import Prompt
 from plugins.models.sa2va.components import Lora, load
 from plugins.models.sa2va.generation import captions, greedy
@@ -19,6 +19,7 @@ from plugins.models.sa2va.model import Sa2va
 from plugins.models.sa2va.stepping import Other, Steps
 
 ASSET = Path(__file__).parents[2] / "assets" / "sa2va-shapes"
+FAMILIES = Path(__file__).parents[1] / "fixtures" / "families"
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +28,9 @@ def model() -> Sa2va:
     return with_adapters("float32")
 
 
-def with_adapters(dtype: str) -> Sa2va:
+def with_adapters(dtype: str, checkpoint: Path = ASSET) -> Sa2va:
     torch.manual_seed(0)
-    model = load(checkpoint=ASSET, max_tiles=1, lora=Lora(r=4, alpha=8), dtype=dtype)  # type: ignore[arg-type]
+    model = load(checkpoint=checkpoint, max_tiles=1, lora=Lora(r=4, alpha=8), dtype=dtype)  # type: ignore[arg-type]
     for name, parameter in model.trainable()["lora"]:
         if "lora_B" in name:
             parameter.data = torch.randn(parameter.shape) / 20
@@ -64,6 +65,14 @@ def test_the_tokens_are_the_layers_own(model: Sa2va, prompts: list[Prompt], leng
     for ended in (never, model.text.ended, lambda ids: ids[-1] % 3 == 0):
         assert captions(backend, prompts, length, ended, wait) == greedy(backend, prompts, length, ended).ids
     assert captions(backend, prompts[:1], length, never, wait) == greedy(backend, prompts[:1], length, never).ids
+
+
+def test_llamas_layers_are_known_with_adapters_that_share_an_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = with_adapters("float32", FAMILIES / "internlm2" / "tiny")
+    prompts, backend = requests(model), model.network.backend
+    expected = greedy(backend, prompts, 20, never).ids
+    monkeypatch.setattr(generation, "greedy", None)  # it would be the way of what is not known
+    assert captions(backend, prompts, 20, never) == expected
 
 
 def test_no_tokens_are_asked_for(model: Sa2va, prompts: list[Prompt]) -> None:

@@ -1,4 +1,4 @@
-"""One token after another with few operations, for a language model of Qwen2's kind under PEFT's adapters.
+"""One token after another with few operations, for a language model of Qwen2's or Llama's kind under PEFT's adapters.
 
 What transformers' layers do with some eighty operations is done here with twenty-five: weights that read the same numbers are one
 matrix, an adapter is two products and no cast, keys and values are written where they stay. All of it lies in place, so that on
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
 from plugins.models.sa2va.adapted import AdaptedLinear
@@ -80,11 +81,12 @@ class _Layer:
     keys: Tensor  # [B, KV, S, d], with room
     values: Tensor
 
-    def __init__(self, layer: Qwen2DecoderLayer, kind: torch.dtype) -> None:
+    def __init__(self, layer: Qwen2DecoderLayer | LlamaDecoderLayer, kind: torch.dtype) -> None:
         """Raises ``Other``."""
         attention, mlp = layer.self_attn, layer.mlp
+        window = getattr(attention, "sliding_window", None)  # Llama has none
         silu = isinstance(mlp.act_fn, nn.SiLU) or type(mlp.act_fn).__name__ == "SiLUActivation"
-        if type(layer) is not Qwen2DecoderLayer or attention.sliding_window is not None or not silu:
+        if type(layer) not in (Qwen2DecoderLayer, LlamaDecoderLayer) or window is not None or not silu:
             raise Other
         self.attention, self.before, self.after = attention, layer.input_layernorm, layer.post_attention_layernorm
         self.qkv = _Product.of(kind, attention.q_proj, attention.k_proj, attention.v_proj)
