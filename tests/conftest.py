@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -55,18 +56,18 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory, world: Path) -> P
 TINY = ROOT / "recipes" / "dual_loop_tiny.yaml"
 
 
-@pytest.fixture
-def tiny(world: Path, small_checkpoint: Path, tmp_path: Path) -> Callable[..., Recipe]:
-    """The shipped main recipe on the small model and world, a few updates long; takes overrides."""
+@pytest.fixture(scope="session")
+def tiny_in(world: Path, small_checkpoint: Path) -> Callable[..., Recipe]:
+    """The shipped main recipe on the small model and world, a few updates long, with runs in ``folder``/runs; takes overrides."""
 
-    def make(*overrides: str, file: Path = TINY) -> Recipe:
+    def make(folder: Path, *overrides: str, file: Path = TINY) -> Recipe:
         recipe = load(
             file,
             [
                 f"data.world={world}",
                 f"model.checkpoint={small_checkpoint}",
                 "model.lora={r: 4, alpha: 8, dropout: 0.1}",
-                f"output={tmp_path / 'runs'}",
+                f"output={folder / 'runs'}",
                 "train={updates: 4, batch_size: 2, accumulate: 2, clip_norm: 1.0}",
                 "checkpoint={every: 2, keep: 3}",
                 "loops.loop1.tasks.pseudo.caption_length=5",
@@ -85,3 +86,20 @@ def tiny(world: Path, small_checkpoint: Path, tmp_path: Path) -> Callable[..., R
         return recipe
 
     return make
+
+
+@pytest.fixture
+def tiny(tiny_in: Callable[..., Recipe], tmp_path: Path) -> Callable[..., Recipe]:
+    """Makes the recipe of ``tiny_in`` in the test's own folder."""
+    return partial(tiny_in, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def finished(tiny_in: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of ``tiny()``, for tests that only read it; others copy it."""
+    from core.engine import runner
+
+    recipe = tiny_in(tmp_path_factory.mktemp("finished"))
+    assert runner.run(recipe, Registry(), quiet=True) == 0
+    [folder] = Path(recipe.values["output"]).iterdir()
+    return folder

@@ -92,13 +92,19 @@ def evaluate(name: str, evaluator: Evaluator, model: Model, progress: Progress, 
 
 
 def _share(evaluator: Evaluator, model: Model, progress: Progress, label: str, exchange: Exchange) -> list[Item]:
-    """The items of this rank's units, up to the one during which a signal came."""
+    """The items of this rank's units, up to the one during which a signal came: a read that hangs does not keep a stopped run."""
     mine, items = range(exchange.rank, len(evaluator), exchange.world), []
     with progress.phase(label + (f", process 1 of {exchange.world}" if exchange.world > 1 else "")) as callback:
         for done, unit in enumerate(mine, start=1):
             if stopping.asked():
                 break
-            items += measured(evaluator, model, unit)
+            try:
+                with stopping.waiting("for an evaluation"):
+                    items += measured(evaluator, model, unit)
+            except stopping.Stopped:
+                if not stopping.patient():  # nobody would ask for the signal later
+                    raise
+                break
             callback(done, len(mine))
     return items
 

@@ -21,9 +21,10 @@ from plugins.models.sa2va.network import Network
 from plugins.models.sa2va.published.weights import native_tensors, published_tensor
 
 
-@pytest.fixture
-def run(tiny: Callable[..., Recipe]) -> Path:
-    recipe = tiny("optimizer.lr=0.01", "train.updates=2")
+@pytest.fixture(scope="module")
+def run(tiny_in: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all tests, which only read it."""
+    recipe = tiny_in(tmp_path_factory.mktemp("convert"), "optimizer.lr=0.01", "train.updates=2")
     assert runner.run(recipe, Registry(), quiet=True) == 0
     return next(Path(recipe.values["output"]).iterdir())
 

@@ -106,6 +106,7 @@ class Campaign:
     while_evaluating: int = 0  # kills
     seconds: int = 0  # commands that were refused because another trained the run
     full: int = 0  # attempts that met a full disk
+    started: list[BaseProcess] = field(default_factory=list)  # the ranks of the commands that were started last
 
     @property
     def log(self) -> Path:
@@ -126,7 +127,15 @@ class Campaign:
         return self
 
     def _start(self, output: Path, resume: bool) -> list[BaseProcess]:
-        return start(self.recipe, [f"output={output}", *(["--resume"] if resume else [])], self.processes, self.log)
+        ranks = start(self.recipe, [f"output={output}", *(["--resume"] if resume else [])], self.processes, self.log)
+        self.started = [rank for rank in self.started if rank.is_alive()] + ranks
+        return ranks
+
+    def stop(self) -> None:
+        """Ends what still runs, such as after Ctrl-C."""
+        for rank in self.started:
+            rank.kill()
+            rank.join()
 
     def _ended(self, ranks: list[BaseProcess]) -> list[int | None]:
         for rank in ranks:
@@ -153,6 +162,8 @@ class Campaign:
         now = newest(run) if (run := run_in(output)) else 0
         assert now >= before, f"a checkpoint was lost: {now} after {before}"
         self.reached.append(now)
+        if len(self.reached) % 10 == 0:
+            print(f"{len(self.reached)} of {kills} kills", flush=True)
         return False
 
     def _kill(self, output: Path, before: int, ranks: list[BaseProcess]) -> bool:
@@ -293,11 +304,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=1, choices=(1, 2))
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # the small file system is given back then, too
     with tempfile.TemporaryDirectory() as folder, small_disk(Path(folder) / "runs") as full_disks:
         os.environ.setdefault("DUALLOOP_CACHE", f"{folder}/indices")
         began = time.monotonic()
         recipe = write_recipe(Path(folder), given.processes)
-        done = Campaign(recipe, Path(folder) / "runs", given.processes, random.Random(given.seed), full_disks).go(given.kills)
+        done = Campaign(recipe, Path(folder) / "runs", given.processes, random.Random(given.seed), full_disks)
+        try:
+            done.go(given.kills)
+        finally:
+            done.stop()
     print(f"{len(done.reached)} kills of {given.processes} process(es) in {time.monotonic() - began:.0f} s, seed {given.seed}")
     print(f"{done.while_evaluating} of them during an evaluation; {done.seconds} second commands were refused; {done.full} disks were full")
     print(f"last checkpoint at each kill: {done.reached}")

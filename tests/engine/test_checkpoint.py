@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,43 +15,8 @@ from torch import nn
 
 from core.contracts import UserError
 from core.engine import checkpoint
-
-SCRIPT = """
-import os, signal, sys
-import torch
-from pathlib import Path
-from torch import nn
-from core.engine import checkpoint
-
-folder, fatal = Path(sys.argv[1]), int(sys.argv[2])
-layer = nn.Linear(64, 64)
-groups = {"layer": list(layer.named_parameters())}
-optimizer = torch.optim.AdamW(layer.parameters())
-calls = 0
-real = {name: getattr(checkpoint, name) for name in ("_write", "_sync")}
-
-def counted(name):
-    def step(*given):
-        global calls
-        calls += 1
-        if calls == fatal:
-            os.kill(os.getpid(), signal.SIGKILL)
-        real[name](*given)
-    return step
-
-checkpoint._write, checkpoint._sync = counted("_write"), counted("_sync")
-for update in (1, 2):
-    if update == 1:
-        fatal, chosen = 0, fatal
-    else:
-        fatal, calls = chosen, 0
-    nn.init.constant_(layer.weight, float(update))
-    layer(torch.ones(1, 64)).sum().backward()
-    optimizer.step()
-    nn.init.constant_(layer.weight, float(update))
-    checkpoint.save(folder, update, groups, optimizer.state, None, {}, keep=2)
-print("finished")
-"""
+from tests.engine.children import CHILDREN
+from tests.patience import HANGS_S
 
 
 def fresh() -> tuple[dict[str, list[tuple[str, nn.Parameter]]], torch.optim.AdamW]:
@@ -59,20 +24,48 @@ def fresh() -> tuple[dict[str, list[tuple[str, nn.Parameter]]], torch.optim.Adam
     return {"layer": list(layer.named_parameters())}, torch.optim.AdamW(layer.parameters())
 
 
+def save_twice(folder: Path, fatal: int) -> None:
+    """Kills this process within the second save, at its step number ``fatal``."""
+    groups, optimizer = fresh()
+    calls = 0
+
+    def counted(real: Callable[..., None]) -> Callable[..., None]:
+        def step(*given: object) -> None:
+            nonlocal calls
+            calls += 1
+            if update == 2 and calls == fatal:
+                os.kill(os.getpid(), signal.SIGKILL)
+            real(*given)
+
+        return step
+
+    checkpoint._write, checkpoint._sync = counted(checkpoint._write), counted(checkpoint._sync)
+    weight = groups["layer"][0][1]
+    for update in (1, 2):
+        calls = 0
+        nn.init.constant_(weight, float(update))
+        weight.sum().backward()
+        optimizer.step()
+        nn.init.constant_(weight, float(update))
+        checkpoint.save(folder, update, groups, optimizer.state, None, {}, keep=2)
+
+
+def ended(target: Callable[..., None], *given: object) -> int | None:
+    """The exit code of a process that calls ``target``."""
+    process = CHILDREN.Process(target=target, args=given)
+    process.start()
+    process.join(HANGS_S)
+    return process.exitcode
+
+
 @pytest.mark.parametrize("fatal", [1, 2, 3, 4, 6])
 def test_killed_during_a_save_leaves_the_previous_checkpoint_loadable(tmp_path: Path, fatal: int) -> None:
-    done = subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path), str(fatal)], capture_output=True, cwd=Path(__file__).parents[2])
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert ended(save_twice, tmp_path, fatal) == -signal.SIGKILL
     [(update, path)] = checkpoint.list_checkpoints(tmp_path)
     groups, optimizer = fresh()
     assert checkpoint.load(path, groups, optimizer.state, None)["update"] == update == 1
     assert torch.equal(groups["layer"][0][1], torch.full((64, 64), 1.0))
-
-
-def test_a_save_after_the_kill_succeeds(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path), "2"], capture_output=True, cwd=Path(__file__).parents[2])
-    groups, optimizer = fresh()
-    checkpoint.save(tmp_path, 2, groups, optimizer.state, None, {}, keep=1)
+    checkpoint.save(tmp_path, 2, groups, optimizer.state, None, {}, keep=1)  # and the next save succeeds
     assert [update for update, _ in checkpoint.list_checkpoints(tmp_path)] == [2]
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".part")]
 
@@ -98,33 +91,23 @@ def test_a_full_disk_is_reported_before_anything_is_touched(tmp_path: Path, monk
     assert {file.name: file.read_bytes() for file in first.iterdir()} == before
 
 
-FULL = """
-import resource, sys
-import torch
-from pathlib import Path
-from torch import nn
-from core.contracts import UserError
-from core.engine import checkpoint
-
-layer = nn.Linear(64, 64)
-groups = {"layer": list(layer.named_parameters())}
-optimizer = torch.optim.AdamW(layer.parameters())
-checkpoint.save(Path(sys.argv[1]), 1, groups, optimizer.state, None, {}, keep=1)
-resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # the system refuses to write on, as a full disk does
-try:
-    checkpoint.save(Path(sys.argv[1]), 2, groups, optimizer.state, None, {}, keep=1)
-except UserError as error:
-    print(error)
-"""
+def save_with_little_room(folder: Path) -> None:
+    groups, optimizer = fresh()
+    checkpoint.save(folder / "checkpoints", 1, groups, optimizer.state, None, {}, keep=1)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # the system refuses to write on, as a full disk does
+    try:
+        checkpoint.save(folder / "checkpoints", 2, groups, optimizer.state, None, {}, keep=1)
+    except UserError as error:
+        (folder / "said").write_text(str(error))
 
 
 def test_a_disk_that_fills_up_while_writing_leaves_the_previous_checkpoint(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", FULL, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    assert "the checkpoint of update 2 cannot be written" in done.stdout, done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["update-000001"]
+    assert ended(save_with_little_room, tmp_path) == 0
+    assert "the checkpoint of update 2 cannot be written" in (tmp_path / "said").read_text()
+    [path] = (tmp_path / "checkpoints").iterdir()
+    assert path.name == "update-000001"
     groups, optimizer = fresh()
-    assert checkpoint.load(tmp_path / "update-000001", groups, optimizer.state, None)["update"] == 1
+    assert checkpoint.load(path, groups, optimizer.state, None)["update"] == 1
 
 
 def test_where_no_folder_can_be_made(tmp_path: Path) -> None:

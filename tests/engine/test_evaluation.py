@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,8 @@ import torch
 from rich.console import Console
 
 from core.contracts import BadSample, Evaluation
-from core.engine.evaluation import before_after_table, evaluate_all, metric_values, write_result
+from core.engine.evaluation import Unfinished, before_after_table, evaluate_all, metric_values, write_result
+from core.engine.launch import stopping
 from core.engine.progress import Progress
 from core.testing import TinyModel
 
@@ -101,3 +104,29 @@ def test_result_files(tmp_path):
 
 def test_names_for_trackers():
     assert metric_values(BEFORE) == {"refcoco/cIoU": 0.5, "refcoco/n_expressions": 40.0}
+
+
+class Hanging(Looking):
+    """Its first unit reads from a network disk that does not answer."""
+
+    def __init__(self, pipe: Path) -> None:
+        self.pipe = pipe
+
+    def measure(self, model, unit):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return [{"id": self.pipe.read_text(), "training": 0, "grad": 0}]
+
+
+def test_a_read_that_hangs_does_not_keep_a_run_that_is_asked_to_stop(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")  # nobody writes into it
+    monkeypatch.setattr(stopping, "GRACE_S", 0.1)
+    network = model()
+    before = modes(network)
+    evaluators = {"hanging": Hanging(tmp_path / "pipe")}
+    with stopping.listening():
+        with stopping.patiently(), pytest.raises(Unfinished, match="hanging"):  # between updates: the run saves, then stops
+            evaluate_all(network, evaluators, Progress(0, quiet=True))
+        assert stopping.asked() == signal.SIGTERM
+    with stopping.listening(), pytest.raises(stopping.Stopped):  # before training there is nothing to save
+        evaluate_all(network, evaluators, Progress(0, quiet=True))
+    assert modes(network) == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,8 +37,10 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in files}
 
 
-def test_a_run_trained_longer_equals_one_of_that_length_bit_for_bit(tiny: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = go(tiny())
+def test_a_run_trained_longer_equals_one_of_that_length_bit_for_bit(
+    tiny: Make, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "runs" / "run"))
     assert runner.run(tiny("train.updates=8"), Registry(), resume=folder) == 0
     assert "longer: 8 updates instead of 4, 4 are done" in " ".join(capsys.readouterr().out.split())
     whole = go(tiny("train.updates=8", f"output={tmp_path / 'whole'}"))
@@ -54,8 +57,8 @@ def test_the_rate_follows_the_new_number_of_updates(tiny: Make, tmp_path: Path) 
 
     falling = "optimizer.schedule=cosine"
     folder = go(tiny(falling))
+    short = rates(folder)
     runner.run(tiny(falling, "train.updates=8"), Registry(), resume=folder, quiet=True)
-    short = rates(go(tiny(falling, f"output={tmp_path / 'short'}")))
     whole = rates(go(tiny(falling, "train.updates=8", f"output={tmp_path / 'whole'}")))
     assert rates(folder) == short[:4] + whole[4:]
     assert short[3] != whole[3]
@@ -84,8 +87,8 @@ def test_a_finished_run_says_so_and_a_longer_one_keeps_what_was(
     assert snapshot(folder) == before
 
 
-def test_a_shorter_or_another_recipe_is_refused_with_both_ways_on(tiny: Make) -> None:
-    folder = go(tiny())
+def test_a_shorter_or_another_recipe_is_refused_with_both_ways_on(tiny: Make, finished: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "runs" / "run"))
     before = snapshot(folder)
     ways = rf"--resume {folder} alone goes on with its own recipe, train\.updates=N trains it longer.* start_from={folder}$"
     with pytest.raises(UserError, match=r"train\.updates was 4, is 2 \(a run can become longer, not shorter\); " + ways):

@@ -49,9 +49,8 @@ def test_the_metrics_are_written_beside_trackers_of_any_name(tiny: Make, tmp_pat
     assert run.trackers.active == ("mine",)
 
 
-def test_resume_equals_the_uninterrupted_run_bit_for_bit(tiny: Make) -> None:
-    whole = go(tiny())
-    cut = whole.with_name("cut")
+def test_resume_equals_the_uninterrupted_run_bit_for_bit(tiny: Make, finished: Path, tmp_path: Path) -> None:
+    whole, cut = finished, tmp_path / "cut"
     shutil.copytree(whole, cut)
     shutil.rmtree(cut / "checkpoints" / "update-000004")
     before = tensors(whole, 4)
@@ -92,14 +91,14 @@ def test_any_optimizer_and_rate_of_torch_is_resumed_bit_for_bit(tiny: Make, tmp_
     assert len(set(rates[0])) > 2
 
 
-def test_resume_refuses_another_recipe(tiny: Make) -> None:
-    folder = go(tiny("optimizer.lr=0.01"))
-    with pytest.raises(UserError, match=r"optimizer\.lr was 0\.01, is 0\.1"):
-        runner.run(tiny("optimizer.lr=0.1"), Registry(), resume=folder, quiet=True)
+def test_resume_refuses_another_recipe(tiny: Make, finished: Path) -> None:
+    rate = tiny().values["optimizer"]["lr"]
+    with pytest.raises(UserError, match=rf"optimizer\.lr was {rate}, is 0\.1"):
+        runner.run(tiny("optimizer.lr=0.1"), Registry(), resume=finished, quiet=True)
 
 
-def test_the_run_folders_own_recipe_resumes_it(tiny: Make) -> None:
-    folder = go(tiny())
+def test_the_run_folders_own_recipe_resumes_it(finished: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "copy"))
     shutil.rmtree(folder / "checkpoints" / "update-000004")
     from core.commands.run import main
 

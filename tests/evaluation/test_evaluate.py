@@ -29,6 +29,8 @@ from core.evaluation.source import read_job
 from core.registry import Registry
 from plugins.datasets.refcoco import Refcoco
 from plugins.evaluators.refcoco import RefcocoEvaluator
+from tests.engine.children import Command
+from tests.patience import HANGS_S
 
 TINY = "core.testing.tiny_model:TinyModel"
 
@@ -214,10 +216,10 @@ def test_the_same_result_with_any_number_of_processes(job: list[str], tmp_path: 
 
 
 def test_two_processes_of_the_real_command(job: list[str], out: Path, tmp_path: Path, capsys) -> None:
-    command = [sys.executable, "-m", "core.evaluate", *job[:1], "evaluate.caption=null", "max_samples=6", "--processes", "2", "--out"]
-    two = subprocess.run([*command, str(tmp_path / "two")], env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    assert two.returncode == 0, two.stderr
-    assert "process 1 of 2 3/3" in two.stdout
+    two = Command("core.evaluate", *job[:1], "evaluate.caption=null", "max_samples=6", "--processes", 2, "--out", tmp_path / "two")
+    said, errors = two.communicate(HANGS_S)
+    assert two.returncode == 0, errors
+    assert "process 1 of 2 3/3" in said
     assert main([*job, "evaluate.caption=null", "max_samples=6"]) == 0
     assert lines(out / "referring" / "full") == lines(tmp_path / "two" / "referring" / "full")
     assert card(out / "referring")["results"] == card(tmp_path / "two" / "referring")["results"]

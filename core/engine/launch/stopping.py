@@ -75,6 +75,11 @@ def patiently() -> Iterator[None]:
         _State.patient = False
 
 
+def patient() -> bool:
+    """Whether the run is inside ``patiently``, and asks for the signal itself."""
+    return _State.patient
+
+
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
     """Around a wait that may have no end: a signal breaks it off after ``GRACE_S``, a second one at once, with ``Stopped``."""
