@@ -1,24 +1,27 @@
 """A stamp of a source: which data a run was trained on, wherever they lie.
 
 How many samples there are; of a few, spread over all, their ids, texts and masks to the bit and their pictures coarsely (decoders differ
-by a level or two); and every byte of the files that describe the samples, where the data set names them (``KnowsItsFiles``).
+by a level or two); every byte of the files that describe the samples, where the data set names them (``KnowsItsFiles``); and
+the sizes in bytes of its first pictures, where it knows their files (``KnowsPictures``).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from core.checkpoints import contents
-from core.contracts import BadSample, Dataset, KnowsItsFiles, Region
+from core.contracts import BadSample, Dataset, KnowsItsFiles, KnowsPictures, Region, StoredPicture
 from core.engine.undisturbed import undisturbed
 
 LOOKED_AT = 16  # samples of a source
+PICTURES = 5000  # whose sizes are asked for: a second or two on a slow disk
 CELLS = 4  # of a picture in each direction
 TOLERANCE = 4  # of 255, between the means of a cell as two decoders give them
 
@@ -32,11 +35,19 @@ def stamp(dataset: Dataset, parts: Mapping[str, Dataset], given: Mapping[str, Pa
             files |= {f"{name}{number}/{file.name}": file for number, file in enumerate(part.its_files(), 1)}
     if not files:
         files = {f"{key}/{path.name}": path for key, path in given.items() if path.is_file()}
+    pictures = (picture for part in parts.values() if isinstance(part, KnowsPictures) for picture in part.picture_files())
     count = len(dataset)
     chosen = sorted({place * count // LOOKED_AT for place in range(LOOKED_AT)}) if count else []
     with undisturbed():
         looked = [_looked_at(dataset, index) for index in chosen]
-    return {"samples": count, "looked_at": looked, "files": contents.contents(files, known.get("files"))}
+    found = {"samples": count, "looked_at": looked, "files": contents.contents(files, known.get("files"))}
+    return found | {"pictures": _sizes(islice(pictures, PICTURES))}
+
+
+def _sizes(pictures: Iterable[StoredPicture]) -> dict[str, Any]:
+    """Of their names and sizes, in whatever order and wherever they lie."""
+    sizes = sorted((picture.file.name, picture.offset, picture.length() or 0) for picture in pictures)
+    return {"count": len(sizes), "sha256": hashlib.sha256(json.dumps(sizes).encode()).hexdigest()}
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -47,6 +58,8 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     other = [two for one, two in zip(then["looked_at"], now["looked_at"], strict=False) if not _alike(one, two)]
     if other:
         found.append(f"{len(other)} of {len(now['looked_at'])} samples that were looked at differ, such as {other[0]['id']}")
+    elif then.get("pictures", now["pictures"]) != now["pictures"]:  # a run of before has no such entry
+        found.append(f"among its {now['pictures']['count']} pictures that were looked at some have another name or size in bytes")
     return found
 
 

@@ -14,6 +14,15 @@ class StoredPicture(NamedTuple):
     offset: int = 0  # bytes
     size: int | None = None  # bytes; None: up to the end of the file
 
+    def length(self) -> int | None:
+        """Bytes; None for a file that is not there, which is counted where it is drawn."""
+        if self.size is not None:
+            return self.size
+        try:
+            return self.file.stat().st_size - self.offset
+        except OSError:
+            return None
+
 
 @dataclass(frozen=True)
 class LeftOut:

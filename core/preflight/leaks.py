@@ -96,7 +96,7 @@ class _Pictures:
             if number % _EVERY == 0 and time.monotonic() > deadline:
                 self.late = True
                 return
-            if (size := _size(picture)) is not None:
+            if (size := picture.length()) is not None:
                 yield picture, size
 
     def common(self, source: Drawn, deadline: float) -> _Compared:
@@ -120,16 +120,6 @@ class _Pictures:
         if picture not in self._whole:
             self._whole[picture] = _digest(picture, size, size)
         return self._whole[picture]
-
-
-def _size(picture: StoredPicture) -> int | None:
-    """Bytes; None for a file that is not there, which is counted where it is drawn."""
-    if picture.size is not None:
-        return picture.size
-    try:
-        return os.stat(picture.file).st_size - picture.offset
-    except OSError:
-        return None
 
 
 def _digest(picture: StoredPicture, size: int, piece: int) -> bytes:

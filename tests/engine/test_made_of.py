@@ -17,7 +17,7 @@ from core.checkpoints.own_recipe import own_recipe
 from core.checkpoints.trained_weights import open_run
 from core.commands.convert import main as convert
 from core.commands.run import main
-from core.contracts import BadSample, Region, UserError
+from core.contracts import BadSample, Region, StoredPicture, UserError
 from core.engine import runner
 from core.recipe import Recipe
 from core.registry import Registry
@@ -240,6 +240,32 @@ def test_a_stamp_of_a_data_set_that_names_no_files() -> None:
     assert stamps.differences(then, stamp(Few(caption="a ball"))) == ["15 of 16 samples that were looked at differ, such as 2"]
     assert stamps.differences(then, stamp(Few(count=39))) == ["it had 40 samples, has 39"]
     assert stamp(Few(count=0))["samples"] == 0
+
+
+def test_a_replaced_picture_is_noticed_by_its_size_wherever_it_lies(tmp_path: Path) -> None:
+    class Stored(Few):
+        def __init__(self, folder: Path) -> None:
+            super().__init__()
+            self.folder = folder
+
+        def picture_files(self) -> list[StoredPicture]:
+            return [StoredPicture(file) for file in self.folder.iterdir()]
+
+    one = tmp_path / "one"
+    one.mkdir()
+    for number in range(40):
+        (one / f"{number}.jpg").write_bytes(bytes(number + 1))
+
+    def stamp(folder: Path) -> dict[str, object]:
+        return stamps.stamp(Stored(folder), {"": Stored(folder)}, {}, {})
+
+    then = stamp(one)
+    shutil.copytree(one, tmp_path / "other", copy_function=shutil.copyfile)  # with times of now
+    assert stamps.differences(then, stamp(tmp_path / "other")) == []
+    assert stamps.differences({key: value for key, value in then.items() if key != "pictures"}, stamp(one)) == []  # an earlier run's
+    (tmp_path / "other" / "33.jpg").write_bytes(b"another")
+    found = ["among its 40 pictures that were looked at some have another name or size in bytes"]
+    assert stamps.differences(then, stamp(tmp_path / "other")) == found
 
 
 def test_looking_at_samples_moves_no_generator() -> None:
