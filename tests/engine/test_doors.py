@@ -99,7 +99,7 @@ def test_weights_that_no_loss_reaches_are_told(tiny: Make, tmp_path: Path, capsy
     (tmp_path / "idle.py").write_text(code.replace(first, f"        self.idle = torch.nn.Parameter(torch.zeros(3))\n{first}"))
     recipe = tiny(f"loops.loop1.tasks.referring.use={tmp_path / 'idle.py'}:BalancedReferring")
     assert runner.run(recipe, Registry()) == 0
-    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: in ")]
     assert told == [f"warning: in 2 updates no loss has reached {GROUP}/idle: use them in the loop's losses, or freeze them"]
     assert not at(max((tmp_path / "runs").iterdir()), 4)["own"][f"{GROUP}/idle"].any()
 
