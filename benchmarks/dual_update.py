@@ -188,14 +188,14 @@ def watch(run: Trainer, clock: Clock) -> None:
             yield
         clock.at("first forward")
 
-    network.backend.tile_features = clock.around("pictures", network.backend.tile_features)  # type: ignore[method-assign]
-    network.sam_features = clock.around("pictures", network.sam_features)  # type: ignore[method-assign]
-    run._gradients, one.sampler, teacher.weights = loop, sample, teaching  # type: ignore[method-assign]
-    teacher.update = clock.around("EMA", teacher.update)  # type: ignore[method-assign]
-    run.strategy.gram = clock.around("surgery", run.strategy.gram)  # type: ignore[method-assign]
+    network.backend.tile_features = clock.around("pictures", network.backend.tile_features)
+    network.sam_features = clock.around("pictures", network.sam_features)
+    run._gradients, one.sampler, teacher.weights = loop, sample, teaching
+    teacher.update = clock.around("EMA", teacher.update)
+    run.strategy.gram = clock.around("surgery", run.strategy.gram)
     strategy_module.combine = clock.around("surgery", strategy_module.combine)
-    run.surgery.op.weights = clock.around("surgery", run.surgery.op.weights)  # type: ignore[method-assign]
-    run.strategy.step = clock.around("optimizer", run.strategy.step)  # type: ignore[method-assign]
+    run.surgery.op.weights = clock.around("surgery", run.surgery.op.weights)
+    run.strategy.step = clock.around("optimizer", run.strategy.step)
 
 
 def measure(way: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -214,10 +214,10 @@ def measure(way: str, args: argparse.Namespace) -> dict[str, Any]:
     else:
         run = trainer(model, batches, args, "bf16" if half else "fp32")
         reduce = run.strategy.reduce
-        run.strategy.reduce = lambda gradients: result.update(gradients=[g.whole.numpy().copy() for g in gradients])  # type: ignore[method-assign]
+        run.strategy.reduce = lambda gradients: result.update(gradients=[g.whole.numpy().copy() for g in gradients])
         values = run.update(0)
         result["losses"] = (values["loop1/loss"], values["loop2/loss"])
-        run.strategy.reduce = reduce  # type: ignore[method-assign]
+        run.strategy.reduce = reduce
         update = run.update
     result["memory"] = _peak(False) - before
     seconds = []

@@ -155,7 +155,7 @@ def referring(model: Sa2va, name: str, size: int, args: argparse.Namespace) -> N
     def run(way: Callable[[Sa2va, np.ndarray, list[str]], list[Prediction]]) -> list[Prediction]:
         return [one for image, texts in zip(pictures, phrases, strict=True) for one in way(model, image, texts)]
 
-    seconds, found = turns([lambda way=way: run(way) for way in ways], args.repeats)  # type: ignore[misc]
+    seconds, found = turns([lambda way=way: run(way) for way in ways], args.repeats)
     count, truth = args.pictures * args.phrases, found[0]
     pixels = size * size * sum(one.mask is not None for one in truth)
     print(f"\nreferring, {name}: {args.pictures} pictures x {args.phrases} phrases, e.g. {phrases[0][0]!r}: {truth[0].text!r}")

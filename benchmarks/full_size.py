@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,28 @@ def trainer(model: Sa2va, args: argparse.Namespace) -> Trainer:
     return Trainer(model, loops, teacher, surgery, schedule, strategy, rate, SEED, args.device, "bf16", args.out)
 
 
+class Untraced(Profile):
+    """Without the update under torch's profiler, whose trace takes minutes to write at full size: waits are not counted then."""
+
+    def _trace(self, number: int, measured: bool) -> dict[str, float]:
+        return self._measure(number) if measured else self.trainer.update(number)
+
+    def result(self) -> dict[str, Any]:
+        return super().result() | {"traced_while_measured": False}
+
+
+def token_seconds(model: Sa2va, batch: RegionBatch, short: int = 10, long: int = 74) -> float:
+    """What one more token takes, of all regions at once: by two generations of different lengths, each after one that warms up."""
+    seconds = []
+    with torch.no_grad(), model.computing(training=False, precision="bf16"):
+        vision = model.encode(batch)
+        for length in (short, short, long):
+            begun = time.perf_counter()
+            model.generate(vision, batch.view1, batch.cells, length)  # its end waits for the tokens
+            seconds.append(time.perf_counter() - begun)
+    return (seconds[2] - seconds[1]) / (long - short)
+
+
 def counted(args: argparse.Namespace) -> dict[str, Any]:
     """The row of ``counted.json`` with these settings, or {}."""
     changes = {"train.accumulate=1", f"train.batch_size={args.batch}", f"model.max_tiles={max(1, args.tiles - 1)}"}
@@ -160,6 +183,8 @@ def main(given: list[str] | None = None) -> None:
     for name, default in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default: {default}")
     parser.add_argument("--keep-activations", action="store_true", help="without train.activation_checkpointing")
+    parser.add_argument("--no-trace", action="store_true", help="no update under torch's profiler: no waits and no trace, but minutes less")
+    parser.add_argument("--generation", action="store_true", help="also what one token of the teacher's captions takes")
     parser.add_argument("--tiny", action="store_true", help="a small model, for a CPU")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, default=Path("full_size"), help="folder of the table and the trace (default: full_size)")
@@ -173,15 +198,18 @@ def main(given: list[str] | None = None) -> None:
     if not args.keep_activations:
         recompute(model, Alone())
     run = trainer(model, args)
-    profile = Profile(run, args.updates, args.updates + 2, args.out)
-    for number in range(args.updates + 2):
+    kind, left = (Untraced, args.updates + 1) if args.no_trace else (Profile, args.updates + 2)
+    profile = kind(run, args.updates, left, args.out)
+    for number in range(left):
         profile.update(number)
     settings = ", ".join(f"{name} {getattr(args, name)}" for name in numbers)
     print(f"{'tiny' if args.tiny else args.size}: {settings}, activations {'kept' if args.keep_activations else 'computed again'}")
     row = counted(args)
     print(profile.write(row.get("phases", {})))
     print(f"counted without a GPU: peak {row['peak']:.1f} GiB" if row else f"these settings were not counted: {COUNTED}")
-    print(f"trace and table: {args.out}")
+    if args.generation:
+        print(f"a token of {args.batch} captions: {1000 * token_seconds(model, pictures(model, args)[0].to(args.device)):.2f} ms")
+    print(f"{'table' if args.no_trace else 'trace and table'}: {args.out}")
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def count(size: str, length: int) -> Counted:
 
 def products(run: object) -> float:
     with FlopCounterMode(display=False) as counter:
-        run()  # type: ignore[operator]
+        run()
     return float(counter.get_total_flops())
 
 

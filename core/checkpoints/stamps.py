@@ -35,7 +35,8 @@ def stamp(dataset: Dataset, parts: Mapping[str, Dataset], given: Mapping[str, Pa
             files |= {f"{name}{number}/{file.name}": file for number, file in enumerate(part.its_files(), 1)}
     if not files:
         files = {f"{key}/{path.name}": path for key, path in given.items() if path.is_file()}
-    pictures = (picture for part in parts.values() if isinstance(part, KnowsPictures) for picture in part.picture_files())
+    telling = [dataset] if isinstance(dataset, KnowsPictures) else parts.values()  # a wrapper gives those of what is inside it
+    pictures = (picture for part in telling if isinstance(part, KnowsPictures) for picture in part.picture_files())
     count = len(dataset)
     chosen = sorted({place * count // LOOKED_AT for place in range(LOOKED_AT)}) if count else []
     with undisturbed():

@@ -184,15 +184,22 @@ def write_result(
         "after": {name: result.metrics for name, result in after.items()},
         **({"during": during} if during else {}),
     }
-    facts = [f"- {key}: {_fact(value)}" for key, value in extra.items()]
+    facts = [line for key, value in extra.items() for line in _facts(key, value)]
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "result.json", json.dumps(strict({**numbers, **extra}), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
     write_whole(folder / "result.md", "\n".join(["# Result", "", before_after_table(before, after), *facts]) + "\n")
 
 
+def _facts(key: str, value: Any) -> list[str]:
+    """Lines of a list; what holds lists has a line for each of its own keys."""
+    if isinstance(value, Mapping) and any(isinstance(inner, list) for inner in value.values()):
+        return [f"- {key}:", *(f"  - {name}: {_fact(inner)}" for name, inner in value.items())]
+    return [f"- {key}: {_fact(value)}"]
+
+
 def _fact(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_fact(inner)}" for key, inner in value.items())
+        return ", ".join(f"{key} {_fact(inner)}" for key, inner in value.items() if inner not in ("", [], {}))
     if isinstance(value, list):
         return "; ".join(map(_fact, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -9,7 +9,7 @@ from typing import Any
 
 from core.contracts import TellsFacts, TellsForwards, UserError, Work
 from core.engine.launch.devices import device_of
-from core.recipe import KeyPath, Recipe, build, components_used, path_text
+from core.recipe import KeyPath, Recipe, built_keys, components_used, path_text
 from core.registry import Registry
 
 Facts = Mapping[str, Any]
@@ -44,10 +44,7 @@ def facts_of(recipe: Recipe, registry: Registry, path: KeyPath = ("model",)) -> 
     used = dict(components_used(recipe, registry))[path]
     if not isinstance(used.object, TellsFacts):
         return {}
-    given: Any = recipe.values
-    for key in path:
-        given = given[key]
-    return dict(used.object.facts(**{key: build(recipe, (*path, key), registry) for key in given if key != "use"}))
+    return dict(used.object.facts(**built_keys(recipe, path, registry)))
 
 
 def teacher_models(recipe: Recipe, registry: Registry) -> list[KeyPath]:

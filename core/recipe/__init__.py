@@ -2,7 +2,7 @@
 
 from core.recipe.faults import Fault, KeyPath, path_text
 from core.recipe.json_schema import json_schema
-from core.recipe.recipe import Recipe, build, check, components_used, load, local_files, moving_numbers, path_report, paths_in
+from core.recipe.recipe import Recipe, build, built_keys, check, components_used, load, local_files, moving_numbers, path_report, paths_in
 from core.recipe.resolved import default_values, resolved_values, resolved_yaml
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "KeyPath",
     "Recipe",
     "build",
+    "built_keys",
     "check",
     "components_used",
     "default_values",

@@ -195,6 +195,14 @@ def build(recipe: Recipe, path: KeyPath, registry: Registry, parts: dict[KeyPath
     return _build(recipe, node, {} if parts is None else parts)
 
 
+def built_keys(recipe: Recipe, path: KeyPath, registry: Registry) -> dict[str, Any]:
+    """The keys that are given to the component at a key path, built as for its constructor, without the component itself."""
+    given: Any = recipe.values
+    for key in path:
+        given = given[key]
+    return {key: build(recipe, (*path, key), registry) for key in given if key != "use"}
+
+
 def _build(recipe: Recipe, node: Node, parts: dict[KeyPath, Any]) -> Any:
     if node.make is None:
         return node.value

@@ -1,4 +1,4 @@
-"""When the two loops can be expected to help: thresholds from a study on the shapes world, see ``docs/method.md``."""
+"""When the two loops can be expected to help: thresholds from trials on the shapes world, see ``docs/method.md``."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 from core.contracts import Outlook
 
-KEPT = 0.75  # share of words that reach the segmenter as the teacher wrote them; the study compares 0.57 with 0.90 to 0.99
+KEPT = 0.75  # share of words that reach the segmenter as the teacher wrote them
 SINGLED_OUT = 0.5  # share of captions that tell their region from the picture's others; of one phrase for all it is 0
 EMPTY_CAPTIONS = 0.1
-FAILS = 0.15  # mean IoU: below it the segmenter fails on these pictures; in the study it was 0.01 and 0.14
-WRONG_WORDS = 0.2  # IoU that own captions may lose against given ones of the same regions; the small base loses 0.34 on its own world
-EMPTY_MASKS = 0.4  # share; with about half of them empty the study saw no gain, with 0.99 no effect
+FAILS = 0.15  # mean IoU: below it the segmenter fails on these pictures
+WRONG_WORDS = 0.2  # IoU that own captions may lose against given ones of the same regions; the small base loses more on its own world
+EMPTY_MASKS = 0.4  # share
 
 
 def from_captions(figures: Mapping[str, float]) -> Outlook:

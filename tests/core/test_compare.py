@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import browser, chromium
 from PIL import Image
 
 from core.commands import compare
@@ -265,15 +264,6 @@ return (high - low) / (Math.max(...y) - Math.min(...y)); })(document.querySelect
 #: The third plot's axis: its metric is 0.5 in every run.
 CONSTANT = "document.querySelectorAll('[data-section=Losses] .plot')[2]._fullLayout.yaxis.range"
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-
-
-@pytest.fixture(scope="module")
-def tab(tmp_path_factory):
-    program = chromium()
-    if program is None:
-        pytest.skip("no Chromium: install Debian's chromium, or name one in CHROMIUM")
-    with browser(program, tmp_path_factory.mktemp("chromium")) as page:
-        yield page
 
 
 @pytest.mark.parametrize("width", [1280, 400])

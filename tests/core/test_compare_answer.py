@@ -10,7 +10,6 @@ from statistics import mean, stdev
 
 import numpy as np
 import pytest
-from browser import browser, chromium
 from PIL import Image
 from test_compare import OVERFLOW, RECIPE, write_run
 
@@ -262,15 +261,6 @@ def test_meanings_are_of_names_that_are_known():
 
 
 # ------------------------------------------------------------------------------------------------- in a browser
-
-
-@pytest.fixture(scope="module")
-def tab(tmp_path_factory):
-    program = chromium()
-    if program is None:
-        pytest.skip("no Chromium: install Debian's chromium, or name one in CHROMIUM")
-    with browser(program, tmp_path_factory.mktemp("chromium")) as page:
-        yield page
 
 
 @pytest.fixture(scope="module")

@@ -34,11 +34,12 @@ def test_the_table_of_the_full_size_update(tmp_path: Path, monkeypatch: pytest.M
 
     row = {"peak": 1.25, "phases": {"loop1 generate": {"peak_gib": 11.3, "waits": 768}}}
     monkeypatch.setattr(full_size, "counted", lambda args: row)
-    small = ("--tiny", "--batch", "1", "--tokens", "4", "--rank", "2", "--k", "8", "--updates", "1")
+    small = ("--tiny", "--batch", "1", "--tokens", "4", "--rank", "2", "--k", "8", "--updates", "1", "--generation")
     full_size.main(["1B", *small, "--device", "cpu", "--out", str(tmp_path / "out")])
     printed = capsys.readouterr().out
     assert re.search(r"^loop1 generate +[\d.]+ +[\d.]+% +[\d.]+ +\d+ +11\.30 +768$", printed, re.MULTILINE), printed
     assert "counted without a GPU: peak 1.2 GiB" in printed
+    assert re.search(r"^a token of 1 captions: -?[\d.]+ ms$", printed, re.MULTILINE)
     assert json.loads((tmp_path / "out" / "profile.json").read_text())["phases"]["loop2 backward"]["seconds"] > 0
     with pytest.raises(SystemExit):
         full_size.main(["4B", "--device", "cpu"])

@@ -130,3 +130,13 @@ def test_a_read_that_hangs_does_not_keep_a_run_that_is_asked_to_stop(tmp_path, m
     with stopping.listening(), pytest.raises(stopping.Stopped):  # before training there is nothing to save
         evaluate_all(network, evaluators, Progress(0, quiet=True))
     assert modes(network) == before
+
+
+def test_facts_that_hold_lists_have_a_line_for_each_of_their_keys(tmp_path: Path) -> None:
+    sources = {
+        "loops.a.data.one": [{"used": 3, "of": 4, "left_out": {"crowd": 1}, "notes": []}],
+        "loops.b.data.two": [{"used": 2, "of": 2, "left_out": {}}],
+    }
+    write_result(tmp_path, {}, {}, {"loss": "2 -> 1", "data": sources})
+    text = (tmp_path / "result.md").read_text()
+    assert "- loss: 2 -> 1\n- data:\n  - loops.a.data.one: used 3, of 4, left_out crowd 1\n  - loops.b.data.two: used 2, of 2\n" in text
