@@ -1,4 +1,4 @@
-"""``python -m plugins.datasets.shapes OUT_FOLDER [--pictures N] [--seed N] [--size PIXELS] [--alike]``."""
+"""``python -m plugins.datasets.shapes OUT_FOLDER [--pictures N] [--seed N] [--size PIXELS] [--alike] [--only SOURCE ...]``."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=128, help="side of the pictures in pixels (default %(default)s)")
     parser.add_argument("--alike", action="store_true", help="one colour in each picture: shape, size and place tell its things apart")
+    parser.add_argument("--only", nargs="+", metavar="SOURCE", default=[], help="write these sources alone, for example dam refcoco/train")
     chosen = parser.parse_args(arguments)
     begun = time.monotonic()
     with Ending() as ending:
-        how = {"pictures": chosen.pictures, "seed": chosen.seed, "size": chosen.size, "alike": chosen.alike}
+        how = {"pictures": chosen.pictures, "seed": chosen.seed, "size": chosen.size, "alike": chosen.alike, "only": chosen.only}
         try:
             write_world(chosen.out, **how, progress=lambda line: print(line, flush=True))
         except ValueError as fault:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -51,18 +52,23 @@ def write_world(
     seed: int = 0,
     size: int = 128,
     alike: bool = False,
+    only: Sequence[str] = (),
     progress: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Writes the world into the folder ``out``: complete or not at all; no picture is in two sources.
 
     ``pictures``: how many in all, roughly; ``size``: their side in pixels; ``alike``: all things of a picture have one
-    colour, so that only shape, size and place tell them apart. ``progress`` is called with a line for each source. Returns at
-    once where ``out`` holds this very world. Raises ``FileExistsError`` where it holds another thing, ``ValueError`` for
-    impossible settings.
+    colour, so that only shape, size and place tell them apart; ``only``: the sources that are written, others stay away
+    (``"dam"`` stands for all of ``"dam/..."``), each as it is in the whole world. ``progress`` is called with a line for each
+    source. Returns at once where ``out`` holds this very world. Raises ``FileExistsError`` where it holds another thing,
+    ``ValueError`` for impossible settings.
     """
     if pictures < 1 or seed < 0 or not 64 <= size <= 4096:
         raise ValueError(f"pictures must be at least 1, seed at least 0 and size 64 to 4096, not {pictures}, {seed} and {size}.")
+    chosen = _chosen(only)
     settings = {"version": 2, "pictures": pictures, "seed": seed, "size": size} | ({"alike": 1} if alike else {})
+    if len(chosen) < len(SOURCES):
+        settings["only"] = chosen
     if _already(out, settings):
         progress(f"{out}: already there")
         return
@@ -78,7 +84,15 @@ def write_world(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _already(out: Path, settings: dict[str, int]) -> bool:
+def _chosen(only: Sequence[str]) -> list[str]:
+    """The sources named, in the order of ``SOURCES``; all where none is."""
+    for name in only:
+        if not any(source == name or source.startswith(name + "/") for source in SOURCES):
+            raise ValueError(f"there is no source {name!r}; the sources are {', '.join(SOURCES)}.")
+    return [source for source in SOURCES if not only or any(source == name or source.startswith(name + "/") for name in only)]
+
+
+def _already(out: Path, settings: dict[str, Any]) -> bool:
     marker = out / "world.json"
     if marker.is_file():
         there = json.loads(marker.read_text())["settings"]
@@ -90,7 +104,7 @@ def _already(out: Path, settings: dict[str, int]) -> bool:
     return False
 
 
-def _write(out: Path, settings: dict[str, int], progress: Callable[[str], None]) -> dict[str, int]:
+def _write(out: Path, settings: dict[str, Any], progress: Callable[[str], None]) -> dict[str, int]:
     """Regions (expressions for RefCOCO) written for each source."""
     pictures, seed, size = settings["pictures"], settings["seed"], settings["size"]
 
@@ -102,14 +116,18 @@ def _write(out: Path, settings: dict[str, int], progress: Callable[[str], None])
         progress(f"{source}: {regions} {'expressions' if source.startswith('refcoco') else 'regions'}")
 
     counts: dict[str, int] = {}
-    splits = {split: of(f"refcoco/{split}") for split in ("train", "val", "testA")}
+    chosen = settings.get("only", list(SOURCES))
+    splits = {source.removeprefix("refcoco/"): of(source) for source in chosen if source.startswith("refcoco/")}
     rng = np.random.default_rng([seed, len(SOURCES)])
-    for split, regions in write_refcoco(out / "ref_seg" / "refcoco", splits, rng).items():
-        done(f"refcoco/{split}", regions)
-    done("sav", write_pairs(out / "sav", of("sav")))
-    done("sa1b", write_sa1b(out / "sa1b", of("sa1b")))
-    done("openimages", write_openimages(out / "openimages", of("openimages")))
+    if splits:
+        for split, regions in write_refcoco(out / "ref_seg" / "refcoco", splits, rng).items():
+            done(f"refcoco/{split}", regions)
+    for source, write in (("sav", write_pairs), ("sa1b", write_sa1b), ("openimages", write_openimages)):
+        if source in chosen:
+            done(source, write(out / source, of(source)))
     for place, source in enumerate(name for name in SOURCES if name.startswith("dam")):
+        if source not in chosen:
+            continue
         first = 200_001 + 100_000 * place
         if source.endswith("/SAV"):
             done(source, write_dam_sav(out / source, of(source), first))
