@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": "measure a model: result card, intervals, ablation",
     "ask": "ask a model about a picture or a video",
     "compare": "show runs side by side in one HTML file",
+    "experiment": "carry out variants of a recipe x seeds, evaluate, report",
     "dashboard": "make a W&B workspace and report for runs",
     "components": "list, explain, write and check components",
     "recipes": "list the recipes that come with dualloop, or copy one",
