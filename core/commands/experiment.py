@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from core.commands.printing import table
 from core.contracts import UserError
@@ -100,7 +101,7 @@ def _main(arguments: argparse.Namespace) -> int:
 
 def _wanted(experiment: Experiment, cells: Sequence[Cell], arguments: argparse.Namespace) -> list[Cell]:
     """Raises ``UserError`` for a variant, case or seed that the file does not have."""
-    known = {
+    known: dict[str, tuple[Sequence[Any], set[Any]]] = {
         "--only": (arguments.only, {cell.variant for cell in cells}),
         "--cases": (arguments.cases, {cell.case for cell in cells}),
         "--seeds": (arguments.seeds, {cell.seed for cell in cells}),
