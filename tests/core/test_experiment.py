@@ -206,6 +206,23 @@ def test_what_is_missing_is_marked(looking: Looking, standings: list[Standing]) 
     assert "Incomplete, 1 of 10 runs are missing: plain, seed 3: missing." in text
 
 
+def test_data_made_anew_between_two_runs_are_told(looking: Looking, standings: list[Standing]) -> None:
+    from core.experiments.results import other_data
+
+    runs = [one for one in standings if one.cell.variant == "plain"]
+    for number, one in enumerate(runs):
+        files = {"1/instances.json": {"sha256": "a" if number < 2 else "b"}}
+        made_of = {"paths": {"loops.x.root": ["data/x", "/there/data/x"]}, "sources": {"loops.x": {"files": files}}}
+        assert one.run is not None
+        (one.run / "made_of.json").write_text(json.dumps(made_of))
+    assert other_data(runs[:2]) == []
+    (line,) = other_data(runs)
+    assert line == "/there/data/x held other data for plain, seed 3 than for plain, seed 1: these runs do not belong together"
+    for one in runs:
+        assert one.run is not None
+        (one.run / "made_of.json").unlink()
+
+
 def test_a_table_in_a_page_is_tied_to_recipe_base_and_text(tmp_path: Path) -> None:
     experiment = made(tmp_path)
     page = tmp_path / "page.md"
