@@ -6,7 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from core.commands import evaluate, run
 from core.commands.printing import table
 from core.contracts import UserError
 from core.experiments.block import faults_of_page
@@ -14,7 +16,7 @@ from core.experiments.carry_out import Done, carry_out, carry_out_all, changed_s
 from core.experiments.definition import Cell, Experiment, wanted
 from core.experiments.reading import read_experiment, recipes, require_paths
 from core.experiments.report import lacking, write_report
-from core.experiments.results import chosen_variants
+from core.experiments.results import chosen_variants, other_data
 from core.experiments.standing import Looking, Standing
 from core.installed.starting import spoken
 from core.outside import Ending
@@ -100,7 +102,7 @@ def _main(arguments: argparse.Namespace) -> int:
 
 def _wanted(experiment: Experiment, cells: Sequence[Cell], arguments: argparse.Namespace) -> list[Cell]:
     """Raises ``UserError`` for a variant, case or seed that the file does not have."""
-    known = {
+    known: dict[str, tuple[Sequence[Any], set[Any]]] = {
         "--only": (arguments.only, {cell.variant for cell in cells}),
         "--cases": (arguments.cases, {cell.case for cell in cells}),
         "--seeds": (arguments.seeds, {cell.seed for cell in cells}),
@@ -129,7 +131,7 @@ def _one(experiment: Experiment, cells: Sequence[Cell], arguments: argparse.Name
     if standing.changed and arguments.again:
         put_away(experiment, standing)
     require_paths(experiment, {cell: looking.found[cell]}, registry)
-    return carry_out(cell, looking, chosen_variants(experiment, looking, beside), arguments.quiet)
+    return carry_out(cell, looking, chosen_variants(experiment, looking, beside), run.main, evaluate.main, arguments.quiet)
 
 
 def _carry_out(experiment: Experiment, cells: Sequence[Cell], todo: Sequence[Cell], looking: Looking, arguments: argparse.Namespace) -> int:
@@ -154,7 +156,9 @@ def _report(experiment: Experiment, standings: Sequence[Standing], looking: Look
     missing = lacking(standings)
     print(page.read_text(encoding="utf-8") if not arguments.quiet else "", end="")
     print(f"{page}: {len(standings) - len(missing)} of {len(standings)} runs; with report.html, report.svg and val.md beside it")
-    return 0
+    wrong = other_data(standings)
+    print("".join(f"error: {line}\n" for line in wrong), end="", file=sys.stderr)
+    return 1 if wrong else 0
 
 
 def _show(experiment: Experiment, standings: Sequence[Standing]) -> int:

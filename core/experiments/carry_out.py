@@ -21,6 +21,7 @@ from core.installed.children import wait_for
 from core.installed.starting import module_options, spoken
 
 FORMER, LOG = "former", "log.txt"  # in a cell's folder: runs of another definition; what its processes said
+Command = Callable[[list[str]], int]  # takes the words after its name, returns the exit code
 STOPPED = 143  # exit code of what was told to end, as a shell gives it
 
 
@@ -29,10 +30,11 @@ def command(experiment: Experiment, cell: Cell) -> str:
     return f"{spoken('experiment')} {shlex.quote(str(experiment.file))} --cell {shlex.quote(cell.name)}"
 
 
-def carry_out(cell: Cell, looking: Looking, chosen: Collection[tuple[str, str]], quiet: bool) -> int:
-    """Trains and measures what one cell lacks, in this process. Returns the exit code. Raises ``UserError``."""
-    from core.commands import run  # late: the commands of the toolkit stand above this room
+def carry_out(cell: Cell, looking: Looking, chosen: Collection[tuple[str, str]], run: Command, evaluate: Command, quiet: bool) -> int:
+    """Trains and measures what one cell lacks, by the commands ``run`` and ``evaluate`` in this process. Returns the exit code.
 
+    Raises ``UserError`` where the run is of another recipe, or another process carries this cell out.
+    """
     experiment = looking.experiment
     place = experiment.place(cell)
     place.mkdir(parents=True, exist_ok=True)
@@ -45,18 +47,16 @@ def carry_out(cell: Cell, looking: Looking, chosen: Collection[tuple[str, str]],
                 asked = ["--resume", str(standing.run)]
             else:
                 asked = [str(experiment.variants[cell.variant].base), *overrides(experiment, cell)]
-            code = run.main([*asked, *(["--quiet"] if quiet else [])])
+            code = run([*asked, *(["--quiet"] if quiet else [])])
             standing = looking.at(cell, chosen)
             if standing.run:
                 keep(standing.run, {"definition": looking.stamps.definition(cell)})
             if code or not standing.trained:
                 return code or STOPPED
-        return _measure(standing, looking, quiet)
+        return _measure(standing, looking, evaluate, quiet)
 
 
-def _measure(standing: Standing, looking: Looking, quiet: bool) -> int:
-    from core.commands import evaluate  # late, as above
-
+def _measure(standing: Standing, looking: Looking, evaluate: Command, quiet: bool) -> int:
     experiment, cell, run = looking.experiment, standing.cell, standing.run
     if not standing.missing or run is None:
         return 0
@@ -70,7 +70,7 @@ def _measure(standing: Standing, looking: Looking, quiet: bool) -> int:
     else:
         source = [str(run)]
     given = [*source[:1], *aside, *map(str, settings), *source[1:]]
-    return evaluate.main([*given, *(["--overwrite"] if standing.other else []), *(["--quiet"] if quiet else [])])
+    return evaluate([*given, *(["--overwrite"] if standing.other else []), *(["--quiet"] if quiet else [])])
 
 
 def _of_model(settings: Sequence[Setting]) -> list[str]:

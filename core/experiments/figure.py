@@ -25,7 +25,8 @@ def svg(parts: Sequence[Part], experiment: Experiment) -> str:
     metrics = parts[0].metrics[:MOST_PANELS] if parts else []
     heights = [TOP + ROW * len(part.rows.groups) + BOTTOM for part in parts]
     width, height = LABELS + max(1, len(metrics)) * (PANEL + GAP), sum(heights) + 8
-    body, y = [], 0
+    body: list[str] = []
+    y = 0
     for part, high in zip(parts, heights, strict=True):
         body += _block(part, metrics, y)
         y += high

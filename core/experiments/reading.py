@@ -135,6 +135,11 @@ class _Reading:
                 )
         if (count := len(found.cells())) > MOST_RUNS:
             self.fault(("variants",), f"these are {count} runs, more than {MOST_RUNS}: give fewer variants, cases or seeds")
+        places: dict[str, Cell] = {}
+        for cell in found.cells():
+            if (other := places.setdefault(cell.name, cell)) != cell:
+                self.fault(("variants", cell.variant), f"{cell} and {other} would have the same folder, {cell.name}: rename one")
+                break
         return found
 
     def texts(self, path: KeyPath, spoken: str) -> list[str]:

@@ -19,7 +19,7 @@ from core.engine.evaluation import write_whole
 from core.experiments import figure
 from core.experiments.block import block
 from core.experiments.definition import Experiment
-from core.experiments.results import Chosen, Rows, choices, commits, results_of, rows
+from core.experiments.results import Chosen, Rows, choices, commits, other_data, results_of, rows
 from core.experiments.stamps import Stamps
 from core.experiments.standing import Standing
 from core.installed.versions import versions
@@ -143,6 +143,7 @@ def write_report(experiment: Experiment, standings: Sequence[Standing], stamps: 
     if missing := lacking(standings):
         some = "; ".join(missing[:8]) + ("; ..." if len(missing) > 8 else "")
         notes.append(f"Incomplete, {len(missing)} of {len(standings)} runs are missing: {some}.")
+    notes += [f"Wrong: {line}." for line in other_data(standings)]
     notes.append(f"Made by `{experiment.file.as_posix()}` (recipes {recipes}, base {bases}), {made}, {time.strftime('%Y-%m-%d')}.")
     about = experiment.about
     out.mkdir(parents=True, exist_ok=True)

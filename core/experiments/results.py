@@ -126,3 +126,20 @@ def commits(standings: Sequence[Standing]) -> list[str]:
     """Of the toolkit, that the runs were made with."""
     made: list[Any] = [read(one.run / MADE_OF).get("commit") for one in standings if one.run and one.trained and one.cell.seed is not None]
     return sorted({str(commit) for commit in made if commit})
+
+
+def other_data(standings: Sequence[Standing]) -> list[str]:
+    """A sentence for each place whose describing files two runs recorded differently: it was made anew between them."""
+    known: dict[tuple[str, str], tuple[str, Cell]] = {}
+    found: dict[str, str] = {}
+    for standing in standings:
+        made_of = read(standing.run / MADE_OF) if standing.run and standing.trained and not standing.changed else {}
+        places = {key: str(place[-1]) for key, place in made_of.get("paths", {}).items()}
+        for source, stamp in made_of.get("sources", {}).items():
+            place = next((where for key, where in places.items() if key.startswith(f"{source}.")), "")
+            for name, entry in stamp.get("files", {}).items():
+                told = (str(entry.get("sha256")), standing.cell)
+                first = known.setdefault((place, name.rpartition("/")[2]), told)
+                if first[0] != told[0]:
+                    found[place] = f"{place} held other data for {told[1]} than for {first[1]}: these runs do not belong together"
+    return list(found.values())

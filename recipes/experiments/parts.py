@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from core.contracts import Count, LossTerms, Model, Noise, RegionBatch, Sampler, Teacher, teacher_captions
+import numpy as np
+
+from core.contracts import Count, Dataset, LossTerms, Model, Noise, Region, RegionBatch, Sampler, Teacher, teacher_captions
+from plugins.datasets._wrapping import picture_groups
 from plugins.loops._segmentation import SegmentationLosses, answer_term, iou_metric, mask_term, positive, segmentation_counts
 
 if TYPE_CHECKING:
@@ -58,3 +62,48 @@ class HardCaptions:
             "answer": answer_term(result, wording, model, self.losses["answer"]),
         }
         return LossTerms(terms, {"iou": iou_metric(result.mask_logits, batch.mask2)})
+
+
+class _Changed:
+    """The samples of another data set, each changed by ``change``."""
+
+    def __init__(self, data: Dataset) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> Region:
+        return self.change(self.data[index])
+
+    def images(self) -> list[list[int]]:
+        return picture_groups(self.data)
+
+    def change(self, region: Region) -> Region:
+        raise NotImplementedError
+
+
+class WrongMasks(_Changed):
+    """Masks that are moved away from their objects: is the description still that of the object?"""
+
+    def __init__(self, *, data: Dataset, shift: float = 0.06) -> None:
+        """``shift``: to the right and down, in parts of the picture's sides. A mask that leaves the picture stays as it is."""
+        super().__init__(data)
+        self.shift = shift
+
+    def change(self, region: Region) -> Region:
+        down, right = (round(self.shift * side) for side in region.mask.shape)
+        moved = np.zeros_like(region.mask)  # [H, W]
+        moved[down:, right:] = region.mask[: len(region.mask) - down, : region.mask.shape[1] - right]
+        return replace(region, mask=moved if moved.any() else region.mask)
+
+
+class OtherStyle(_Changed):
+    """Captions with their words in the opposite order: the same content, and another next word at every place."""
+
+    def __init__(self, *, data: Dataset) -> None:
+        super().__init__(data)
+
+    def change(self, region: Region) -> Region:
+        turned = [" ".join(reversed(text.split())) for text in region.captions]
+        return replace(region, caption=None if region.caption is None else " ".join(reversed(region.caption.split())), captions=turned)
