@@ -1,6 +1,6 @@
 """Sets dualloop up in ``.venv`` beside this file and runs something in it. Needs Python 3.11 or newer and nothing else.
 
-python3 bootstrap.py run          set up, then the main job (a synthetic world and the dual loop on it)
+python3 bootstrap.py run          set up, then the main job (two synthetic worlds, and the dual loop on the look without labels)
 python3 bootstrap.py test [...]   set up, then the tests (further arguments go to pytest)
 python3 bootstrap.py lint         set up, then ruff and the type checker
 python3 bootstrap.py setup        set up only
@@ -56,8 +56,10 @@ def main(arguments: list[str]) -> int:
         return 0 if what in ("help", "-h", "--help") else 2
     setup()
     if what == "run":
-        world = call(PYTHON, "-m", "plugins.datasets.shapes", "data/shapes")
-        return world or call(PYTHON, "-m", "core.run", "recipes/dual_loop_tiny.yaml", *rest)
+        for world in (("data/shapes",), ("data/shapes-dark", "--pictures", "1200", "--seed", "31", "--look", "dark")):
+            if code := call(PYTHON, "-m", "plugins.datasets.shapes", *world):
+                return code
+        return call(PYTHON, "-m", "core.run", "recipes/new_look.yaml", *rest)
     if what == "test":
         from core.cores import cores
 
