@@ -21,8 +21,9 @@ WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
 def drop_after(file: Path, update: int) -> int:
-    """Takes the history rows past step ``update`` out of a file, and the summaries made of them; how many rows went.
+    """Takes the rows of updates past ``update`` out of a file, and the summaries made of them; how many rows went.
 
+    Rows of no update stay: results of ``core.evaluate`` that were added when the run had ended.
     The file is complete or unchanged. One that is no W&B file of a known layout, or empty, stays as it is, as does what follows a damage.
     """
     from wandb.proto import wandb_internal_pb2
@@ -33,7 +34,7 @@ def drop_after(file: Path, update: int) -> int:
     for data in records(file):
         record = messages.Record.FromString(data)
         kind = record.WhichOneof("record_type")
-        if kind == "history" and _step(record.history) > update:
+        if kind == "history" and _step(record.history) > update and not _result(record.history):
             dropped += 1
         elif not (dropped and kind == "summary"):
             kept.append(data)
@@ -45,6 +46,29 @@ def drop_after(file: Path, update: int) -> int:
             os.fsync(stream.fileno())
         beside.replace(file)
     return dropped
+
+
+def last_step(file: Path) -> int:
+    """The greatest step of a file's history; -1 without one."""
+    from wandb.proto import wandb_internal_pb2
+
+    messages: Any = wandb_internal_pb2
+    found = (messages.Record.FromString(data) for data in records(file))
+    return max((_step(record.history) for record in found if record.WhichOneof("record_type") == "history"), default=-1)
+
+
+def show_beside(file: Path, folder: Path) -> None:
+    """A link to an offline file in a W&B folder of several runs, which ``wandb leet`` shows as one."""
+    place = folder / file.parent.name
+    place.mkdir(parents=True, exist_ok=True)
+    link = place / file.name
+    link.unlink(missing_ok=True)
+    link.symlink_to(os.path.relpath(file.resolve(), place.resolve()))
+
+
+def _result(history: Any) -> bool:
+    names = {item.key or "/".join(item.nested_key) for item in history.item}
+    return "evaluation/update" in names and "update" not in names
 
 
 def _step(history: Any) -> int:
