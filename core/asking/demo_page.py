@@ -25,54 +25,74 @@ def quiet(folder: Path) -> None:
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
 
 
-def build_page(sides: Sequence[Side], title: str, examples: Sequence[Path], most_new_tokens: int) -> Any:
-    """The page as gradio's ``Blocks``; ``quiet`` comes first."""
-    import gradio as gr
+class _Handlers:
+    """What events do: each takes the scene, changes it, and gives it back with all that is shown of it."""
 
-    def shown(scene: Scene) -> Shown:
-        outputs: list[Any] = [scene.shown()]
-        for place in range(len(sides)):
-            outputs += [scene.text(place), scene.shown(place) if scene.found else None]
-        return outputs
+    def __init__(self, gradio: Any, sides: Sequence[Side], most_new_tokens: int) -> None:
+        self.gradio, self.sides, self.most = gradio, sides, most_new_tokens
+        _Handlers.clicked.__annotations__["at"] = gradio.SelectData  # gradio looks for the class itself, not for its name
 
-    def told(act: Callable[..., None]) -> Callable[..., Shown]:
-        """The handler of an event: changes the scene, then shows it; what a user can put right is a message on the page."""
+    def told(self, act: Callable[..., object]) -> Callable[..., Shown]:
+        """The handler that does ``act``; what a user can put right becomes a message on the page."""
 
         def handle(scene: Scene, *given: Any) -> Shown:
             try:
                 act(scene, *given)
-                return [scene, *shown(scene)]
+                return [scene, *self._shown(scene)]
             except UserError as fault:
-                raise gr.Error(str(fault), print_exception=False) from None
+                raise self.gradio.Error(str(fault), print_exception=False) from None
 
         return handle
 
-    def opened(scene: Scene, file: str | None) -> Shown:
+    def _shown(self, scene: Scene) -> Shown:
+        outputs: list[Any] = [scene.shown()]
+        for place in range(len(self.sides)):
+            outputs += [scene.text(place), scene.shown(place) if scene.found else None]
+        return outputs
+
+    def opened(self, scene: Scene, file: str | None) -> Shown:
+        """Another file, or none any more; the slider is there for a video's frames."""
+        slider = self.gradio.Slider
         if file is None:
-            return [Scene(), gr.Slider(visible=False), None, *["", None] * len(sides)]
-        new = Scene(kind=scene.kind)
-        scene, *rest = told(Scene.open)(new, Path(file))
+            return [Scene(kind=scene.kind), slider(visible=False), None, *["", None] * len(self.sides)]
+        scene, *rest = self.told(Scene.open)(Scene(kind=scene.kind), Path(file))
         frames = len(scene.visual) if isinstance(scene.visual, list) else 1
-        return [scene, gr.Slider(maximum=max(1, frames - 1), value=0, visible=frames > 1), *rest]
+        return [scene, slider(maximum=max(1, frames - 1), value=0, visible=frames > 1), *rest]
 
-    def clicked(scene: Scene, at: gr.SelectData) -> Shown:
+    def clicked(self, scene: Scene, at: Any) -> Shown:
+        """A region that a click completes is described at once."""
+
         def act(scene: Scene) -> None:
-            whole = scene.click(*at.index)
-            scene.found = []
+            whole, scene.found = scene.click(*at.index), []
             if whole:
-                scene.describe(sides, most_new_tokens)
+                scene.describe(self.sides, self.most)
 
-        return told(act)(scene)
+        return self.told(act)(scene)
 
-    def kind_chosen(scene: Scene, kind: str) -> None:
+    def kind_chosen(self, scene: Scene, kind: str) -> None:
         scene.kind, scene.clicks = kind, []
 
-    def cleared(scene: Scene) -> None:
+    def cleared(self, scene: Scene) -> None:
         scene.clicks, scene.found = [], []
 
-    def frame_chosen(scene: Scene, frame: float) -> None:
+    def frame_chosen(self, scene: Scene, frame: float) -> None:
         scene.frame = int(frame)
 
+    def describe(self, scene: Scene) -> None:
+        scene.describe(self.sides, self.most)
+
+    def segment(self, scene: Scene, phrase: str) -> None:
+        scene.segment(self.sides, phrase, self.most)
+
+    def ask(self, scene: Scene, question: str) -> None:
+        scene.ask(self.sides, question, self.most)
+
+
+def build_page(sides: Sequence[Side], title: str, examples: Sequence[Path], most_new_tokens: int) -> Any:
+    """The page as gradio's ``Blocks``; ``quiet`` comes first."""
+    import gradio as gr
+
+    on = _Handlers(gr, sides, most_new_tokens)
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(FORGOTTEN_S, FORGOTTEN_S)) as page:
         gr.Markdown(f"## {title}")
         scene = gr.State(Scene(), time_to_live=FORGOTTEN_S)
@@ -102,15 +122,15 @@ def build_page(sides: Sequence[Side], title: str, examples: Sequence[Path], most
                     )
         every = [scene, *outputs]
         own = {"show_progress": "minimal", "api_visibility": "private"}
-        file.change(opened, [scene, file], [scene, frame, *outputs], **own)
-        picture.select(clicked, [scene], every, **own)
-        kind.input(told(kind_chosen), [scene, kind], every, **own)
-        frame.input(told(frame_chosen), [scene, frame], every, **own)
-        clear.click(told(cleared), [scene], every, **own)
-        describe.click(told(lambda one: one.describe(sides, most_new_tokens)), [scene], every, **own)
+        file.change(on.opened, [scene, file], [scene, frame, *outputs], **own)
+        picture.select(on.clicked, [scene], every, **own)
+        kind.input(on.told(on.kind_chosen), [scene, kind], every, **own)
+        frame.input(on.told(on.frame_chosen), [scene, frame], every, **own)
+        clear.click(on.told(on.cleared), [scene], every, **own)
+        describe.click(on.told(on.describe), [scene], every, **own)
         for event in (segment.click, words.submit):
-            event(told(lambda one, said: one.segment(sides, said, most_new_tokens)), [scene, words], every, **own)
-        question.click(told(lambda one, said: one.ask(sides, said, most_new_tokens)), [scene, words], every, **own)
+            event(on.told(on.segment), [scene, words], every, **own)
+        question.click(on.told(on.ask), [scene, words], every, **own)
     return page
 
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import os
 import struct
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+#: In a row: the update of the checkpoint that it tells the results of.
+RESULT = "evaluation/checkpoint"
 HEAD = struct.Struct("<4sHB")
 MAGIC = HEAD.pack(b":W&B", 0xBEE1, 0)
 PIECE = struct.Struct("<IHB")  # checksum, length, kind
@@ -23,7 +26,7 @@ WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 def drop_after(file: Path, update: int) -> int:
     """Takes the rows of updates past ``update`` out of a file, and the summaries made of them; how many rows went.
 
-    Rows of no update stay: results of ``core.evaluate`` that were added when the run had ended.
+    Rows with ``RESULT`` stay: what ``core.evaluate`` measured of a checkpoint is not measured again.
     The file is complete or unchanged. One that is no W&B file of a known layout, or empty, stays as it is, as does what follows a damage.
     """
     from wandb.proto import wandb_internal_pb2
@@ -58,17 +61,19 @@ def last_step(file: Path) -> int:
 
 
 def show_beside(file: Path, folder: Path) -> None:
-    """A link to an offline file in a W&B folder of several runs, which ``wandb leet`` shows as one."""
+    """A link to an offline file in a W&B folder of several runs, which ``wandb leet`` shows as one; without it a warning."""
     place = folder / file.parent.name
-    place.mkdir(parents=True, exist_ok=True)
     link = place / file.name
-    link.unlink(missing_ok=True)
-    link.symlink_to(os.path.relpath(file.resolve(), place.resolve()))
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(os.path.relpath(file.resolve(), place.resolve()))
+    except OSError as error:  # a file system without links: the run itself is tracked all the same
+        warnings.warn(f"{link} cannot be made ({error.strerror or error}): wandb leet {folder} leaves this run out", stacklevel=2)
 
 
 def _result(history: Any) -> bool:
-    names = {item.key or "/".join(item.nested_key) for item in history.item}
-    return "evaluation/update" in names and "update" not in names
+    return any(RESULT in (item.key, "/".join(item.nested_key)) for item in history.item)
 
 
 def _step(history: Any) -> int:

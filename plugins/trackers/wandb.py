@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from core.contracts import Picture, RunInfo, Sample, Within
-from plugins.trackers._wandb_file import drop_after, last_step, show_beside
+from plugins.trackers._wandb_file import RESULT, drop_after, last_step, show_beside
 
 
 def has_key() -> bool:
@@ -74,11 +74,11 @@ class Wandb:
         self._evaluators: tuple[str, ...] = ()
 
     def start(self, run: RunInfo) -> None:
-        self._connect(run, "train")
+        self._connect(run)
         if run.sweep and self._run.settings.mode == "offline":
             show_beside(Path(self._run.settings.sync_file), run.folder.resolve().parent / "wandb")
 
-    def _connect(self, run: RunInfo, job: str) -> None:
+    def _connect(self, run: RunInfo) -> None:
         """Begins, or goes on with, the W&B run of a run folder."""
         mode: Any = self.mode
         if mode == "auto":
@@ -93,17 +93,17 @@ class Wandb:
         self._last, self._folder = run.resumed_at, run.folder
         self._evaluators = tuple(f"{name}/" for name in run.recipe.get("evaluate") or {})
         try:
-            self._run = self._init(run, mode, job)
+            self._run = self._init(run, mode)
         except wandb.errors.CommError:  # also: the key is refused
             if self.mode != "auto":
                 raise
             parts = f"{run.folder}/wandb/offline-run-*"
             warnings.warn(f"W&B cannot be reached or refuses the key: this run is kept offline, for wandb sync {parts}", stacklevel=2)
-            self._run = self._init(run, "offline", job)
+            self._run = self._init(run, "offline")
         for name, clock, summary in metric_definitions(run.recipe):
             self._run.define_metric(name, step_metric=clock, summary=summary, hidden=clock is None)
 
-    def _init(self, run: RunInfo, mode: Any, job: str) -> Any:
+    def _init(self, run: RunInfo, mode: Any) -> Any:
         import wandb
 
         run.folder.mkdir(parents=True, exist_ok=True)
@@ -121,7 +121,7 @@ class Wandb:
             entity=self.entity,
             name=(run.label or run.folder.name)[:128],
             group=self.group or run.sweep or run.name,
-            job_type=job,
+            job_type="train",
             tags=[*recipe_tags(run.recipe), *(self.tags or [])],
             id=run_id,
             resume="allow" if mode == "online" and goes_on else None,  # offline, `wandb sync` joins the parts
@@ -177,11 +177,11 @@ class Wandb:
         import wandb
 
         last = max(map(last_step, run.folder.glob("wandb/*run-*/*.wandb")), default=run.resumed_at)
-        self._connect(run, "train")
+        self._connect(run)
         for prefix in dict.fromkeys(name.partition("/")[0] for name in values):
             self._run.define_metric(f"{prefix}/*", step_metric="evaluation/update")
         shown = {name: wandb.Image(str(path), caption=f"update {update}") for name, path in pictures.items()}
-        row = {"evaluation/update": update, **{name: float(value) for name, value in values.items()}, **shown}
+        row = {RESULT: update, "evaluation/update": update, **{name: float(value) for name, value in values.items()}, **shown}
         offline = self._run.settings.mode == "offline"
         self._run.log(row, step=max(last, run.resumed_at) + 1 if offline else None)  # online W&B goes on by itself
         where = self._run.settings.sync_dir if offline else self._run.url

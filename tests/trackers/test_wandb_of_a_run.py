@@ -87,7 +87,7 @@ def test_what_a_sweeps_run_sends_to_its_trackers(sweep: Path, tmp_path: Path, ca
     events.Reload()
     assert {event.step for event in events.Scalars("referring/cIoU")} == {0, 2}
     assert [event.step for event in events.Scalars("referring/cIoU/low")] == [2]
-    # and it stays when the run is trained longer: its rows are of no update
+    # and it stays where the run goes on from an earlier checkpoint
     from plugins.trackers._wandb_file import drop_after
 
     assert (drop_after(later, 1), drop_after(file, 1)) == (0, 1)
