@@ -80,7 +80,7 @@ def _shown() -> str:
     )
     assert table is not None
     return (
-        "[![The demo: a click is described, a phrase segmented, before and after training](demo.png)](demo.md)\n\n"
+        "[![The demo: two models are asked the same about a picture](demo.png)](demo.md)\n\n"
         f"What the [main job](results.md#the-main-job) gives on a laptop's CPU in a few minutes, on held-out regions:\n\n{table[1]}\n\n"
         "It shows that the whole works. Whether the loops help depends on the base: [when they do](method.md).\n"
     )

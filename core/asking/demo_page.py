@@ -98,18 +98,18 @@ def build_page(sides: Sequence[Side], title: str, examples: Sequence[Path], most
         scene = gr.State(Scene(), time_to_live=FORGOTTEN_S)
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
-                label = f"Picture, or video (of a long one {FRAMES} frames, evenly spaced)"
+                label = f"Picture, or video (up to {FRAMES} frames)"
                 file = gr.File(label=label, file_types=["image", "video"], height=110, elem_id="file")
                 picture = gr.Image(label="Click into it", interactive=False, format="png", buttons=[], elem_id="picture")
                 frame = gr.Slider(0, 1, step=1, label="frame", visible=False)
                 kind = gr.Radio(list(CLICKS), value="a point", label="A click is", elem_id="kind")
                 with gr.Row():
-                    describe = gr.Button("Describe the region", elem_id="describe", min_width=120)
+                    describe = gr.Button("Describe", elem_id="describe", min_width=100)
                     clear = gr.Button("Clear", min_width=80)
-                words = gr.Textbox(label="A phrase, or a question", placeholder="the large red circle", elem_id="words")
+                words = gr.Textbox(label="A phrase, or a question", placeholder="the large red circle, then Find its mask", elem_id="words")
                 with gr.Row():
                     segment = gr.Button("Find its mask", variant="primary", elem_id="segment", min_width=120)
-                    question = gr.Button("Ask it as a question", elem_id="ask", min_width=120)
+                    question = gr.Button("Ask", elem_id="ask", min_width=80)
                 if examples:
                     gr.Examples([str(example) for example in examples], inputs=[file], label="Examples")
             outputs = [picture]

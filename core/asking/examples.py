@@ -24,16 +24,18 @@ def examples_of(run: Path, registry: Registry, folder: Path) -> tuple[list[Path]
         return [], "the run's recipe names no evaluator with data"
     try:
         data = build(recipe, ("evaluate", named[0], "data"), registry)
-        files: list[Path] = []
-        last = np.zeros(0)
-        for number in range(min(len(data), 20 * MOST)):
-            image = data[number].image
-            if not np.array_equal(image, last):  # the regions of a picture follow each other
-                files.append(folder / f"example-{len(files) + 1}.png")
-                Image.fromarray(image).save(files[-1])
-                last = image
-            if len(files) == MOST:
-                break
-    except (UserError, BadSample, OSError) as fault:  # its data need not be here
+    except (UserError, OSError) as fault:  # its data need not be here
         return [], str(fault)
-    return files, ""
+    files, last, why = list[Path](), np.zeros(0), f"evaluator {named[0]}: none of its first samples can be read"
+    for number in range(min(len(data), 20 * MOST)):
+        try:
+            image = data[number].image
+        except BadSample:  # core.check says which and why
+            continue
+        if not np.array_equal(image, last):  # the regions of a picture follow each other
+            files.append(folder / f"example-{len(files) + 1}.png")
+            Image.fromarray(image).save(files[-1])
+            last = image
+        if len(files) == MOST:
+            break
+    return files, "" if files else why

@@ -18,7 +18,7 @@ from core.asking.opening import Side
 from core.contracts import UserError
 
 FRAMES = 64  # of a video, at most: those of a longer one are evenly spaced
-SHOWN = 1280  # pixels of the longer side, as shown; the models get every pixel
+SHOWN = (480, 1280)  # pixels of the longer side as shown, at least and at most; the models get the picture's own
 CLICKS = {"a point": 1, "a corner of a box": 2, "a corner of an outline": 200}  # what a click is -> clicks of a region, at most
 
 _ONE_AT_A_TIME = threading.Lock()  # the sides may share one model, and a GPU's memory
@@ -48,7 +48,7 @@ class Scene:
     def click(self, x: float, y: float) -> bool:
         """A click into the picture as it is shown; whether the region is whole. A click after a whole region begins a new one."""
         height, width, _ = self.image.shape
-        scale = max(1.0, max(height, width) / SHOWN)
+        scale = max(height, width) / self._side()
         if len(self.clicks) >= CLICKS[self.kind]:
             self.clicks = []
         self.clicks.append((min((x + 0.5) * scale, width - 0.5), min((y + 0.5) * scale, height - 0.5)))
@@ -105,16 +105,21 @@ class Scene:
                 found.append(asked(side))
         self.found = found  # of all sides or of none
 
+    def _side(self) -> int:
+        """The longer side of the picture as shown."""
+        return min(max(*self.image.shape[:2], SHOWN[0]), SHOWN[1])
+
     def shown(self, side: int | None = None) -> np.ndarray:
-        """[h, w, 3] uint8, at most ``SHOWN`` pixels wide and high: the picture with the region's edge, and the masks of a side."""
+        """[h, w, 3] uint8, the longer side within ``SHOWN``: the picture with the region's edge, and the masks of a side."""
         image, masks = self.image, []
         for answer in self.found[side] if side is not None and side < len(self.found) else []:
             masks += [mask[self.frame] if mask.ndim == 3 else mask for mask in answer.masks]
         regions = [] if (region := self.masks()) is None else list(region)
         dots = [read_region(f"{x},{y}", *image.shape[:2]) for x, y in self.clicks] if not regions and side is None else []
         drawn = answers.outline(image, masks, regions + dots)
-        drawn.thumbnail((SHOWN, SHOWN), Image.Resampling.LANCZOS)
-        return np.asarray(drawn)
+        scale = self._side() / max(drawn.size)
+        size = [max(1, round(length * scale)) for length in drawn.size]
+        return np.asarray(drawn.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST))
 
     def text(self, side: int) -> str:
         """What a side answered, with the share of the picture that its masks cover."""

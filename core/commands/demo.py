@@ -101,8 +101,9 @@ def _examples(arguments: argparse.Namespace, registry: Registry, folder: Path) -
     from core.asking.examples import examples_of
     from core.checkpoints.trained_weights import is_run
     from core.engine.best import named_best
+    from core.installed.home import home
 
-    source = named_best(arguments.source)
+    source = named_best(home(arguments.source))
     if arguments.example or not is_run(source):
         return list(arguments.example)
     found, why = examples_of(source, registry, folder)

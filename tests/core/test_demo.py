@@ -18,7 +18,7 @@ from PIL import Image
 from core.asking import demo_page
 from core.asking.examples import MOST, examples_of
 from core.asking.opening import Side, open_sides
-from core.asking.scene import SHOWN, Scene
+from core.asking.scene import Scene
 from core.commands import demo
 from core.contracts import UserError
 from core.registry import Registry
@@ -39,9 +39,10 @@ def scene(tmp_path: Path) -> Path:
     return tmp_path / "scene.png"
 
 
-def test_clicks_are_points_boxes_and_outlines(scene):
+def test_clicks_are_points_boxes_and_outlines(tmp_path):
+    Image.new("RGB", (512, 512)).save(tmp_path / "square.png")  # shown as it is
     one = Scene()
-    one.open(scene)
+    one.open(tmp_path / "square.png")
     assert (one.region, one.masks()) == ("", None)
     assert one.click(34, 64)
     assert one.region == "34.5,64.5"
@@ -53,7 +54,7 @@ def test_clicks_are_points_boxes_and_outlines(scene):
     assert one.click(76, 89)
     masks = one.masks()
     assert masks is not None
-    truth = np.zeros((128, 128), bool)
+    truth = np.zeros((512, 512), bool)
     truth[44:90, 76:118] = True
     assert (masks[0] == truth).all(), "both corners' pixels are inside, in whatever order they are clicked"
     one.kind, one.clicks = "a corner of an outline", []
@@ -64,14 +65,16 @@ def test_clicks_are_points_boxes_and_outlines(scene):
     assert (masks[0, 20, 20], masks[0, 45, 45]) == (True, False)
 
 
-def test_a_click_into_a_reduced_picture_meets_the_pixel_that_was_seen(tmp_path):
-    Image.new("RGB", (3 * SHOWN, SHOWN)).save(tmp_path / "wide.png")
+@pytest.mark.parametrize(("width", "seen", "region"), [(3840, 1280, "301.5,61.5"), (96, 480, "20.1,4.1")])
+def test_a_click_meets_the_pixel_that_was_seen(tmp_path, width, seen, region):
+    """Large pictures are shown smaller, small ones larger."""
+    Image.new("RGB", (width, width // 3)).save(tmp_path / "wide.png")
     one = Scene()
     one.open(tmp_path / "wide.png")
-    assert one.shown().shape == (round(SHOWN / 3), SHOWN, 3)
+    assert one.shown().shape == (round(seen / 3), seen, 3)
     one.click(100, 20)
-    assert one.region == "301.5,61.5"
-    one.click(SHOWN - 1, 0)
+    assert one.region == region
+    one.click(seen - 1, 0)
     assert one.masks() is not None
 
 
@@ -178,7 +181,7 @@ def address(scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
         for members in blind.trainable().values():
             for _, parameter in members:
                 parameter.mul_(0.5)
-    page = demo_page.build_page([Side("before training", blind), Side("after training", trained)], "dualloop: test", [scene], 32)
+    page = demo_page.build_page([Side("halved weights", blind), Side("assets/sa2va-shapes", trained)], "dualloop: two models", [scene], 32)
     yield demo_page.serve(page, "127.0.0.1", None)
     page.close(verbose=False)
 
@@ -192,7 +195,7 @@ def wait_for(tab: Page, script: str) -> object:
 ANSWER = 'document.querySelector("#answer{} textarea").value'
 
 
-def test_the_page_describes_a_click_and_finds_a_phrase_before_and_after(address: str, scene: Path, tab: Page, tmp_path: Path) -> None:
+def test_the_page_describes_a_click_and_finds_a_phrase_with_two_models(address: str, scene: Path, tab: Page, tmp_path: Path) -> None:
     tab.requests.clear()
     tab.visit(address, 1400)
     wait_for(tab, 'document.querySelector("#file input[type=file]")')
@@ -200,7 +203,7 @@ def test_the_page_describes_a_click_and_finds_a_phrase_before_and_after(address:
     chosen = tab.call("DOM.querySelector", nodeId=node, selector="#file input[type=file]")["nodeId"]
     tab.call("DOM.setFileInputFiles", nodeId=chosen, files=[str(scene)])
     place = 'document.querySelector("#picture img")'
-    wait_for(tab, f"{place} && {place}.naturalWidth === 128")
+    wait_for(tab, f"{place} && {place}.naturalWidth === 480")
     box = tab.do(f"(({{x, y, width, height}}) => [x, y, width, height])({place}.getBoundingClientRect())")
     tab.click(box[0] + box[2] * 97 / 128, box[1] + box[3] * 67 / 128)  # the middle of the blue square
     wait_for(tab, ANSWER.format(1))
@@ -212,7 +215,7 @@ def test_the_page_describes_a_click_and_finds_a_phrase_before_and_after(address:
     wait_for(tab, f'{ANSWER.format(1)} !== {described!r} && {ANSWER.format(1)}.includes("mask 1: ")')
     share = float(tab.do(ANSWER.format(1)).split("mask 1: ")[1].split("%")[0])
     assert share == pytest.approx(100 * np.pi * 24**2 / 128**2, abs=4)
-    wait_for(tab, 'document.querySelector("#masks1 img") && document.querySelector("#masks1 img").naturalWidth === 128')
+    wait_for(tab, 'document.querySelector("#masks1 img") && document.querySelector("#masks1 img").naturalWidth === 480')
     if folder := os.environ.get("DUALLOOP_SCREENSHOTS"):
         for width in (1400, 390):
             tab.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
