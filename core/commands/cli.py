@@ -16,6 +16,7 @@ COMMANDS = {
     "ask": "ask a model about a picture or a video",
     "demo": "ask a model on a page in the browser, before and after training",
     "compare": "show runs side by side in one HTML file",
+    "experiment": "carry out variants of a recipe x seeds, evaluate, report",
     "dashboard": "make a W&B workspace and report for runs",
     "components": "list, explain, write and check components",
     "recipes": "list the recipes that come with dualloop, or copy one",

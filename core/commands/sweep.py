@@ -5,17 +5,15 @@ from __future__ import annotations
 import argparse
 import itertools
 import shlex
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from core.contracts import UserError
 from core.engine.launch import print_notes
 from core.engine.sweep_point import FILE, keep_axes
+from core.installed.children import wait_for
 from core.installed.starting import module_options, spoken
 from core.recipe import check, load
 from core.registry import Registry
@@ -103,7 +101,7 @@ def sweep(recipe: str, overrides: Sequence[str], axes: Sequence[str], registry: 
     codes: list[int] = []
     for number, (one, text) in enumerate(zip(commands, varied, strict=True), 1):
         print(f"run {number} of {len(runs)}: {text}", flush=True)
-        code, stopped = _wait([sys.executable, *module_options(), "-m", "core.run", *one])
+        code, stopped = wait_for([sys.executable, *module_options(), "-m", "core.run", *one])
         codes.append(code)
         if stopped:
             break
@@ -111,23 +109,3 @@ def sweep(recipe: str, overrides: Sequence[str], axes: Sequence[str], registry: 
     print(f"sweep: {len(codes) - len(failed)} of {len(runs)} runs ended well" + "".join(failed))
     print(f"look at them: {spoken('compare')} {shlex.quote(str(folder))}")
     return next((code for code in codes if code), 0)
-
-
-def _wait(arguments: Sequence[str]) -> tuple[int, bool]:
-    """(exit code, whether the sweep was asked to stop). A signal goes to the run, which is given the time to end by itself."""
-    stopped = False
-    with subprocess.Popen(arguments) as child:
-
-        def forward(number: int, frame: FrameType | None) -> None:
-            nonlocal stopped
-            stopped = True
-            if number == signal.SIGTERM:  # Ctrl-C reaches the run by itself
-                child.terminate()
-
-        before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            code = child.wait()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-    return (code if code >= 0 else 128 - code), stopped

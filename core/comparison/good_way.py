@@ -21,7 +21,7 @@ def good_ways(runs: Sequence[RunData], registry: Registry) -> dict[str, GoodWay]
         if isinstance(best, dict) and isinstance(best.get("best"), str) and best.get("best_is") in ("highest", "lowest"):
             found[best["best"]] = best["best_is"]
     for name in evaluated(runs):
-        evaluator, _, metric = name.rpartition("/")
+        evaluator, _, metric = name.partition("/")
         uses = dict.fromkeys(use for run in runs if (use := run.evaluators.get(evaluator.partition("@")[0])))
         lowest = [kept for use in uses if (kept := _lowest(use, registry)) is not None]
         if lowest and len(lowest) == len(uses) and name not in found and len({metric in one for one in lowest}) == 1:

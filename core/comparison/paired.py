@@ -100,13 +100,13 @@ def _mean(name: str, members: Sequence[int], runs: Sequence[RunData]) -> float:
 
 def _samples(name: str, run: RunData) -> tuple[tuple[str, float], ...]:
     """How much the metric's evaluator measured; without those that were left out."""
-    counts = f"{name.rpartition('/')[0]}/n_"
+    counts = f"{name.partition('/')[0]}/n_"
     return tuple(sorted((key, one.value) for key, one in run.after.items() if key.startswith(counts) and not key.endswith("/n_bad")))
 
 
 def _over_pictures(name: str, run: RunData, other: RunData, plain: float) -> tuple[Value, str]:
     """The difference with its interval from draws of the same pictures, where both have been drawn."""
-    evaluator, _, metric = name.rpartition("/")
+    evaluator, _, metric = name.partition("/")
     mine, theirs = drawn(run, evaluator), drawn(other, evaluator)
     if mine is None or theirs is None or mine.items != theirs.items:
         return Value(plain), ""

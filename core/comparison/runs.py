@@ -121,7 +121,7 @@ def read_run(folder: Path, now: float | None = None) -> RunData:
     run.after = dict(_values(_within(_json(folder / "result.json", notes), "after")))
     run.terms, run.begun, run.made_with = kept_terms(folder), begun(folder), _made_with(made_of)
     run.evaluators = {name: str(one["use"]) for name, one in _within(recipe, "evaluate").items() if isinstance(one, dict) and "use" in one}
-    _add_cards(run)
+    add_cards(run, sorted(folder.glob("evaluation/*/*/card.json")))
     run.sheets = {path.stem.removeprefix("pictures_"): path for path in sorted(folder.glob("pictures_*.png"), key=_sheet_order)}
     samples = sorted(folder.glob("samples/update-*.png"))[::-1]
     run.sheets |= {f"{SAMPLES} {int(path.stem.removeprefix('update-'))}": path for path in samples[:: -(-len(samples) // MOST_SHEETS) or 1]}
@@ -179,13 +179,13 @@ def _state(run: RunData, metrics: Path, now: float) -> str:
     return RUNNING if now - written < patience else STOPPED
 
 
-def _add_cards(run: RunData) -> None:
+def add_cards(run: RunData, files: Iterable[Path]) -> None:
     """Adds the results of ``core.evaluate``: of the last update as results after training, of an earlier one under ``EVALUATOR@UPDATE``.
 
     Those of the teacher's weights come under ``EVALUATOR@teacher``, beside the student's.
     They may be of another data set or number of samples than the run's own evaluation: then there are no values before to compare with.
     """
-    for file in sorted(run.folder.glob("evaluation/*/*/card.json")):
+    for file in files:
         card = _json(file, run.notes)
         measured = _within(card, "checkpoint")
         update, teacher = measured.get("update"), measured.get("weights") == "teacher"

@@ -31,6 +31,16 @@ class VerifiesExport(Protocol):
 
 
 @runtime_checkable
+class GivesRegionTokens(Protocol):
+    def region_tokens(self, vision: Any, view: Tensor, cells: Sequence[Tensor]) -> list[Tensor]:
+        """What the language model reads of each region: B of [n_i, D], with a gradient to the projector.
+
+        ``vision``: of ``Model.encode``; ``view`` [B] int64: each region's picture; ``cells``: B of [gh, gw] bool.
+        """
+        ...
+
+
+@runtime_checkable
 class ExportsAdapters(Protocol):
     def save_adapter(self, folder: Path) -> None:
         """Writes the adapters alone in PEFT's layout. Raises ``UserError`` where there are none."""

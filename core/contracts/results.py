@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,9 @@ class Evaluation:
 
     metrics: dict[str, float]
     pictures: list[Picture] = field(default_factory=list)
+    # of the engine: each metric drawn again from the same pictures, [R], None where a draw has no value; and a digest of the items
+    draws: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
+    asked: str = ""
 
 
 @dataclass(frozen=True)

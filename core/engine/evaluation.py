@@ -1,23 +1,23 @@
-"""Evaluators at work, in a run and in ``core.evaluate``, and what a run says of it: a table for people, JSON for programs."""
+"""Evaluators at work, in a run and in ``core.evaluate``, and the files in which a run says what they found."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from core.contracts import BadSample, Evaluation, Evaluator, Item, Model, ShowsPictures, UserError, WholeMetrics
 from core.engine.launch import stopping
 from core.engine.progress import Progress
 from core.engine.undisturbed import undisturbed
+from core.evaluation.intervals import DRAWS, SEED, draw
 
 if TYPE_CHECKING:
     from core.engine.parallel.exchange import Exchange
@@ -85,10 +85,23 @@ def evaluate(name: str, evaluator: Evaluator, model: Model, progress: Progress, 
     if not exchange.main:
         return Evaluation(metrics)
     good = usable(items, name)
+    drawn = draw(evaluator, [item["unit"] for item in good], evaluator.tally(good))
     if len(good) < len(items):
         warnings.warn(f"{len(items) - len(good)} of {len(items)} items of {name} were not used: {bad_reasons(items)}.", stacklevel=4)
     shown = good[:: math.ceil(len(good) / SHOWN)]
-    return Evaluation(metrics, [evaluator.picture(item) for item in shown] if isinstance(evaluator, ShowsPictures) else [])
+    pictures = [evaluator.picture(item) for item in shown] if isinstance(evaluator, ShowsPictures) else []
+    return Evaluation(metrics, pictures, seven_digits(drawn), digest(good))
+
+
+def seven_digits(draws: Mapping[str, np.ndarray]) -> dict[str, list[float | None]]:
+    """The draws [R] of each metric as JSON holds them; None where one is not finite."""
+    return {name: [float(f"{value:.7g}") if math.isfinite(value) else None for value in values.tolist()] for name, values in draws.items()}
+
+
+def digest(items: Sequence[Item]) -> str:
+    """Of what was measured and how it was drawn; equal for two models asked the same."""
+    asked = [(item["unit"], item["id"]) for item in items if "bad" not in item]
+    return hashlib.sha256(json.dumps([DRAWS, SEED, asked]).encode()).hexdigest()
 
 
 def _share(evaluator: Evaluator, model: Model, progress: Progress, label: str, exchange: Exchange) -> list[Item]:
@@ -127,38 +140,6 @@ def metric_values(results: Mapping[str, Evaluation]) -> dict[str, float]:
     return {f"{name}/{metric}": value for name, result in results.items() for metric, value in result.metrics.items()}
 
 
-def _rows(before: Mapping[str, Evaluation], after: Mapping[str, Evaluation]) -> Iterator[tuple[str, str, str, str, str]]:
-    """evaluator, metric, before, after, change; a dash where there is no value."""
-
-    def shown(value: float | None, metric: str, sign: str = "") -> str:
-        if value is None:
-            return "–"
-        return f"{value:{sign}.0f}" if metric.startswith("n_") else f"{value:{sign}.4f}"
-
-    for name in dict.fromkeys([*before, *after]):
-        first = before[name].metrics if name in before else {}
-        last = after[name].metrics if name in after else {}
-        for metric in dict.fromkeys([*first, *last]):
-            a, b = first.get(metric), last.get(metric)
-            change = None if a is None or b is None else b - a
-            yield name, metric, shown(a, metric), shown(b, metric), shown(change, metric, "+")
-
-
-def before_after_table(before: Mapping[str, Evaluation], after: Mapping[str, Evaluation], console: Console | None = None) -> str:
-    """The metrics before and after as Markdown; also printed as a table where a ``console`` is given."""
-    header = ("evaluator", "metric", "before", "after", "change")
-    lines = ["| " + " | ".join(header) + " |", "|---|---|---:|---:|---:|"]
-    table = Table(*header[:2])
-    for column in header[2:]:
-        table.add_column(column, justify="right")
-    for row in _rows(before, after):
-        lines.append("| " + " | ".join(row) + " |")
-        table.add_row(*row)
-    if console:
-        console.print(table)
-    return "\n".join(lines) + "\n"
-
-
 def strict(value: Any) -> Any:
     """``value`` as strict JSON has it: numbers that are not finite become null."""
     if isinstance(value, Mapping):
@@ -176,18 +157,25 @@ def write_result(
     after: Mapping[str, Evaluation],
     extra: Mapping[str, Any] | None = None,
     during: Sequence[Mapping[str, Any]] = (),
+    said: str = "",
 ) -> None:
-    """``result.json`` (before, after, what ``extra`` holds, and each evaluation ``during`` training) and ``result.md`` in ``folder``."""
-    extra = extra or {}
+    """``result.json`` (before, after, the intervals of the changes, what ``extra`` holds, and each evaluation ``during`` training) and
+    ``result.md``, with the sentence ``said`` under its table, in ``folder``."""
+    from core.engine.before_after import before_after_table, to_json  # late: most that use this file write no result
+
+    extra, intervals = extra or {}, to_json(before, after)
     numbers = {
         "before": {name: result.metrics for name, result in before.items()},
         "after": {name: result.metrics for name, result in after.items()},
+        **({"change_intervals": intervals} if intervals else {}),
         **({"during": during} if during else {}),
     }
     facts = [line for key, value in extra.items() for line in _facts(key, value)]
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "result.json", json.dumps(strict({**numbers, **extra}), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-    write_whole(folder / "result.md", "\n".join(["# Result", "", before_after_table(before, after), *facts]) + "\n")
+    write_whole(
+        folder / "result.md", "\n".join(["# Result", "", before_after_table(before, after), *([said, ""] if said else []), *facts]) + "\n"
+    )
 
 
 def _facts(key: str, value: Any) -> list[str]:

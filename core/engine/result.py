@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from core.contracts import Evaluation, Picture
+from core.engine.before_after import all_draws, seen
 from core.engine.between import Between
 from core.engine.building import Run
-from core.engine.evaluation import evaluate_all, metric_values, write_result, write_whole
+from core.engine.evaluation import evaluate_all, metric_values, strict, write_result, write_whole
 from core.engine.feed import bad_samples
 from core.engine.history import logged_before, metrics_file
 from core.engine.progress import Progress
@@ -20,17 +22,22 @@ from core.engine.usage import for_result
 #: Of the probability that the sampler's k tokens hold: the less, the further its gradient is from the exact one.
 LOW_TOPK_MASS = 0.8
 
+DRAWS_BEFORE = "before_draws.json"  # beside before.json: with it the intervals of the changes survive a resume
+
 
 def before_training(built: Run, progress: Progress) -> dict[str, Evaluation]:
     """Metrics of the untouched model, measured by all ranks together; kept in the run folder, so that a resumed run still has them."""
     file, exchange = built.folder / "before.json", built.trainer.strategy.exchange
     found = exchange.from_main(lambda: json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None)
     if found is not None:
-        return {name: Evaluation(metrics) for name, metrics in found.items()}
+        drawn = _drawn_before(built.folder)
+        return {name: Evaluation(metrics, **drawn.get(name, {})) for name, metrics in found.items()}
     if built.start:
         return {}  # the run went on without them: weights that have moved are not the base
     results = evaluate_all(built.model, built.evaluators, progress, exchange)
     if exchange.main:
+        draws = json.dumps(strict(dict(all_draws(results))), allow_nan=False, separators=(",", ":"))
+        write_whole(built.folder / DRAWS_BEFORE, draws + "\n")
         write_whole(file, json.dumps({name: result.metrics for name, result in results.items()}, indent=2) + "\n")
         built.trackers.log(0, points_before(built, results))
         _sheet(built, 0, "before", results)
@@ -42,6 +49,13 @@ def points_before(built: Run, results: Mapping[str, Evaluation]) -> dict[str, fl
     values = metric_values(results)
     during = {f"evaluation/{name}": value for name, value in values.items()} if built.recipe.values["train"]["evaluate_every"] else {}
     return values | during
+
+
+def _drawn_before(folder: Path) -> dict[str, Any]:
+    """Of each evaluator what ``Evaluation`` takes; nothing for a run of a version that did not keep it: the changes have no interval."""
+    file = folder / DRAWS_BEFORE
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return found
 
 
 def _sheet(built: Run, update: int, name: str, results: Mapping[str, Evaluation]) -> None:
@@ -81,7 +95,10 @@ def finish(
         built.model.save(target)
         summary["export"] = str(target)
     data = {"data": for_result(built.usages)} if built.usages else {}
-    write_result(built.folder, before, after, summary | data, between.watch.history)
+    said = seen(before, after, built.evaluators)
+    write_result(built.folder, before, after, summary | data, between.watch.history, said)
+    if said:
+        summary = {"seen (95 %, the same pictures)": said} | summary
     built.trackers.finish(metric_values(after))
     return summary
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from core.checkpoints.start import started_from
 from core.contracts import ReportsStatistics, RunInfo, Stateful, UserError
 from core.engine import checkpoint
+from core.engine.before_after import before_after_table
 from core.engine.best import Watch
 from core.engine.between import Between
 from core.engine.building import Run, build_run, trained_shares
 from core.engine.demands import require
-from core.engine.evaluation import before_after_table, strict
+from core.engine.evaluation import strict
 from core.engine.feed import forget_bad_samples
 from core.engine.going_on import go_on_with, take_over
 from core.engine.history import keep_terms

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.contracts import Item
-from core.engine.evaluation import write_whole
+from core.engine.evaluation import digest, seven_digits, write_whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,12 +31,8 @@ class Drawn:
 
 def write_draws(folder: Path, items: Sequence[Item], draws: Mapping[str, np.ndarray]) -> None:
     """``FILE`` in ``folder``, of the usable ``items`` and the ``draws`` [R] of each metric; seven digits of each."""
-    from core.evaluation.intervals import DRAWS, SEED  # late: it imports numpy, which reading does without
-
-    asked = [(item["unit"], item["id"]) for item in items if "bad" not in item]
-    rows = {name: [float(f"{value:.7g}") if math.isfinite(value) else None for value in values.tolist()] for name, values in draws.items()}
-    digest = hashlib.sha256(json.dumps([DRAWS, SEED, asked]).encode()).hexdigest()
-    found = {"items": digest, "units": len({unit for unit, _ in asked}), "draws": rows}
+    units = len({item["unit"] for item in items if "bad" not in item})
+    found = {"items": digest(items), "units": units, "draws": seven_digits(draws)}
     write_whole(folder / FILE, json.dumps(found, allow_nan=False, separators=(",", ":")) + "\n")
 
 

@@ -188,6 +188,13 @@ class TinyModel(nn.Module):
         place = torch.arange(1, before.shape[1] + 1)[:, None]  # [T, 1]
         return torch.tanh(self.language(region + before.cumsum(1) / place))  # [B, T, D]
 
+    def region_tokens(self, vision: Tensor, view: Tensor, cells: Sequence[Tensor]) -> list[Tensor]:
+        tokens = []
+        for picture, chosen in zip(vision[view], cells, strict=True):
+            grid = F.adaptive_avg_pool2d(picture, (chosen.shape[0], chosen.shape[1])).flatten(1).mT  # [gh * gw, 3]
+            tokens.append(self.projector(grid[chosen.flatten()]))  # [n, D]
+        return tokens
+
     def wording(self, samples: Sequence[str], noise: Noise | None) -> Wording:
         forms = ["find", "please find"]
         drawn = [int(torch.randint(2, (1,), generator=noise.generator(sample, "wording"))) if noise else 0 for sample in samples]

@@ -11,6 +11,7 @@ from core.commands import run, sweep
 from core.commands.sweep import grid, points, split_values
 from core.contracts import UserError
 from core.engine.sweep_point import point_of
+from core.installed.children import wait_for
 from core.recipe import check, load
 from core.registry import Registry
 
@@ -74,7 +75,7 @@ def test_all_faults_of_all_runs_at_once(capsys):
 
 
 def test_the_commands_for_a_scheduler(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(sweep, "_wait", lambda arguments: pytest.fail("nothing is to be started"))
+    monkeypatch.setattr(sweep, "wait_for", lambda arguments: pytest.fail("nothing is to be started"))
     output = f"output={tmp_path / 'runs'}"
     assert run.main([RECIPE, "train.updates=3", output, "--sweep", "seed=1,2", "gradient.use=sum", "--dry-run"]) == 0
     shown = capsys.readouterr()
@@ -90,7 +91,7 @@ def test_the_commands_for_a_scheduler(capsys, monkeypatch, tmp_path):
 
 def test_runs_go_one_after_another_and_a_failure_stops_none(capsys, monkeypatch):
     seen = []
-    monkeypatch.setattr(sweep, "_wait", lambda arguments: (seen.append(arguments), (7 if "seed=2" in arguments else 0, False))[1])
+    monkeypatch.setattr(sweep, "wait_for", lambda arguments: (seen.append(arguments), (7 if "seed=2" in arguments else 0, False))[1])
     assert run.main([RECIPE, "--quiet", "--sweep", "seed=1,2,3"]) == 7
     assert [arguments[0] for arguments in seen] == [sys.executable] * 3
     assert all(arguments[-1] == "--quiet" for arguments in seen)
@@ -102,18 +103,18 @@ def test_runs_go_one_after_another_and_a_failure_stops_none(capsys, monkeypatch)
 
 def test_a_stopped_sweep_starts_no_further_run(monkeypatch):
     seen = []
-    monkeypatch.setattr(sweep, "_wait", lambda arguments: (seen.append(arguments), (143, True))[1])
+    monkeypatch.setattr(sweep, "wait_for", lambda arguments: (seen.append(arguments), (143, True))[1])
     assert run.main([RECIPE, "--sweep", "seed=1,2,3"]) == 143
     assert len(seen) == 1
 
 
 def test_the_exit_code_and_a_signal_reach_both_sides(tmp_path):
-    assert sweep._wait([sys.executable, "-c", "raise SystemExit(5)"]) == (5, False)
+    assert wait_for([sys.executable, "-c", "raise SystemExit(5)"]) == (5, False)
     # the child asks for its parent's end, is told to end itself, and ends in its own way
     child = "import os, signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(3))\n"
     child += "os.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(600)"
     before = signal.getsignal(signal.SIGTERM)
-    assert sweep._wait([sys.executable, "-c", child]) == (3, True)
+    assert wait_for([sys.executable, "-c", child]) == (3, True)
     assert signal.getsignal(signal.SIGTERM) is before
 
 

@@ -257,6 +257,17 @@ def test_an_existing_world_is_kept_and_another_folder_never_overwritten(world: P
         write_world(tmp_path / "mine", **settings)
 
 
+def test_chosen_sources_are_as_in_the_whole_world_and_others_stay_away(world: Path, settings: dict[str, int], tmp_path: Path) -> None:
+    write_world(tmp_path / "some", **settings, only=["dam/LVIS", "sa1b"])
+    whole, some = digest(world), digest(tmp_path / "some")
+    assert {name.split("/")[0] for name in some} == {"dam", "sa1b", "corpus.txt", "world.json"}
+    assert {name: value for name, value in some.items() if name != "world.json"}.items() <= whole.items()
+    with pytest.raises(FileExistsError, match="other settings"):
+        write_world(tmp_path / "some", **settings)
+    with pytest.raises(ValueError, match="there is no source 'damn'"):
+        write_world(tmp_path / "none", **settings, only=["damn"])
+
+
 def test_an_interrupted_generation_leaves_nothing(tmp_path: Path, settings: dict[str, int]) -> None:
     def interrupt(line: str) -> None:
         raise KeyboardInterrupt

@@ -12,7 +12,8 @@ import torch
 from rich.console import Console
 
 from core.contracts import BadSample, Evaluation
-from core.engine.evaluation import Unfinished, before_after_table, evaluate_all, metric_values, write_result
+from core.engine.before_after import before_after_table, seen
+from core.engine.evaluation import Unfinished, evaluate_all, metric_values, write_result
 from core.engine.launch import stopping
 from core.engine.progress import Progress
 from core.testing import TinyModel
@@ -79,10 +80,35 @@ def test_modes_are_restored_after_an_error():
 def test_table():
     stream = io.StringIO()
     table = before_after_table(BEFORE, AFTER, Console(file=stream, width=100))
-    assert "| refcoco | cIoU | 0.5000 | 0.6250 | +0.1250 |" in table
-    assert "| refcoco | n_expressions | 40 | 40 | +0 |" in table
-    assert "| region_caption | caption_ce | – | 1.5000 | – |" in table
+    assert "| refcoco | cIoU | 0.5000 | 0.6250 | +0.1250 |  |" in table
+    assert "| refcoco | n_expressions | 40 | 40 | +0 |  |" in table
+    assert "| region_caption | caption_ce | – | 1.5000 | – |  |" in table
     assert "+0.1250" in stream.getvalue()
+
+
+class Lowest:
+    lowest_is_best = frozenset({"ce"})
+
+
+def drawn(values, asked="the same", **draws):
+    return {"a": Evaluation(values, draws=draws, asked=asked)}
+
+
+def test_a_change_is_marked_where_its_interval_leaves_out_zero():
+    before = drawn({"iou": 0.5, "ce": 1.0, "other": 0.2}, iou=[0.4, 0.5, 0.6, None], ce=[1.0, 1.1, 0.9, 1.0], other=[0.1, 0.3, 0.2, 0.2])
+    after = drawn({"iou": 0.7, "ce": 0.8, "other": 0.2}, iou=[0.61, 0.7, 0.79, 0.7], ce=[0.8, 0.9, 0.7, 0.8], other=[0.2, 0.2, 0.2, 0.2])
+    table = before_after_table(before, after)
+    assert "| a | iou | 0.5000 | 0.7000 | **+0.2000** | +0.1905 to +0.2095 |" in table
+    assert "| a | other | 0.2000 | 0.2000 | +0.0000 | " in table
+    assert seen(before, after, {"a": Lowest()}) == "better: a/iou +0.200, a/ce -0.200; of the other 1 metrics the interval holds 0"
+    assert seen(after, before, {"a": Lowest()}).startswith("worse: a/iou -0.200, a/ce +0.200; ")
+    assert seen(before, after, {}).startswith("changed: a/iou +0.200, a/ce -0.200; ")
+
+
+def test_evaluations_of_other_items_have_no_interval():
+    before, after = drawn({"iou": 0.5}, iou=[0.4, 0.6]), drawn({"iou": 0.7}, asked="others", iou=[0.6, 0.8])
+    assert "| +0.2000 |  |" in before_after_table(before, after)
+    assert seen(before, after, {"a": Lowest()}) == ""
 
 
 def test_result_files(tmp_path):

@@ -36,6 +36,7 @@ from plugins.loops.phrase_to_mask import PhraseToMask
 from plugins.loops.referring_from_scratch import ReferringFromScratch
 from plugins.loops.referring_segmentation import ReferringSegmentation
 from plugins.loops.region_description import RegionDescription
+from plugins.loops.region_to_words import RegionToWords
 from plugins.losses.bce_dice import BceDice
 from plugins.losses.caption_ce import CaptionCe
 from plugins.optimizers.adamw import AdamW
@@ -227,6 +228,13 @@ class TestReferringFromScratch(LoopKit):
 class TestRegionDescription(LoopKit):
     def make(self):
         return RegionDescription(losses={"caption": CaptionCe()}, caption_length=6)
+
+
+class TestRegionToWords(LoopKit):
+    reaches = frozenset({"projector"})
+
+    def make(self):
+        return RegionToWords(caption_length=6)
 
 
 class TestRefcocoEvaluator(EvaluatorKit):

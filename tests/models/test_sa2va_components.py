@@ -14,6 +14,7 @@ from core.contracts import ReadsFiles, TellsFacts
 from core.registry import Registry
 from plugins.models.sa2va.components import Lora, load, load_legacy, scratch
 from plugins.models.sa2va.model import Origin
+from plugins.models.sa2va.published.scratch import begin_with_waves
 
 READ = """
 import sys
@@ -73,3 +74,19 @@ def test_a_file_over_a_base_knows_the_bases_values(dtype: str, tmp_path: Path) -
         group, name = key.split("/", 1)
         assert value.dtype == torch.float32
         assert torch.equal(value, torch.zeros_like(value) if group == "lora" else base[name]), key
+
+
+def test_a_fresh_vision_tower_tells_places_from_the_start() -> None:
+    patches, positions = torch.nn.Conv2d(3, 64, 8, 8), torch.nn.Parameter(torch.zeros(1, 1 + 16 * 16, 64))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        begin_with_waves(patches, positions)
+    line = (torch.arange(16) + 0.5) / 16 - 0.5
+    down, across = (axis.flatten() for axis in torch.meshgrid(line, line, indexing="ij"))  # [256] each
+    code = positions[0, 1:].detach()
+    for wanted in (across, down, across.abs(), down.abs()):  # "on the left", "at the top", "in the middle"
+        fitted = code @ torch.linalg.lstsq(code, wanted[:, None]).solution
+        assert (fitted[:, 0] - wanted).abs().max() < 0.05
+    even, edge = torch.full((3, 8, 8), 1.0), torch.ones(3, 8, 8).cumsum(2) - 4.5
+    strength = [patches(picture[None]).detach().norm() for picture in (even / even.norm(), edge / edge.norm())]
+    assert strength[1] > 3 * strength[0]  # an even patch, a picture's strongest part, is damped

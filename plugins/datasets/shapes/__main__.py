@@ -1,4 +1,4 @@
-"""``python -m plugins.datasets.shapes OUT_FOLDER [--pictures N] [--seed N] [--size PIXELS] [--alike]``."""
+"""``python -m plugins.datasets.shapes OUT_FOLDER [--pictures N] [--seed N] [--size PIXELS] [--alike] [--look LOOK] [--only SOURCE]``."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from core.contracts import UserError
 from core.outside import Ending, any_text
 from plugins.datasets.shapes import words, write_world
+from plugins.datasets.shapes.looks import LOOKS
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,10 +24,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=128, help="side of the pictures in pixels (default %(default)s)")
     parser.add_argument("--alike", action="store_true", help="one colour in each picture: shape, size and place tell its things apart")
+    looks = "another look of the same scenes: " + ", ".join(LOOKS)
+    parser.add_argument("--look", choices=LOOKS, default="", metavar="LOOK", help=looks)
+    parser.add_argument("--only", nargs="+", metavar="SOURCE", default=[], help="write these sources alone, for example dam refcoco/train")
     chosen = parser.parse_args(arguments)
     begun = time.monotonic()
     with Ending() as ending:
-        how = {"pictures": chosen.pictures, "seed": chosen.seed, "size": chosen.size, "alike": chosen.alike}
+        how: dict[str, Any] = {"pictures": chosen.pictures, "seed": chosen.seed, "size": chosen.size, "alike": chosen.alike}
+        how |= {"look": chosen.look, "only": chosen.only}
         try:
             write_world(chosen.out, **how, progress=lambda line: print(line, flush=True))
         except ValueError as fault:

@@ -15,6 +15,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from plugins.datasets.shapes.grammar import COLOURS, SHAPES, SIZES, Words, ambiguous
+from plugins.datasets.shapes.looks import in_look
 
 _RGB = {"red": (205, 35, 35), "green": (35, 155, 50), "blue": (40, 70, 215), "yellow": (240, 220, 50)}
 _RGB |= {"purple": (150, 45, 170), "orange": (245, 135, 25)}
@@ -58,9 +59,9 @@ def rasterise(outline: list[float], side: int) -> np.ndarray:
     return coco.decode(coco.frPyObjects([outline], side, side))[:, :, 0].astype(bool)
 
 
-def draw(seed: Sequence[int], side: int, frames: int = 1, alike: bool = False) -> Drawing:
+def draw(seed: Sequence[int], side: int, frames: int = 1, alike: bool = False, look: str = "") -> Drawing:
     """A scene of 2 to 4 things. Over the frames each thing drifts by up to 2.4 % of the side: too little to change its words.
-    ``alike``: all things have one colour."""
+    ``alike``: all things have one colour. ``look``: one of ``LOOKS``, which changes the pixels alone."""
     rng = np.random.default_rng(list(seed))
     things = lay_out(rng, alike)
     ground = _background(rng, side)  # [side, side, 3] float
@@ -75,6 +76,8 @@ def draw(seed: Sequence[int], side: int, frames: int = 1, alike: bool = False) -
             image[mask] = thing.rgb
             visible = [*(before & ~mask for before in visible), mask]  # the later thing lies on top
         image += rng.normal(0, 4, image.shape)
+        if look:
+            image = in_look(image, look, (*seed, frame))
         images.append(np.clip(np.rint(image), 0, 255).astype(np.uint8))
         masks.append(visible)
     return Drawing(things, images, masks)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from plugins.datasets.shapes.described import write_dam_images, write_dam_sav, write_refcoco
 from plugins.datasets.shapes.grammar import caption, expressions
+from plugins.datasets.shapes.looks import LOOKS
 from plugins.datasets.shapes.scene import Drawing, draw, lay_out
 from plugins.datasets.shapes.writers import write_openimages, write_pairs, write_sa1b
 
@@ -36,12 +38,12 @@ SOURCES: dict[str, tuple[float, int, int]] = {
 CORPUS_LINES = 2000  # of corpus.txt, from which a tokenizer learns the language
 
 
-def drawings(source: str, *, pictures: int, seed: int, size: int, alike: bool = False) -> Iterator[Drawing]:
+def drawings(source: str, *, pictures: int, seed: int, size: int, alike: bool = False, look: str = "") -> Iterator[Drawing]:
     """The drawings that ``write_world`` writes for one source, in its order."""
     share, fewest, frames = SOURCES[source]
     number = list(SOURCES).index(source)
     for index in range(max(fewest, round(share * pictures))):
-        yield draw((seed, number, index), size, frames, alike)
+        yield draw((seed, number, index), size, frames, alike, look)
 
 
 def write_world(
@@ -51,18 +53,27 @@ def write_world(
     seed: int = 0,
     size: int = 128,
     alike: bool = False,
+    only: Sequence[str] = (),
+    look: str = "",
     progress: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Writes the world into the folder ``out``: complete or not at all; no picture is in two sources.
 
     ``pictures``: how many in all, roughly; ``size``: their side in pixels; ``alike``: all things of a picture have one
-    colour, so that only shape, size and place tell them apart. ``progress`` is called with a line for each source. Returns at
-    once where ``out`` holds this very world. Raises ``FileExistsError`` where it holds another thing, ``ValueError`` for
-    impossible settings.
+    colour, so that only shape, size and place tell them apart; ``look``: one of ``LOOKS``, in which the pictures of the same scenes are
+    drawn; ``only``: the sources that are written, others stay away (``"dam"`` stands for all of ``"dam/..."``), each as it is in
+    the whole world. ``progress`` is called with a line for each source. Returns at once where ``out`` holds this very world. Raises
+    ``FileExistsError`` where it holds another thing, ``ValueError`` for impossible settings.
     """
     if pictures < 1 or seed < 0 or not 64 <= size <= 4096:
         raise ValueError(f"pictures must be at least 1, seed at least 0 and size 64 to 4096, not {pictures}, {seed} and {size}.")
-    settings = {"version": 2, "pictures": pictures, "seed": seed, "size": size} | ({"alike": 1} if alike else {})
+    if look and look not in LOOKS:
+        raise ValueError(f"look must be one of {', '.join(LOOKS)}, not {look!r}.")
+    chosen = _chosen(only)
+    settings: dict[str, Any] = {"version": 2, "pictures": pictures, "seed": seed, "size": size}
+    settings |= (
+        ({"alike": 1} if alike else {}) | ({"look": look} if look else {}) | ({"only": chosen} if len(chosen) < len(SOURCES) else {})
+    )
     if _already(out, settings):
         progress(f"{out}: already there")
         return
@@ -78,7 +89,15 @@ def write_world(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _already(out: Path, settings: dict[str, int]) -> bool:
+def _chosen(only: Sequence[str]) -> list[str]:
+    """The sources named, in the order of ``SOURCES``; all where none is."""
+    for name in only:
+        if not any(source == name or source.startswith(name + "/") for source in SOURCES):
+            raise ValueError(f"there is no source {name!r}; the sources are {', '.join(SOURCES)}.")
+    return [source for source in SOURCES if not only or any(source == name or source.startswith(name + "/") for name in only)]
+
+
+def _already(out: Path, settings: Mapping[str, Any]) -> bool:
     marker = out / "world.json"
     if marker.is_file():
         there = json.loads(marker.read_text())["settings"]
@@ -90,26 +109,30 @@ def _already(out: Path, settings: dict[str, int]) -> bool:
     return False
 
 
-def _write(out: Path, settings: dict[str, int], progress: Callable[[str], None]) -> dict[str, int]:
+def _write(out: Path, settings: dict[str, Any], progress: Callable[[str], None]) -> dict[str, int]:
     """Regions (expressions for RefCOCO) written for each source."""
     pictures, seed, size = settings["pictures"], settings["seed"], settings["size"]
 
     def of(source: str) -> Iterator[Drawing]:
-        return drawings(source, pictures=pictures, seed=seed, size=size, alike="alike" in settings)
+        return drawings(source, pictures=pictures, seed=seed, size=size, alike="alike" in settings, look=settings.get("look", ""))
 
     def done(source: str, regions: int) -> None:
         counts[source] = regions
         progress(f"{source}: {regions} {'expressions' if source.startswith('refcoco') else 'regions'}")
 
     counts: dict[str, int] = {}
-    splits = {split: of(f"refcoco/{split}") for split in ("train", "val", "testA")}
+    chosen = settings.get("only", list(SOURCES))
+    splits = {source.removeprefix("refcoco/"): of(source) for source in chosen if source.startswith("refcoco/")}
     rng = np.random.default_rng([seed, len(SOURCES)])
-    for split, regions in write_refcoco(out / "ref_seg" / "refcoco", splits, rng).items():
-        done(f"refcoco/{split}", regions)
-    done("sav", write_pairs(out / "sav", of("sav")))
-    done("sa1b", write_sa1b(out / "sa1b", of("sa1b")))
-    done("openimages", write_openimages(out / "openimages", of("openimages")))
+    if splits:
+        for split, regions in write_refcoco(out / "ref_seg" / "refcoco", splits, rng).items():
+            done(f"refcoco/{split}", regions)
+    for source, write in (("sav", write_pairs), ("sa1b", write_sa1b), ("openimages", write_openimages)):
+        if source in chosen:
+            done(source, write(out / source, of(source)))
     for place, source in enumerate(name for name in SOURCES if name.startswith("dam")):
+        if source not in chosen:
+            continue
         first = 200_001 + 100_000 * place
         if source.endswith("/SAV"):
             done(source, write_dam_sav(out / source, of(source), first))

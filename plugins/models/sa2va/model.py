@@ -165,6 +165,10 @@ class Sa2va(nn.Module):
         bodies = [self.embed(ids[mask]) for ids, mask in zip(captions.ids, captions.mask, strict=True)]
         return self.sequences.predicting(heads, bodies, captions.mask.shape[1])[0]
 
+    def region_tokens(self, vision: Vision, view: Tensor, cells: Sequence[Tensor]) -> list[Tensor]:
+        shown = self.sequences.shown(vision, view)
+        return [picture.cells[chosen.flatten()] for picture, chosen in zip(shown, cells, strict=True)]
+
     def wording(self, samples: Sequence[str], noise: Noise | None) -> Wording:
         before, after, answers = [], [], []
         for sample in samples:

@@ -70,7 +70,7 @@ def _write(folder: Path, settings: dict[str, Any], sizes: Sizes, template: str, 
 
 @torch.no_grad()
 def new_network(config: dict[str, Any], init_range: float, seed: int) -> Network:
-    """A network with fresh weights: transformers' own initialisation, position embeddings N(0, 0.1), SAM2 by fan-in.
+    """A network with fresh weights: transformers' own initialisation, a vision tower that begins with waves, SAM2 by fan-in.
 
     At these widths SAM2's usual 0.02 hardly learns; 0.7 / sqrt(fan-in) does.
     """
@@ -78,8 +78,11 @@ def new_network(config: dict[str, Any], init_range: float, seed: int) -> Network
         torch.manual_seed(seed)
         network = Network(parse_config(config))
         vision: Any = network.get_submodule("vision.embeddings")
-        for parameter in (vision.position_embeddings, vision.cls_token):
-            nn.init.normal_(parameter, std=0.1)
+        nn.init.normal_(vision.cls_token, std=0.1)
+        begin_with_waves(vision.patch_embeddings.projection, vision.position_embeddings)
+        for name, parameter in network.get_submodule("vision").named_parameters():
+            if "lambda" in name:  # the layers' scale, at first 0.1: few layers, trained for a short time, would hardly take part
+                nn.init.ones_(parameter)
         # the decoder is trained on word embeddings first: they are larger than the rest, or it begins to learn late
         nn.init.normal_(network.backend.embedding, std=0.3)
         backbone = network.sam2.vision_encoder.backbone
@@ -95,3 +98,35 @@ def new_network(config: dict[str, Any], init_range: float, seed: int) -> Network
                     nn.init.normal_(module.weight, std=gain * module.in_features**-0.5 if gain else init_range)
                     nn.init.zeros_(module.bias)
     return network
+
+
+def begin_with_waves(patches: nn.Conv2d, positions: nn.Parameter) -> None:
+    """First weights of a vision tower that is to learn edges and places from few pictures, in random directions of its width C.
+
+    ``patches``: filters are the lowest waves of each colour, as in JPEG; the even one, a picture's strongest part by far, is damped.
+    ``positions`` [1, 1 + side * side, C]: waves over rows and over columns, those of one and of half a turn as strong as each other,
+    since "in the middle" needs the one and "on the left" the other. With random filters and small random positions it takes
+    many times as many descriptions until a word of place or shape is learned.
+    """
+    channels, colours, patch, _ = patches.weight.shape
+    side = round((positions.shape[1] - 1) ** 0.5)
+    pixels = waves(patch, patch) / waves(patch, patch).norm(dim=0)  # [patch, patch]
+    lowest_first = sorted(((u, v) for u in range(patch) for v in range(patch)), key=lambda pair: (sum(pair), pair))
+    planes = torch.stack([torch.outer(pixels[:, u], pixels[:, v]) * (0.6 if u + v else 0.15) for u, v in lowest_first])
+    filters = torch.einsum("kxy,cd->kcdxy", planes, torch.eye(colours)).flatten(0, 1)[:channels]  # [n, colours, patch, patch]
+    patches.weight.copy_((turn(channels)[:, : len(filters)] @ filters.flatten(1)).view_as(patches.weight))
+    nn.init.zeros_(patches.bias)
+    turns = torch.arange(1, channels // 2 + 1)
+    line = 2 * waves(side, channels // 2 + 1)[:, 1:] / (turns / 2).clamp_min(1)  # [side, C / 2]
+    places = torch.cat([line[:, None].expand(-1, side, -1), line[None].expand(side, -1, -1)], dim=2)  # [side, side, C]
+    positions[0, 1:] = places.flatten(0, 1) @ turn(channels)
+
+
+def waves(length: int, count: int) -> torch.Tensor:
+    """[length, count]: column k is a cosine of k half turns over the length."""
+    return torch.cos(torch.pi / length * torch.outer(torch.arange(length) + 0.5, torch.arange(count)))
+
+
+def turn(width: int) -> torch.Tensor:
+    """A random rotation [width, width]."""
+    return torch.linalg.qr(torch.randn(width, width))[0]
