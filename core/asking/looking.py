@@ -1,4 +1,4 @@
-"""What is asked about: a picture or the frames of a video, and regions in it as boxes, points or mask files."""
+"""What is asked about: a picture or the frames of a video, and regions in it as boxes, points, outlines or mask files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 from core import pixels
 from core.contracts import UserError
@@ -18,10 +19,10 @@ _NUMBER = r"\s*-?\d+(?:\.\d*)?\s*"
 _NUMBERS = re.compile(f"{_NUMBER}(?:,{_NUMBER})*")
 
 
-def read_visual(path: Path, every: int = 1) -> np.ndarray | list[np.ndarray]:
+def read_visual(path: Path, every: int = 1, most: int | None = None) -> np.ndarray | list[np.ndarray]:
     """A picture [H, W, 3] uint8; of a folder of pictures (in the order of their names) or a video file every ``every``-th frame.
 
-    Raises ``UserError``.
+    ``most``: of a video file that has more frames fewer are taken, evenly spaced. Raises ``UserError``.
     """
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))[::every]
@@ -37,7 +38,7 @@ def read_visual(path: Path, every: int = 1) -> np.ndarray | list[np.ndarray]:
         return frames
     if every != 1 and path.suffix.lower() not in VIDEOS:
         raise UserError(f"{path} is one picture: --every goes with a video or a folder of frames")
-    return _video(path, every) if path.suffix.lower() in VIDEOS else _picture(path)
+    return _video(path, every, most) if path.suffix.lower() in VIDEOS else _picture(path)
 
 
 def _picture(file: Path) -> np.ndarray:
@@ -47,12 +48,14 @@ def _picture(file: Path) -> np.ndarray:
         raise _told(fault, file, "picture") from None
 
 
-def _video(path: Path, every: int) -> list[np.ndarray]:
+def _video(path: Path, every: int, most: int | None) -> list[np.ndarray]:
     from core.pixels.videos import all_frames  # late: only videos need it
 
     frames: list[np.ndarray] = []
     try:
         for number, frame in enumerate(all_frames(path)):
+            if number % every == 0 and len(frames) == most:  # how many there are is only known at the end
+                frames, every = frames[::2], 2 * every
             if number % every == 0:
                 frames.append(frame)
                 _bounded(frames, path)
@@ -79,9 +82,8 @@ def _told(fault: pixels.Unreadable, file: Path, what: str) -> UserError:
 
 
 def read_region(written: str, height: int, width: int) -> np.ndarray:
-    """[H, W] bool: the box ``x0,y0,x1,y1`` (pixels, x1 and y1 outside it), a disc around the point ``x,y``, or a mask file.
-
-    Raises ``UserError``.
+    """[H, W] bool: the box ``x0,y0,x1,y1`` (pixels, x1 and y1 outside it), a disc around the point ``x,y``, the inside of an outline
+    ``x,y,x,y,x,y,...``, or a mask file. Raises ``UserError``.
     """
     if not _NUMBERS.fullmatch(written) or Path(written).is_file():
         return _mask_file(Path(written), height, width)
@@ -94,8 +96,11 @@ def read_region(written: str, height: int, width: int) -> np.ndarray:
         down, across = np.mgrid[:height, :width]  # [H, W] each: row and column of every pixel
         radius = max(1.0, POINT * min(height, width))
         return np.asarray((across + 0.5 - x) ** 2 + (down + 0.5 - y) ** 2 <= radius**2)
+    if len(numbers) >= 6 and len(numbers) % 2 == 0:
+        return _inside(written, numbers, height, width)
     if len(numbers) != 4:
-        raise UserError(f"region {written}: two numbers x,y are a point, four x0,y0,x1,y1 a box; anything else is the file of a mask")
+        kinds = "two numbers x,y are a point, four x0,y0,x1,y1 a box, six or more x,y,x,y,x,y the corners of an outline"
+        raise UserError(f"region {written}: {kinds}; anything else is the file of a mask")
     x0, y0, x1, y1 = numbers
     if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
         raise UserError(f"region {written}: a box is x0,y0,x1,y1 with x0 < x1 and y0 < y1, in pixels inside the picture; {picture}")
@@ -104,6 +109,16 @@ def read_region(written: str, height: int, width: int) -> np.ndarray:
     if not mask.any():
         raise UserError(f"region {written}: this box holds no pixel (boxes are given in pixels, not in shares); {picture}")
     return mask
+
+
+def _inside(written: str, numbers: list[float], height: int, width: int) -> np.ndarray:
+    """[H, W] bool: the pixels inside the outline with these corners, its edge included."""
+    corners = list(zip(numbers[::2], numbers[1::2], strict=True))
+    if not all(0 <= x <= width and 0 <= y <= height for x, y in corners):
+        raise UserError(f"region {written}: a corner of the outline lies outside; the picture has {width} x {height} pixels")
+    canvas = Image.new("1", (width, height))
+    ImageDraw.Draw(canvas).polygon(corners, fill=1, outline=1)
+    return np.asarray(canvas)
 
 
 def _mask_file(file: Path, height: int, width: int) -> np.ndarray:

@@ -2,21 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core.contracts import Model, UserError
 from core.engine.best import named_best
 from core.installed.home import home
 from core.registry import Registry
 
+if TYPE_CHECKING:
+    from core.checkpoints.trained_weights import Trained
+
+
+@dataclass(frozen=True)
+class Side:
+    """A model that is asked the same as another; ``take`` gives it this side's weights, where two sides are one model."""
+
+    name: str
+    model: Model
+    take: Callable[[], object] = lambda: None
+
+
+def open_sides(source: Path, registry: Registry, base: Path | None, dtype: str | None, beside: Path | None = None) -> list[Side]:
+    """``source`` after ``beside``, where this is given; otherwise of a run or a training file the weights before and after training.
+
+    Raises ``UserError``.
+    """
+    from core.checkpoints.model_files import holds_trained_tensors_only
+    from core.checkpoints.trained_weights import is_run, open_file
+
+    found = named_best(home(source))
+    if beside is not None:
+        return [Side(named, model) for model, named in (open_model(one, registry, None, dtype) for one in (beside, source))]
+    if is_run(found):
+        trained = _open_trained(found, registry, base, dtype)
+    elif found.exists() and holds_trained_tensors_only(found):
+        trained = open_file(found, open_model(source, registry, base, dtype)[0])
+    else:
+        model, named = open_model(source, registry, base, dtype)
+        return [Side(named, model)]
+    sides = {"before training": "base", f"after training ({trained.source})": "full"}
+    return [Side(name, trained.model, partial(trained.use, variant)) for name, variant in sides.items()]
+
 
 def open_model(source: Path, registry: Registry, base: Path | None = None, dtype: str | None = None) -> tuple[Model, str]:
     """The model, and what it was read from in words. Raises ``UserError``."""
-    from core.checkpoints.made_of import base_setting
     from core.checkpoints.model_files import holds_trained_tensors_only, refuse_other_folder
-    from core.checkpoints.own_recipe import own_recipe
-    from core.checkpoints.trained_weights import find_checkpoint, is_run, open_run  # late: it imports torch
+    from core.checkpoints.trained_weights import is_run  # late: it imports torch
 
     source = named_best(home(source))
     if not source.exists():
@@ -29,13 +64,22 @@ def open_model(source: Path, registry: Registry, base: Path | None = None, dtype
         return _of_files(source, base, dtype, registry), str(source)
     if base is None and (export := _fresh_export(source)) is not None:
         return _of_files(export, None, dtype, registry), str(export)
-    checkpoint, recipe = find_checkpoint(source)
+    trained = _open_trained(source, registry, base, dtype)
+    trained.use("full")
+    return trained.model, str(trained.source)
+
+
+def _open_trained(run: Path, registry: Registry, base: Path | None, dtype: str | None) -> Trained:
+    """The newest checkpoint of a run, or one of its checkpoints, over the run's base."""
+    from core.checkpoints.made_of import base_setting
+    from core.checkpoints.own_recipe import own_recipe
+    from core.checkpoints.trained_weights import find_checkpoint, open_run
+
+    checkpoint, recipe = find_checkpoint(run)
     settings = [f"model.dtype={dtype}"] if dtype else []
     if base is not None:
         settings.append(base_setting(recipe.parent, own_recipe(recipe.parent), base, registry))
-    trained = open_run(checkpoint, registry, own_recipe(recipe.parent, settings))
-    trained.use("full")
-    return trained.model, str(checkpoint)
+    return open_run(checkpoint, registry, own_recipe(recipe.parent, settings))
 
 
 def _of_files(path: Path, base: Path | None, dtype: str | None, registry: Registry) -> Model:
@@ -59,3 +103,25 @@ def _fresh_export(run: Path) -> Path | None:
         return None
     kept = [file.stat().st_mtime for file in run.glob("checkpoints/update-*/trained.safetensors")]
     return export if (export / "config.json").stat().st_mtime >= max(kept, default=0.0) else None
+
+
+def device_named(asked: str) -> str:
+    """The device that ``auto``, ``cpu``, ``cuda`` or ``cuda:1`` means here. Raises ``UserError``."""
+    import torch
+
+    if asked == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=asked)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        why = str(error).splitlines()[0].split(" device type")[0]
+        raise UserError(f"--device {asked}: not here ({why}); write auto, cpu, cuda or cuda:1") from None
+    return asked
+
+
+def placed(model: Model, device: str) -> None:
+    """Moves a model to a device, where it is one that can be moved."""
+    import torch
+
+    if isinstance(model, torch.nn.Module):
+        model.to(device)

@@ -52,7 +52,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--segment", action="append", default=[], metavar="PHRASE", help="the mask of what the phrase names; again for more"
     )
-    regions = "a box x0,y0,x1,y1 or a point x,y in pixels, or the file of a mask; without a question it is described; again for more"
+    regions = (
+        "a box x0,y0,x1,y1, a point x,y or an outline x,y,x,y,x,y,... in pixels, or the file of a mask; without a question it is "
+        "described; again for more"
+    )
     parser.add_argument("--region", action="append", default=[], metavar="REGION", help=regions)
     parser.add_argument("--every", type=int, default=1, metavar="N", help="of a video only every Nth frame")
     out = "the folder for masks, which must not exist (default: answers/PICTURE, with a number where that exists)"
@@ -74,7 +77,7 @@ def _ask(arguments: argparse.Namespace) -> int:
 
     from core.asking import answers
     from core.asking.looking import read_region, read_visual
-    from core.asking.opening import open_model
+    from core.asking.opening import device_named, open_model, placed
 
     visual = read_visual(arguments.picture, arguments.every)  # before gigabytes are read
     if isinstance(visual, list) and arguments.region:
@@ -82,9 +85,9 @@ def _ask(arguments: argparse.Namespace) -> int:
     height, width, _ = visual[0].shape if isinstance(visual, list) else visual.shape
     masks = [read_region(written, height, width) for written in arguments.region]
     regions = np.stack(masks) if masks else None  # [n, H, W] bool
-    device = _device(arguments.device)
+    device = device_named(arguments.device)
     model, read_from = open_model(arguments.source, Registry(), arguments.base, arguments.dtype)
-    _move(model, device)
+    placed(model, device)
     most, found = arguments.max_new_tokens, []
     if regions is not None and not arguments.questions and not isinstance(visual, list):
         found += answers.describe(model, visual, regions, arguments.region, most)
@@ -115,26 +118,6 @@ def _check(arguments: argparse.Namespace) -> None:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(arguments, name)}")
     if arguments.out is not None and arguments.out.exists():
         raise UserError(f"{arguments.out}: already exists; remove it or choose another folder")
-
-
-def _device(asked: str) -> str:
-    import torch
-
-    if asked == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=asked)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        why = str(error).splitlines()[0].split(" device type")[0]
-        raise UserError(f"--device {asked}: not here ({why}); write auto, cpu, cuda or cuda:1") from None
-    return asked
-
-
-def _move(model: Any, device: str) -> None:
-    import torch
-
-    if isinstance(model, torch.nn.Module):
-        model.to(device)
 
 
 def _folder(picture: Path) -> Path:

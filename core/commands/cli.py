@@ -14,6 +14,7 @@ COMMANDS = {
     "convert": "write a run's checkpoint as a published folder",
     "evaluate": "measure a model: result card, intervals, ablation",
     "ask": "ask a model about a picture or a video",
+    "demo": "ask a model on a page in the browser, before and after training",
     "compare": "show runs side by side in one HTML file",
     "experiment": "carry out variants of a recipe x seeds, evaluate, report",
     "dashboard": "make a W&B workspace and report for runs",

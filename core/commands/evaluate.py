@@ -28,6 +28,7 @@ of a run: base weights, with the trained weights of these groups. python -m core
 examples:
   python -m core.evaluate runs/NAME ablate=true
   python -m core.evaluate runs/NAME --weights teacher
+  python -m core.evaluate runs/NAME/checkpoints/update-000500 --track
   python -m core.evaluate runs/NAME/checkpoints/update-001000 --use refcoco --data refcoco root=DATA/ref_seg dataset=refcocog \\
       split_by=umd split=test text=sent
   python -m core.evaluate Sa2VA-1B --use refcoco --data refcoco root=DATA/ref_seg split=val text=sent max_samples=100 \\
@@ -75,6 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     out = "where to write (default: RUN/evaluation/CHECKPOINT, with -teacher for its weights; otherwise evaluations/NAME)"
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=out)
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier evaluation wrote there")
+    track = "of a run: send the results to its trackers too (W&B, TensorBoard), at the checkpoint's update"
+    parser.add_argument("--track", action="store_true", help=track)
     parser.add_argument("--max-bad", type=int, default=0, metavar="N", help="samples that may be left out as unusable (default 0: stop)")
     parser.add_argument("--processes", type=int, default=1, metavar="N", help="that share the pictures; on GPUs one each")
     device = "auto (default): cuda where there is a GPU, else cpu"
@@ -109,5 +112,5 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str]) -> int:
     from core.evaluation.measure import Options, run
 
     device, out = device_of(launch), arguments.out or job.out
-    options = Options(out, arguments.groups, arguments.max_bad, arguments.overwrite, device, arguments.quiet)
+    options = Options(out, arguments.groups, arguments.max_bad, arguments.overwrite, device, arguments.quiet, arguments.track)
     return run(job, registry, options, join(launch, WHAT_REMAINS))

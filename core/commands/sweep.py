@@ -12,7 +12,7 @@ from pathlib import Path
 
 from core.contracts import UserError
 from core.engine.launch import print_notes
-from core.engine.sweep_point import keep_axes
+from core.engine.sweep_point import FILE, keep_axes
 from core.installed.children import wait_for
 from core.installed.starting import module_options, spoken
 from core.recipe import check, load
@@ -93,6 +93,8 @@ def sweep(recipe: str, overrides: Sequence[str], axes: Sequence[str], registry: 
         print("\n".join([*varied, f"recipe OK: {len(runs)} runs"]))
         return 0
     if options.dry_run:
+        keep_axes(folder, [axis.partition("=")[0] for axis in axes])
+        print(f"{folder / FILE} keeps what varies, by which trackers call and group the runs", file=sys.stderr)
         print("\n".join(f"{spoken('run')} {shlex.join(one)}" for one in commands))
         return 0
     keep_axes(folder, [axis.partition("=")[0] for axis in axes])

@@ -19,7 +19,7 @@ from core.comparison.answer import TITLE
 from core.comparison.grouping import Group, t95
 from core.comparison.heading import heading
 from core.comparison.meaning import meaning
-from core.comparison.runs import RunData, ablated, evaluated, of_variant
+from core.comparison.runs import SAMPLES, RunData, ablated, evaluated, of_variant
 from core.comparison.tables import Table
 
 #: Points drawn of one curve, and of all runs' curves in one chart; longer runs are averaged over neighbouring updates.
@@ -218,9 +218,14 @@ def _equal(sheets: Sequence[Path]) -> bool:
 
 
 def _pictures(runs: Sequence[RunData], labels: Sequence[str]) -> str:
-    """One row for each sheet's name, the runs side by side."""
-    rows = ["<p>A click shows a row in full size, another fits it again.</p>"]
-    for name in dict.fromkeys(sheet for run in runs for sheet in run.sheets):
+    """One row for each sheet's name, the runs side by side; samples that are not the newest of any run come folded, after the others."""
+    rows, earlier = ["<p>A click shows a row in full size, another fits it again.</p>"], list[str]()
+    newest = {next((name for name in run.sheets if name.startswith(SAMPLES)), "") for run in runs}
+    names = dict.fromkeys(sheet for run in runs for sheet in run.sheets)
+    old = sorted(
+        (name for name in names if name.startswith(SAMPLES) and name not in newest), key=lambda name: -int(name.rpartition(" ")[2])
+    )
+    for name in [*(name for name in names if name not in old), *old]:
         shown = []
         for i, (run, label) in enumerate(zip(runs, labels, strict=True)):
             if name in run.sheets:
@@ -229,5 +234,7 @@ def _pictures(runs: Sequence[RunData], labels: Sequence[str]) -> str:
         if len(runs) > 1 and len(shown) == len(runs) and _equal([run.sheets[name] for run in runs]):
             picture = f'<img loading="lazy" alt="{html.escape(name)}" {_source(runs[0].sheets[name])}>'
             shown = [f"<figure><figcaption>the same in all runs</figcaption>{picture}</figure>"]
-        rows.append(f'<h3>{html.escape(name)}</h3><div class="scroll sheets">{"".join(shown)}</div>')
+        (earlier if name in old else rows).append(f'<h3>{html.escape(name)}</h3><div class="scroll sheets">{"".join(shown)}</div>')
+    if earlier:
+        rows.append(f"<details><summary>Samples of {len(earlier)} earlier updates</summary>{''.join(earlier)}</details>")
     return "".join(rows)

@@ -18,6 +18,7 @@ from core.engine.which_run import MADE_OF, begun
 from core.evaluation.draws import Drawn, read_draws
 
 FINISHED, RUNNING, STOPPED = "finished", "running", "stopped"
+SAMPLES, MOST_SHEETS = "samples after update", 12  # sheets of a run's samples, the newest first; of more some, evenly spaced
 _QUIET_S = 300.0  # a run that has written nothing for longer than this and than ten updates is taken for stopped
 
 
@@ -122,8 +123,8 @@ def read_run(folder: Path, now: float | None = None) -> RunData:
     run.evaluators = {name: str(one["use"]) for name, one in _within(recipe, "evaluate").items() if isinstance(one, dict) and "use" in one}
     add_cards(run, sorted(folder.glob("evaluation/*/*/card.json")))
     run.sheets = {path.stem.removeprefix("pictures_"): path for path in sorted(folder.glob("pictures_*.png"), key=_sheet_order)}
-    samples = sorted(folder.glob("samples/update-*.png"))
-    run.sheets |= {f"samples after update {int(path.stem.removeprefix('update-'))}": path for path in samples[-1:]}
+    samples = sorted(folder.glob("samples/update-*.png"))[::-1]
+    run.sheets |= {f"{SAMPLES} {int(path.stem.removeprefix('update-'))}": path for path in samples[:: -(-len(samples) // MOST_SHEETS) or 1]}
     for file in sorted(folder.glob("not_finite*.json")):
         notes.append(f"{_json(file, notes).get('what', 'a value')} was not finite")
     return run

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from core.contracts.optional_data import (
@@ -33,7 +34,7 @@ from core.contracts.optional_models import (
     TellsLeftOut,
     VerifiesExport,
 )
-from core.contracts.results import Item, Picture, Sample
+from core.contracts.results import Item, Picture, RunInfo, Sample
 
 if TYPE_CHECKING:
     import torch
@@ -247,6 +248,17 @@ class ShowsTrainingSamples(Protocol):
         ...
 
 
+@runtime_checkable
+class TakesResults(Protocol):
+    def add_results(self, run: RunInfo, update: int, values: Mapping[str, float], pictures: Mapping[str, Path]) -> str:
+        """What ``core.evaluate --track`` measured of a run's checkpoint after ``update`` updates; ``start`` and ``finish`` are not called.
+
+        ``values``: ``EVALUATOR/METRIC``, and with ``/low`` and ``/high`` the ends of its interval; ``pictures``: files by name.
+        ``run.resumed_at`` is the last update that the run has logged; nothing of it goes. Returns where it went, for people to read.
+        """
+        ...
+
+
 #: kind -> what a component of it may offer. Those of ``BEFORE_BUILDING`` are looked for on the component itself, not on what it builds.
 OPTIONAL: dict[str, tuple[type, ...]] = {
     "datasets": (GroupsByPicture, KnowsCocoPictures, KnowsPictures, TellsUsage, KnowsItsFiles, Draws, ChecksKeys, Recognizes),
@@ -270,7 +282,7 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
     "gradient_ops": (PerParameter, Stateful, ElementWise),
     "schedules": (KeepsRunningGradient,),
     "evaluators": (ShowsPictures, WholeMetrics, LowestIsBest),
-    "trackers": (InBackground, ShowsPanels, ShowsTrainingSamples),
+    "trackers": (InBackground, ShowsPanels, ShowsTrainingSamples, TakesResults),
 }
 BEFORE_BUILDING: tuple[type, ...] = (TellsFacts, TellsIdentity, ReadsFiles, ChecksKeys, Recognizes)
 

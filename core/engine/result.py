@@ -39,8 +39,16 @@ def before_training(built: Run, progress: Progress) -> dict[str, Evaluation]:
         draws = json.dumps(strict(dict(all_draws(results))), allow_nan=False, separators=(",", ":"))
         write_whole(built.folder / DRAWS_BEFORE, draws + "\n")
         write_whole(file, json.dumps({name: result.metrics for name, result in results.items()}, indent=2) + "\n")
+        built.trackers.log(0, points_before(built, results))
         _sheet(built, 0, "before", results)
     return results
+
+
+def points_before(built: Run, results: Mapping[str, Evaluation]) -> dict[str, float]:
+    """The evaluation before training as trackers take it: where the result's curves begin, and those of the evaluations during training."""
+    values = metric_values(results)
+    during = {f"evaluation/{name}": value for name, value in values.items()} if built.recipe.values["train"]["evaluate_every"] else {}
+    return values | during
 
 
 def _drawn_before(folder: Path) -> dict[str, Any]:

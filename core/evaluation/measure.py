@@ -21,6 +21,7 @@ from core.engine.progress import Output, Progress
 from core.evaluation import card, store
 from core.evaluation.draws import write_draws
 from core.evaluation.source import Job
+from core.evaluation.tracked import Tracked
 from core.recipe import KeyPath, build, path_text, resolved_values
 from core.recipe.recipe import nodes, plan_of
 from core.registry import Registry
@@ -36,12 +37,14 @@ class Options:
     overwrite: bool = False
     device: str = "cpu"
     quiet: bool = False
+    track: bool = False  # send the results to the run's trackers
 
 
 def run(job: Job, registry: Registry, options: Options, exchange: Exchange) -> int:
     """Measures all that is missing and writes the cards. Returns 0; raises ``UserError``."""
     if not job.trained and (job.ablate or options.groups != "full"):
         raise UserError(f"{job.path}: ablate and --groups need what was trained: name a run or checkpoint, or a training file with --base")
+    tracked = Tracked.of(job, registry) if options.track else None
     names = list(job.recipe.values["evaluate"])
     evaluators: dict[str, Evaluator] = {name: build(job.recipe, ("evaluate", name), registry) for name in names}
     if empty := [name for name, evaluator in evaluators.items() if not len(evaluator)]:
@@ -66,7 +69,11 @@ def run(job: Job, registry: Registry, options: Options, exchange: Exchange) -> i
     exchange.leave()
     if exchange.main:
         for name, evaluator in evaluators.items():
-            _finish(name, evaluator, claimed[name], variants, options, exchange, console, left_out)
+            found = _finish(name, evaluator, claimed[name], variants, options, exchange, console, left_out)
+            if tracked is not None:
+                tracked.add(job, name, found, options.out / name)
+        for line in tracked.send() if tracked is not None else []:
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
@@ -167,7 +174,7 @@ def _finish(
     exchange: Exchange,
     console: Console,
     left_out: Mapping[str, list[str]],
-) -> None:
+) -> dict[str, card.Results]:
     """Everything in the evaluator's folder that is whole goes on the card, also variants that were measured before."""
     folder, found, bad = options.out / name, {}, []
     full: card.Measured | None = None
@@ -188,3 +195,4 @@ def _finish(
     card.write_card(folder, name, protocol, found, bad, facts)
     card.show(console, card.title(name, protocol), found)
     console.print(f"{folder / 'card.md'}", highlight=False, markup=False, soft_wrap=True)
+    return found

@@ -18,6 +18,7 @@ from core.engine.memory import facts_of, teacher_models
 from core.preflight.data import Drawn, value_at
 from core.preflight.finding import Facts, Finding, size
 from core.recipe import KeyPath, Recipe, components_used, path_report, path_text
+from core.recipe.missing import variable_of
 from core.registry import Registry
 
 
@@ -25,7 +26,7 @@ def paths(recipe: Recipe, registry: Registry) -> Iterator[Finding]:
     """Whether each path of the recipe is there and can be read, and the output folder written."""
     for key, path, found, origin in path_report(recipe, registry):
         if not found:
-            yield Finding("fail", key, f"{path} does not exist (given at {origin})")
+            yield Finding("fail", key, f"{path} does not exist (given at {origin}){variable_of(recipe, key)}")
         elif not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
             yield Finding("fail", key, f"{path} cannot be read by this user")
         else:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from core.recipe.environment import variables
 from core.recipe.faults import path_text
 from core.recipe.recipe import Recipe, components_used
 from core.registry import Registry
 
+_DATA = re.compile(r"\$\{data\.([\w.-]+)\}")
 _LAYOUT = re.compile(r"(?:\A|\n)[ \t]*(Layout\b.*?)(?:\.\s|\.?\s*\Z|\n\s*\n)", re.DOTALL)
 
 
@@ -26,9 +29,19 @@ def missing_paths(recipe: Recipe, registry: Registry, paths: Sequence[tuple[str,
         (key, origin), *more = given
         others = f" and {len(more)} more key{'s' * (len(more) > 1)}" if more else ""
         layout = next((f"; {text}" for owner in _around(key) if (text := layout_of(owners.get(owner)))), "")
-        yield f"{origin}: {key}{others}: {path} does not exist{layout}"
+        yield f"{origin}: {key}{others}: {path} does not exist{variable_of(recipe, key)}{layout}"
     for command in dict.fromkeys(command for path in keys for command in _commands(recipe, path)):
         yield f"{recipe.file}: its first lines say how to make what is missing: {command}"
+
+
+def variable_of(recipe: Recipe, key: str) -> str:
+    """``; set NAME``: the environment variable that a key is read from, by itself or through ``data``; empty without one."""
+    place = tuple(int(part) if part.isdigit() else part for part in key.split("."))
+    texts = [recipe.from_environment.get(place, "")]
+    for name in _DATA.findall(recipe.variables.get(place, "")):
+        texts.append(recipe.from_environment.get(("data", *name.split(".")), ""))
+    names = sorted(set[str]().union(*map(variables, texts)))
+    return "".join(f"; {name} gives it" if name in os.environ else f"; set {name}" for name in names)
 
 
 def layout_of(component: Any) -> str:

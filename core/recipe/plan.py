@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,7 +45,7 @@ class Planner:
         registry: Registry,
         locate: Callable[[KeyPath], Origin],
         broken: set[KeyPath],  # paths without a value; each has its fault already
-        environment: set[KeyPath],  # paths whose value came from an environment variable
+        environment: Collection[KeyPath],  # paths whose value came from an environment variable
         foreign: Callable[[KeyPath], bool] = lambda path: False,  # whether a key was meant for a component since exchanged
         typed: Typed = Typed(),  # noqa: B008 (it is only read)
     ) -> None:

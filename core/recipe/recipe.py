@@ -39,7 +39,7 @@ class Recipe:
     origins: dict[KeyPath, Origin]
     faults: list[Fault]  # of writing and of interpolation
     broken: set[KeyPath] = field(default_factory=set)  # without a value; each has its fault
-    from_environment: set[KeyPath] = field(default_factory=set)  # written as ${oc.env:...}
+    from_environment: dict[KeyPath, str] = field(default_factory=dict)  # written with ${oc.env:...}: as written
     shipped: dict[KeyPath, str] = field(default_factory=dict)  # written as ${shipped:...}: as written
     variables: dict[KeyPath, str] = field(default_factory=dict)  # written with ${data.NAME} and no other reference: as written
     readable: bool = True
@@ -108,8 +108,8 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     drop_removed(source.values)
     if source.readable:
         fill_defaults(source.values, source.origins)
-    environment = {place for place in source.origins if "oc.env" in str(_value_at(source.values, place))}
     written = {place: str(_value_at(source.values, place)) for place in source.origins}
+    environment = {place: text for place, text in written.items() if "oc.env" in text}
     shipped = {place: text for place, text in written.items() if text.startswith("${shipped:")}
     variables = {place: text for place, text in written.items() if _only_of_data(text)}
     values, broken = resolve(source)

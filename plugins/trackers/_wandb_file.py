@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import os
 import struct
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+#: In a row: the update of the checkpoint that it tells the results of.
+RESULT = "evaluation/checkpoint"
 HEAD = struct.Struct("<4sHB")
 MAGIC = HEAD.pack(b":W&B", 0xBEE1, 0)
 PIECE = struct.Struct("<IHB")  # checksum, length, kind
@@ -21,8 +24,9 @@ WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
 def drop_after(file: Path, update: int) -> int:
-    """Takes the history rows past step ``update`` out of a file, and the summaries made of them; how many rows went.
+    """Takes the rows of updates past ``update`` out of a file, and the summaries made of them; how many rows went.
 
+    Rows with ``RESULT`` stay: what ``core.evaluate`` measured of a checkpoint is not measured again.
     The file is complete or unchanged. One that is no W&B file of a known layout, or empty, stays as it is, as does what follows a damage.
     """
     from wandb.proto import wandb_internal_pb2
@@ -33,7 +37,7 @@ def drop_after(file: Path, update: int) -> int:
     for data in records(file):
         record = messages.Record.FromString(data)
         kind = record.WhichOneof("record_type")
-        if kind == "history" and _step(record.history) > update:
+        if kind == "history" and _step(record.history) > update and not _result(record.history):
             dropped += 1
         elif not (dropped and kind == "summary"):
             kept.append(data)
@@ -45,6 +49,31 @@ def drop_after(file: Path, update: int) -> int:
             os.fsync(stream.fileno())
         beside.replace(file)
     return dropped
+
+
+def last_step(file: Path) -> int:
+    """The greatest step of a file's history; -1 without one."""
+    from wandb.proto import wandb_internal_pb2
+
+    messages: Any = wandb_internal_pb2
+    found = (messages.Record.FromString(data) for data in records(file))
+    return max((_step(record.history) for record in found if record.WhichOneof("record_type") == "history"), default=-1)
+
+
+def show_beside(file: Path, folder: Path) -> None:
+    """A link to an offline file in a W&B folder of several runs, which ``wandb leet`` shows as one; without it a warning."""
+    place = folder / file.parent.name
+    link = place / file.name
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(os.path.relpath(file.resolve(), place.resolve()))
+    except OSError as error:  # a file system without links: the run itself is tracked all the same
+        warnings.warn(f"{link} cannot be made ({error.strerror or error}): wandb leet {folder} leaves this run out", stacklevel=2)
+
+
+def _result(history: Any) -> bool:
+    return any(RESULT in (item.key, "/".join(item.nested_key)) for item in history.item)
 
 
 def _step(history: Any) -> int:

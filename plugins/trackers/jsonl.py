@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,10 +41,9 @@ class Jsonl:
         self._path = run.folder / self.file
         run.folder.mkdir(parents=True, exist_ok=True)
         if self._path.exists():
-            if run.resumed_at > 0:
-                self._drop_after(run.resumed_at)
-            else:  # a new run in a used folder: the old lines are kept, but not mixed with the new ones
-                self._path.replace(self._path.with_name(self._path.name + ".previous"))
+            if run.resumed_at == 0:  # a new run in a used folder: the old lines are kept, but not mixed with the new ones
+                shutil.copyfile(self._path, self._path.with_name(self._path.name + ".previous"))
+            self._drop_after(run.resumed_at)  # what was measured before training, as update 0, is not measured again
         self._stream = self._path.open("a", encoding="utf-8", buffering=1)
 
     def log(self, update: int, values: Mapping[str, float]) -> None:

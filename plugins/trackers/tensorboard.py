@@ -61,6 +61,18 @@ class Tensorboard:
         self._writer.close()
         self._writer = None
 
+    def add_results(self, run: RunInfo, update: int, values: Mapping[str, float], pictures: Mapping[str, Path]) -> str:
+        """Points at the checkpoint's update, in a file of their own."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(run.folder / self.folder))
+        self.log(update, values)
+        for name, path in pictures.items():
+            self.picture(update, name, path)
+        self._writer.close()
+        self._writer = None
+        return str(run.folder / self.folder)
+
     def _open(self) -> SummaryWriter:
         if self._writer is None:
             raise RuntimeError("start() comes before log() and picture().")

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from core.contracts import Picture, RunInfo, Sample, Within
-from plugins.trackers._wandb_file import drop_after
+from plugins.trackers._wandb_file import RESULT, drop_after, last_step, show_beside
 
 
 def has_key() -> bool:
@@ -71,8 +71,15 @@ class Wandb:
         self.most_panels, self.checkpoints = panels, checkpoints
         self._run: Any = None
         self._last, self._folder = 0, Path()
+        self._evaluators: tuple[str, ...] = ()
 
     def start(self, run: RunInfo) -> None:
+        self._connect(run)
+        if run.sweep and self._run.settings.mode == "offline":
+            show_beside(Path(self._run.settings.sync_file), run.folder.resolve().parent / "wandb")
+
+    def _connect(self, run: RunInfo) -> None:
+        """Begins, or goes on with, the W&B run of a run folder."""
         mode: Any = self.mode
         if mode == "auto":
             mode = os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
@@ -84,6 +91,7 @@ class Wandb:
         import wandb  # after the environment is set; the package, not this module: imports are absolute
 
         self._last, self._folder = run.resumed_at, run.folder
+        self._evaluators = tuple(f"{name}/" for name in run.recipe.get("evaluate") or {})
         try:
             self._run = self._init(run, mode)
         except wandb.errors.CommError:  # also: the key is refused
@@ -125,7 +133,10 @@ class Wandb:
 
     def log(self, update: int, values: Mapping[str, float]) -> None:
         self._last = max(self._last, update)
-        self._open().log({"update": update} | {name: float(value) for name, value in values.items()}, step=update)
+        clocks = {"update": update}
+        if any(name.startswith(self._evaluators) for name in values):
+            clocks["evaluation/update"] = update
+        self._open().log(clocks | {name: float(value) for name, value in values.items()}, step=update)
 
     def picture(self, update: int, name: str, path: Path) -> None:
         import wandb
@@ -160,6 +171,23 @@ class Wandb:
         self._run.summary.update(values)
         self._run.finish()
         self._run = None
+
+    def add_results(self, run: RunInfo, update: int, values: Mapping[str, float], pictures: Mapping[str, Path]) -> str:
+        """Rows of the same W&B run on the clock ``evaluation/update``; offline a further part, which ``wandb sync`` joins."""
+        import wandb
+
+        last = max(map(last_step, run.folder.glob("wandb/*run-*/*.wandb")), default=run.resumed_at)
+        self._connect(run)
+        for prefix in dict.fromkeys(name.partition("/")[0] for name in values):
+            self._run.define_metric(f"{prefix}/*", step_metric="evaluation/update")
+        shown = {name: wandb.Image(str(path), caption=f"update {update}") for name, path in pictures.items()}
+        row = {RESULT: update, "evaluation/update": update, **{name: float(value) for name, value in values.items()}, **shown}
+        offline = self._run.settings.mode == "offline"
+        self._run.log(row, step=max(last, run.resumed_at) + 1 if offline else None)  # online W&B goes on by itself
+        where = self._run.settings.sync_dir if offline else self._run.url
+        self._run.finish()
+        self._run = None
+        return str(where)
 
     def _artifact(self, folder: Path) -> Any:
         import wandb

@@ -58,9 +58,13 @@ class Page:
 
     def open(self, file: Path, width: int) -> None:
         """Loads a file in a window ``width`` pixels wide and waits until it has run."""
+        self.visit(file.resolve().as_uri(), width)
+
+    def visit(self, address: str, width: int) -> None:
+        """The same of an address."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
         self._loaded = False
-        self.call("Page.navigate", url=file.resolve().as_uri())
+        self.call("Page.navigate", url=address)
         while not self._loaded:
             message = json.loads(self._socket.recv())
             self._event(message["method"], message["params"])

@@ -257,6 +257,22 @@ def test_a_long_run_is_thinned_and_markup_is_no_markup(tmp_path):
     assert "<b>x" not in text.split("<script>")[0]
 
 
+def test_samples_of_all_updates_are_on_the_page(tmp_path):
+    folders = [write_run(tmp_path / name) for name in "ab"]
+    for folder, updates in zip(folders, ((5, 10, 15), range(1, 31)), strict=True):
+        (folder / "samples").mkdir()
+        for update in updates:
+            Image.new("RGB", (8, 8), (update, 0, 0)).save(folder / "samples" / f"update-{update:06d}.png")
+    one, many = map(read_run, folders)
+    assert [name for name in one.sheets if name.startswith("samples")] == [f"samples after update {n}" for n in (15, 10, 5)]
+    assert [int(name.rpartition(" ")[2]) for name in many.sheets if name.startswith("samples")] == list(range(30, 0, -3))
+    shown, earlier = page([one, many], ["a", "b"], groups_of([one, many], {}), []).split("<details><summary>Samples of ")
+    assert "<h3>samples after update 15</h3>" in shown, "the newest of each run is in sight"
+    assert "<h3>samples after update 30</h3>" in shown
+    assert earlier.startswith("10 earlier updates</summary><h3>samples after update 27</h3>")
+    assert earlier.index("update 12</h3>") < earlier.index("update 10</h3>") < earlier.index("update 9</h3>")
+
+
 LINES = "[...document.querySelectorAll('.plot')].filter(p => p.querySelector('.scatterlayer path.js-line')).length"
 #: Height of the second plot's axis, in units of what the runs' curves cover.
 ROOM = """(p => { const [low, high] = p._fullLayout.yaxis.range, y = p.data.filter(t => t.line.width === 1).flatMap(t => t.y);

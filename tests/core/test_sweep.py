@@ -3,12 +3,14 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
 from core.commands import run, sweep
 from core.commands.sweep import grid, points, split_values
 from core.contracts import UserError
+from core.engine.sweep_point import point_of
 from core.installed.children import wait_for
 from core.recipe import check, load
 from core.registry import Registry
@@ -72,16 +74,19 @@ def test_all_faults_of_all_runs_at_once(capsys):
     assert "no component 'summ'" in text
 
 
-def test_the_commands_for_a_scheduler(capsys, monkeypatch):
+def test_the_commands_for_a_scheduler(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(sweep, "wait_for", lambda arguments: pytest.fail("nothing is to be started"))
-    assert run.main([RECIPE, "train.updates=3", "--sweep", "seed=1,2", "gradient.use=sum", "--dry-run"]) == 0
+    output = f"output={tmp_path / 'runs'}"
+    assert run.main([RECIPE, "train.updates=3", output, "--sweep", "seed=1,2", "gradient.use=sum", "--dry-run"]) == 0
     shown = capsys.readouterr()
     assert shown.err.count("gradient.anchor is left out") == 1
     lines = [shlex.split(line) for line in shown.out.splitlines()]
     assert [line[:4] for line in lines] == [["python", "-m", "core.run", RECIPE]] * 2
-    assert [line[4:7] for line in lines] == [["train.updates=3", f"seed={seed}", "gradient.use=sum"] for seed in (1, 2)]
-    assert lines[0][7] == lines[1][7]
-    assert lines[0][7].startswith("output=runs/dual-loop-tiny-sweep-")
+    assert [line[4:8] for line in lines] == [["train.updates=3", output, f"seed={seed}", "gradient.use=sum"] for seed in (1, 2)]
+    assert lines[0][8] == lines[1][8]
+    folder = lines[0][8].removeprefix("output=")
+    assert folder.startswith(f"{tmp_path}/runs/dual-loop-tiny-sweep-")
+    assert point_of(Path(folder) / "any", {"seed": 2, "gradient": {"use": "sum"}}) == "seed=2, gradient=sum"
 
 
 def test_runs_go_one_after_another_and_a_failure_stops_none(capsys, monkeypatch):

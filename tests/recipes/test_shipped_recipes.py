@@ -32,5 +32,8 @@ def test_the_big_recipe_reports_its_placeholders(capsys: pytest.CaptureFixture[s
     printed = capsys.readouterr()
     assert "launch.device: launch asks for 8 GPUs, 0 found" in printed.err
     assert "for another machine check it with --check --elsewhere" in printed.err
-    assert "model.checkpoint: /path/to/Sa2VA-4B does not exist" in printed.err
+    assert "model.checkpoint: /path/to/Sa2VA-4B does not exist; set SA2VA_CHECKPOINT\n" in printed.err
+    missing = [line for line in printed.err.splitlines() if "does not exist" in line]
+    names = ["SA2VA_CHECKPOINT", "SAV_DIR", "SA1B_DIR", "OPENIMAGES_DIR", "REFCOCO_DIR", "DAM_DIR"]
+    assert [line.split("; set ")[1].split(";")[0] for line in missing] == names, "each path once, with the variable that gives it"
     assert "256 = 16 x 2 accumulated x 8 processes" in printed.out

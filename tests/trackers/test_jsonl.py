@@ -54,6 +54,13 @@ def test_a_new_run_keeps_older_lines_apart(tmp_path):
     assert [row["update"] for row in lines(tmp_path, "metrics.jsonl.previous")] == [1, 2]
 
 
+def test_what_was_measured_before_training_stays_where_a_run_begins_again(tmp_path):
+    tracked(tmp_path, [0, 1, 2])
+    tracked(tmp_path, [1])
+    assert [row["update"] for row in lines(tmp_path)] == [0, 1]
+    assert [row["update"] for row in lines(tmp_path, "metrics.jsonl.previous")] == [0, 1, 2]
+
+
 def test_summary(tmp_path):
     tracked(tmp_path, [1]).finish({"refcoco/cIoU": 0.5, "x": float("nan")})
     assert json.loads((tmp_path / "metrics_summary.json").read_text()) == {"refcoco/cIoU": 0.5, "x": None, "non_finite": ["x"]}
