@@ -115,7 +115,8 @@ def begin_with_waves(patches: nn.Conv2d, positions: nn.Parameter) -> None:
     planes = torch.stack([torch.outer(pixels[:, u], pixels[:, v]) * (0.6 if u + v else 0.15) for u, v in lowest_first])
     filters = torch.einsum("kxy,cd->kcdxy", planes, torch.eye(colours)).flatten(0, 1)[:channels]  # [n, colours, patch, patch]
     patches.weight.copy_((turn(channels)[:, : len(filters)] @ filters.flatten(1)).view_as(patches.weight))
-    nn.init.zeros_(patches.bias)
+    if patches.bias is not None:
+        nn.init.zeros_(patches.bias)
     turns = torch.arange(1, channels // 2 + 1)
     line = 2 * waves(side, channels // 2 + 1)[:, 1:] / (turns / 2).clamp_min(1)  # [side, C / 2]
     places = torch.cat([line[:, None].expand(-1, side, -1), line[None].expand(side, -1, -1)], dim=2)  # [side, side, C]
