@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +69,14 @@ def _parser() -> argparse.ArgumentParser:
     again = "runs that the file no longer describes are put into former/ beside them and made anew (default: they are told, nothing starts)"
     parser.add_argument("--again", action="store_true", help=again)
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="where to write the report (default: the experiment's folder)")
+    baseline = "compare with this variant instead of the file's, e.g. with the best control"
+    parser.add_argument("--baseline", metavar="VARIANT", help=baseline)
     parser.add_argument("--quiet", action="store_true", help="say the result only")
     return parser
 
 
 def _main(arguments: argparse.Namespace) -> int:
-    experiment, registry = read_experiment(arguments.file), Registry()
+    experiment, registry = _compared_with(read_experiment(arguments.file), arguments.baseline), Registry()
     cells = experiment.cells()
     if arguments.cell:
         return _one(experiment, cells, arguments, registry)
@@ -98,6 +101,14 @@ def _main(arguments: argparse.Namespace) -> int:
         return 0
     require_paths(experiment, {cell: looking.found[cell] for cell in todo}, registry)
     return _carry_out(experiment, cells, todo, looking, arguments)
+
+
+def _compared_with(experiment: Experiment, baseline: str | None) -> Experiment:
+    """The experiment with another baseline. Raises ``UserError`` for one that has no row."""
+    rows = [*(name for name in experiment.variants if not experiment.chosen_from(name)), *experiment.choices]
+    if baseline is not None and baseline not in rows:
+        raise UserError(f"--baseline {baseline}: {experiment.file} has no such row; there are {', '.join(rows)}")
+    return experiment if baseline is None else replace(experiment, baseline=baseline)
 
 
 def _wanted(experiment: Experiment, cells: Sequence[Cell], arguments: argparse.Namespace) -> list[Cell]:

@@ -107,7 +107,7 @@ def rows(
     for label, variant in order.items():
         own = [cell for cell in cells if cell.case == case and cell.variant == variant]
         untrained = bool(variant) and experiment.variants[variant].untrained
-        members = []
+        members: list[int] = []
         for cell in own:
             if cell in results:
                 data = results[cell]

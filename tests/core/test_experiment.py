@@ -156,6 +156,11 @@ def test_what_is_done_is_left_and_what_changed_is_told(looking: Looking) -> None
     keep(run, kept)
     (run / "result.json").unlink()
     assert looking.at(cell).said() == "stopped"
+    keep(run, {"definition": "of another recipe"})
+    assert looking.at(cell).said() == "changed"
+    (run / "checkpoints" / "update-000120").rmdir()
+    assert looking.at(cell).said() == "missing"  # it had trained nothing
+    keep(run, kept)
 
 
 VALUES = {"plain": (0.50, 0.54, 0.52), "less": (0.60, 0.65, 0.61), "more": (0.40, 0.46, 0.41)}
@@ -288,6 +293,12 @@ def test_the_commands_for_a_scheduler(tmp_path: Path, capsys: pytest.CaptureFixt
     assert command.main([str(experiment.file), "--commands", "--only", "nobody"]) == 2
     assert "there are before, less, more, plain" in capsys.readouterr().err
     assert command.main([str(experiment.file), "--cell", "plain-seed9"]) == 2
+
+
+def test_another_baseline_must_have_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    experiment = made(tmp_path)
+    assert command.main([str(experiment.file), "--report", "--baseline", "less"]) == 2
+    assert "there are before, plain, tuned" in capsys.readouterr().err
 
 
 def test_a_run_gets_the_evaluators_of_the_experiment_alone(tmp_path: Path) -> None:
