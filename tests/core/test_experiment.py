@@ -13,6 +13,7 @@ from core.contracts import UserError
 from core.experiments.block import block, faults_of_page
 from core.experiments.carry_out import Done, carry_out_all, reason
 from core.experiments.definition import Cell, Experiment, entry_name, written
+from core.experiments.figure import axis
 from core.experiments.reading import overrides, read_experiment, recipes
 from core.experiments.report import parts, table, write_report
 from core.experiments.results import chosen_variants
@@ -201,6 +202,13 @@ def test_the_table_has_means_spread_and_paired_differences(looking: Looking, sta
     assert found["tuned (less, chosen on val)"] == ["3", "0.520 (0.500..0.550)\nΔ +0.100 [+0.075, +0.125] ▲"]
     # one value beside three: 0.1 less 0.40, 0.44, 0.42
     assert found["before"] == ["1 (untrained)", "0.100\nΔ -0.320 [-0.370, -0.270] ▼"]
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 0.0), (1.0, 1.0), (-0.2, -0.2), (0.41, 0.43), (0.0, 1.0), (3.0, 400.0)])
+def test_an_axis_holds_all_values_and_is_never_empty(low: float, high: float) -> None:
+    first, last, step = axis(low, high)
+    assert first <= low <= high <= last
+    assert 1 <= round((last - first) / step) <= 7
 
 
 def test_what_is_missing_is_marked(looking: Looking, standings: list[Standing]) -> None:
