@@ -15,9 +15,10 @@ from core.contracts import UserError
 from core.experiments.block import faults_of_page
 from core.experiments.carry_out import Done, carry_out, carry_out_all, changed_sentence, command, put_away
 from core.experiments.definition import Cell, Experiment, wanted
-from core.experiments.reading import read_experiment, recipes, require_paths
+from core.experiments.reading import read_experiment
 from core.experiments.report import lacking, write_report
 from core.experiments.results import chosen_variants, other_data
+from core.experiments.run_recipes import recipes, require_paths
 from core.experiments.standing import Looking, Standing
 from core.installed.starting import spoken
 from core.outside import Ending

@@ -10,7 +10,7 @@ from typing import Any
 
 from core.checkpoints.made_of import base_contents
 from core.experiments.definition import GROUPS, Cell, Experiment
-from core.experiments.reading import overrides
+from core.experiments.run_recipes import overrides
 from core.recipe import Recipe, local_files
 from core.recipe.source import read
 from core.registry import Registry, is_local

@@ -14,9 +14,10 @@ from core.experiments.block import block, faults_of_page
 from core.experiments.carry_out import Done, carry_out_all, reason
 from core.experiments.definition import Cell, Experiment, entry_name, written
 from core.experiments.figure import axis
-from core.experiments.reading import overrides, read_experiment, recipes
+from core.experiments.reading import read_experiment
 from core.experiments.report import parts, table, write_report
 from core.experiments.results import chosen_variants
+from core.experiments.run_recipes import overrides, recipes
 from core.experiments.stamps import Stamps
 from core.experiments.standing import KEPT, Looking, Standing, keep
 from core.installed.children import wait_for
