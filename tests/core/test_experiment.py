@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -189,6 +190,8 @@ def test_val_chooses_and_test_has_the_chosen_one_alone(looking: Looking, standin
     assert "| more |" in page.with_name("val.md").read_text()
     assert "less 0.620, more 0.423" in text
     assert "<svg" in page.with_name("report.html").read_text()
+    drawn = ElementTree.fromstring(page.with_name("report.svg").read_text())
+    assert sum(one.tag.endswith("circle") for one in drawn.iter()) == 2 * 4 + 1  # two variants with three seeds and a mean, one value
 
 
 def test_the_table_has_means_spread_and_paired_differences(looking: Looking, standings: list[Standing]) -> None:
