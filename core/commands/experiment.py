@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from core.contracts import UserError
 from core.experiments.block import faults_of_page
 from core.experiments.carry_out import Done, carry_out, carry_out_all, changed_sentence, command, put_away
 from core.experiments.definition import Cell, Experiment, wanted
-from core.experiments.reading import read_experiment, recipes, require_paths
+from core.experiments.reading import read_experiment
 from core.experiments.report import lacking, write_report
 from core.experiments.results import chosen_variants, other_data
+from core.experiments.run_recipes import recipes, require_paths
 from core.experiments.standing import Looking, Standing
 from core.installed.starting import spoken
 from core.outside import Ending
@@ -68,12 +70,14 @@ def _parser() -> argparse.ArgumentParser:
     again = "runs that the file no longer describes are put into former/ beside them and made anew (default: they are told, nothing starts)"
     parser.add_argument("--again", action="store_true", help=again)
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="where to write the report (default: the experiment's folder)")
+    baseline = "compare with this variant instead of the file's, e.g. with the best control"
+    parser.add_argument("--baseline", metavar="VARIANT", help=baseline)
     parser.add_argument("--quiet", action="store_true", help="say the result only")
     return parser
 
 
 def _main(arguments: argparse.Namespace) -> int:
-    experiment, registry = read_experiment(arguments.file), Registry()
+    experiment, registry = _compared_with(read_experiment(arguments.file), arguments.baseline), Registry()
     cells = experiment.cells()
     if arguments.cell:
         return _one(experiment, cells, arguments, registry)
@@ -98,6 +102,14 @@ def _main(arguments: argparse.Namespace) -> int:
         return 0
     require_paths(experiment, {cell: looking.found[cell] for cell in todo}, registry)
     return _carry_out(experiment, cells, todo, looking, arguments)
+
+
+def _compared_with(experiment: Experiment, baseline: str | None) -> Experiment:
+    """The experiment with another baseline. Raises ``UserError`` for one that has no row."""
+    rows = [*(name for name in experiment.variants if not experiment.chosen_from(name)), *experiment.choices]
+    if baseline is not None and baseline not in rows:
+        raise UserError(f"--baseline {baseline}: {experiment.file} has no such row; there are {', '.join(rows)}")
+    return experiment if baseline is None else replace(experiment, baseline=baseline)
 
 
 def _wanted(experiment: Experiment, cells: Sequence[Cell], arguments: argparse.Namespace) -> list[Cell]:

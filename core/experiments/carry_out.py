@@ -15,7 +15,7 @@ from core.engine.progress import duration
 from core.engine.run_lock import training
 from core.engine.which_run import read
 from core.experiments.definition import Cell, Experiment, Setting, entry_name
-from core.experiments.reading import overrides
+from core.experiments.run_recipes import overrides
 from core.experiments.standing import KEPT, Looking, Standing, cards_folder, keep
 from core.installed.children import wait_for
 from core.installed.starting import module_options, spoken

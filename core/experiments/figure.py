@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from core.comparison.grouping import mean_interval
@@ -65,9 +65,9 @@ def _panel(part: Part, name: str, left: int, top: int) -> Iterator[str]:
         return
     ends = [mean_interval(own) for own in values if own]
     every += [end for one in ends for end in (one.low, one.high) if end is not None]
-    low, high, step = _axis(min(every), max(every))
-    if all(0 <= value <= 1 for own in values for value in own):
-        low, high = max(low, 0.0) if min(map(min, filter(None, values))) >= 0 and low < 0 else low, high
+    low, high, step = axis(min(every), max(every))
+    if min(value for own in values for value in own) >= 0:
+        low = max(low, 0.0)  # an interval of Student's t may reach below what the metric can be
 
     def at(value: float) -> float:
         return left + PANEL * (min(max(value, low), high) - low) / (high - low)
@@ -86,7 +86,7 @@ def _panel(part: Part, name: str, left: int, top: int) -> Iterator[str]:
             yield from _line(own, at, top + ROW * place + ROW / 2, COLOURS.get(told.verdict if told else "", PLAIN))
 
 
-def _line(own: Sequence[float], at, y: float, colour: str) -> Iterator[str]:  # type: ignore[no-untyped-def]
+def _line(own: Sequence[float], at: Callable[[float], float], y: float, colour: str) -> Iterator[str]:
     mean = mean_interval(own)
     if mean.low is not None and mean.high is not None:
         yield f'<line x1="{at(mean.low):.1f}" x2="{at(mean.high):.1f}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="2"/>'
@@ -100,10 +100,11 @@ def _values(part: Part, place: int, name: str) -> list[float]:
     return [one.after[name].value for one in members.values() if name in one.after]
 
 
-def _axis(low: float, high: float) -> tuple[float, float, float]:
+def axis(low: float, high: float) -> tuple[float, float, float]:
     """Round ends around both, and the step between ticks."""
     span = max(high - low, 1e-3 * max(abs(low), abs(high)), 1e-6)
     rough = span / 4
     power = 10 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
-    return math.floor(low / step) * step, math.ceil(high / step) * step, step
+    first, last = math.floor(low / step), math.ceil(high / step)
+    return first * step, max(last, first + 1) * step, step

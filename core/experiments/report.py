@@ -98,7 +98,7 @@ def _cell(name: str, members: Sequence[RunData], told: Difference | None, there:
 def legend(experiment: Experiment, found: Sequence[Part]) -> list[str]:
     """How to read the table."""
     differences = [one for part in found for one in part.told.values()]
-    over = ", ".join(sorted({one.over for one in differences if one.over})) or "no pairs"
+    over = ", ".join(sorted({one.over for one in differences if one.over})) or "none before two seeds are there"
     unknown = any(one.verdict == "differs" for one in differences)
     lines = [
         "Choices were made on val; this table is on test.",

@@ -27,7 +27,7 @@ def results_of(standings: Sequence[Standing], experiment: Experiment, group: str
         add_cards(data, [file for file in cards.values() if file.is_file()])
         data.after = {_plain(name, group): value for name, value in data.after.items() if ":" not in name.partition("/")[0]}
         data.evaluators = {_plain(name, group): use for name, use in data.evaluators.items()}
-        data.draws = {_plain(name, group): folder for name, folder in data.draws.items()}
+        data.draws = {}  # of one seed there is no interval: one over pictures would say nothing about another seed
         if data.after:
             found[cell] = data
     return found
@@ -107,7 +107,7 @@ def rows(
     for label, variant in order.items():
         own = [cell for cell in cells if cell.case == case and cell.variant == variant]
         untrained = bool(variant) and experiment.variants[variant].untrained
-        members = []
+        members: list[int] = []
         for cell in own:
             if cell in results:
                 data = results[cell]

@@ -10,7 +10,7 @@ from typing import Any
 
 from core.checkpoints.made_of import base_contents
 from core.experiments.definition import GROUPS, Cell, Experiment
-from core.experiments.reading import overrides
+from core.experiments.run_recipes import overrides
 from core.recipe import Recipe, local_files
 from core.recipe.source import read
 from core.registry import Registry, is_local
@@ -59,7 +59,7 @@ class Stamps:
         return digest([self.experiment.evaluate[group][name].value, self.found[cell].values.get("data")])
 
     def whole(self, cells: Sequence[Cell]) -> tuple[str, str]:
-        """(of the experiment: all recipes and evaluations, of all bases)."""
+        """(of the experiment: all recipes and evaluations, of all bases). What the table shows of it, baseline and metrics, is left out."""
         recipes = {(cell.case, cell.variant): cell for cell in cells}
         experiment = self.experiment
         asked = {group: {name: one.value for name, one in experiment.evaluate[group].items()} for group in GROUPS}
@@ -67,7 +67,7 @@ class Stamps:
         seeds = {name: variant.seeds for name, variant in experiment.variants.items()}
         chosen = [[choice.name, choice.among, choice.by, choice.best] for choice in experiment.choices.values()]
         return (
-            digest([parts, asked, seeds, chosen, experiment.baseline, experiment.metrics]),
+            digest([parts, asked, seeds, chosen]),
             digest(sorted({self.base(cell) for cell in recipes.values()})),
         )
 

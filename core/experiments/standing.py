@@ -67,6 +67,8 @@ class Looking:
                 return self._with_missing(standing, chosen)
             standing.trained = (standing.run / RESULT).is_file()
             standing.changed = self._changed(standing.run, cell)
+            if standing.changed and not standing.trained and not any((standing.run / "checkpoints").glob("update-*")):
+                standing.run, standing.changed = None, ""  # it failed before it had trained anything: there is nothing to lose
         return self._with_missing(standing, chosen)
 
     def _changed(self, run: Path, cell: Cell) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -13,9 +14,11 @@ from core.contracts import UserError
 from core.experiments.block import block, faults_of_page
 from core.experiments.carry_out import Done, carry_out_all, reason
 from core.experiments.definition import Cell, Experiment, entry_name, written
-from core.experiments.reading import overrides, read_experiment, recipes
+from core.experiments.figure import axis
+from core.experiments.reading import read_experiment
 from core.experiments.report import parts, table, write_report
 from core.experiments.results import chosen_variants
+from core.experiments.run_recipes import overrides, recipes
 from core.experiments.stamps import Stamps
 from core.experiments.standing import KEPT, Looking, Standing, keep
 from core.installed.children import wait_for
@@ -156,6 +159,11 @@ def test_what_is_done_is_left_and_what_changed_is_told(looking: Looking) -> None
     keep(run, kept)
     (run / "result.json").unlink()
     assert looking.at(cell).said() == "stopped"
+    keep(run, {"definition": "of another recipe"})
+    assert looking.at(cell).said() == "changed"
+    (run / "checkpoints" / "update-000120").rmdir()
+    assert looking.at(cell).said() == "missing"  # it had trained nothing
+    keep(run, kept)
 
 
 VALUES = {"plain": (0.50, 0.54, 0.52), "less": (0.60, 0.65, 0.61), "more": (0.40, 0.46, 0.41)}
@@ -182,6 +190,8 @@ def test_val_chooses_and_test_has_the_chosen_one_alone(looking: Looking, standin
     assert "| more |" in page.with_name("val.md").read_text()
     assert "less 0.620, more 0.423" in text
     assert "<svg" in page.with_name("report.html").read_text()
+    drawn = ElementTree.fromstring(page.with_name("report.svg").read_text())
+    assert sum(one.tag.endswith("circle") for one in drawn.iter()) == 2 * 4 + 1  # two variants with three seeds and a mean, one value
 
 
 def test_the_table_has_means_spread_and_paired_differences(looking: Looking, standings: list[Standing]) -> None:
@@ -196,6 +206,13 @@ def test_the_table_has_means_spread_and_paired_differences(looking: Looking, sta
     assert found["tuned (less, chosen on val)"] == ["3", "0.520 (0.500..0.550)\nΔ +0.100 [+0.075, +0.125] ▲"]
     # one value beside three: 0.1 less 0.40, 0.44, 0.42
     assert found["before"] == ["1 (untrained)", "0.100\nΔ -0.320 [-0.370, -0.270] ▼"]
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 0.0), (1.0, 1.0), (-0.2, -0.2), (0.41, 0.43), (0.0, 1.0), (3.0, 400.0)])
+def test_an_axis_holds_all_values_and_is_never_empty(low: float, high: float) -> None:
+    first, last, step = axis(low, high)
+    assert first <= low + 1e-9 <= high + 2e-9 <= last + 3e-9
+    assert 1 <= round((last - first) / step) <= 7
 
 
 def test_what_is_missing_is_marked(looking: Looking, standings: list[Standing]) -> None:
@@ -288,6 +305,12 @@ def test_the_commands_for_a_scheduler(tmp_path: Path, capsys: pytest.CaptureFixt
     assert command.main([str(experiment.file), "--commands", "--only", "nobody"]) == 2
     assert "there are before, less, more, plain" in capsys.readouterr().err
     assert command.main([str(experiment.file), "--cell", "plain-seed9"]) == 2
+
+
+def test_another_baseline_must_have_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    experiment = made(tmp_path)
+    assert command.main([str(experiment.file), "--report", "--baseline", "less"]) == 2
+    assert "there are before, plain, tuned" in capsys.readouterr().err
 
 
 def test_a_run_gets_the_evaluators_of_the_experiment_alone(tmp_path: Path) -> None:

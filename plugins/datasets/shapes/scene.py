@@ -77,7 +77,7 @@ def draw(seed: Sequence[int], side: int, frames: int = 1, alike: bool = False, l
             visible = [*(before & ~mask for before in visible), mask]  # the later thing lies on top
         image += rng.normal(0, 4, image.shape)
         if look:
-            image = in_look(image, look, (*seed, frame))
+            image = in_look(np.clip(image, 0, 255), look, (*seed, frame))
         images.append(np.clip(np.rint(image), 0, 255).astype(np.uint8))
         masks.append(visible)
     return Drawing(things, images, masks)

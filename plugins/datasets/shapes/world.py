@@ -109,7 +109,7 @@ def _already(out: Path, settings: Mapping[str, Any]) -> bool:
     return False
 
 
-def _write(out: Path, settings: dict[str, Any], progress: Callable[[str], None]) -> dict[str, int]:
+def _write(out: Path, settings: Mapping[str, Any], progress: Callable[[str], None]) -> dict[str, int]:
     """Regions (expressions for RefCOCO) written for each source."""
     pictures, seed, size = settings["pictures"], settings["seed"], settings["size"]
 
