@@ -44,8 +44,9 @@ def test_they_are_the_pictures_of_its_samples(world: Path, make: Callable[[Path,
 
 
 def test_a_pair_of_frames_is_its_file(world: Path) -> None:
-    data = SavPairs(root=world / "sav", max_samples=4)
-    assert [str(one.file.relative_to(data.root)) for one in data.picture_files()] == [data[index].id for index in range(4)]
+    data = SavPairs(root=world / "sav", max_samples=2)
+    assert len(data) == 2
+    assert [str(one.file.relative_to(data.root)) for one in data.picture_files()] == [data[index].id for index in range(2)]
 
 
 def test_of_videos_the_files_and_of_frames_the_frames(samples: Path) -> None:

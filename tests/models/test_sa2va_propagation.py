@@ -217,6 +217,32 @@ def test_finished_masks_are_the_prompts_of_the_original_decoder(parts, monkeypat
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_mask_prompt_with_a_pixel_is_there_whatever_the_score_says(parts, empty: bool, monkeypatch) -> None:
+    """The pointer is that of a hidden object either way; SAM 2.1's memory is told that it is hidden only where the mask is empty."""
+    network, memory, original = parts
+    kept: list[_Remembered] = []
+    monkeypatch.setattr(tracking, "_remember", lambda *given: kept.append(_remember(*given)) or kept[-1])
+    plain = Network.decode
+
+    def decode(self, *given):
+        decoded = plain(self, *given)
+        logits = torch.full_like(decoded.logits, -1.0)
+        logits[:, :9] = -1.0 if empty else 1.0
+        return replace(decoded, logits=logits, score=torch.full_like(decoded.score, -1.0))
+
+    monkeypatch.setattr(Network, "decode", decode)
+    [picture] = some_pictures(1)
+    [logits] = track(network, memory, [picture], torch.randn(1, WIDTH), [0], Original(original, (64, 64)))
+    assert bool((logits > 0).any()) != empty
+    mask = F.interpolate(logits[:, None], (LARGE, LARGE), mode="bilinear", align_corners=False)
+    features = memory.memory_encoder(network.sam_features(picture)[2], mask.sigmoid() * 20 - 10)[0]
+    features = features + memory.occlusion_spatial_embedding_parameter[:, :, None, None] * empty
+    assert torch.allclose(kept[0].features.float(), features.flatten(2).permute(2, 0, 1), atol=1e-2, rtol=1e-2)
+    assert torch.allclose(kept[0].pointer, memory.no_object_pointer)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("way", ["tuned", "original"])
 def test_every_frame_is_decoded_by_the_right_decoder(parts, way: str, monkeypatch) -> None:
     """Chosen frames by the tuned one; the others by the one that propagates, and hidden there only if that is SAM2's own."""
