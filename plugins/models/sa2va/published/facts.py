@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from core.contracts import UserError
 from plugins.models.sa2va.groups import Group, Lora, trained_groups
@@ -70,14 +71,17 @@ def sizes(network: Network, groups: Sequence[Group], dtype: str, tiles: int) -> 
 _EMITTING = ("lora", "language_model", "embeddings")
 
 
+def _stored(folder: Path, key: str) -> Tensor | None:
+    return next((tensor for _, tensor in stored_tensors(folder, lambda name: name == key)), None)
+
+
 def _left_out(config: Sa2vaConfig, folder: Path, stored: Stored, groups: Sequence[Group]) -> tuple[str, str]:
     """Whether the training file holds embeddings that are not the base's and are not taken: the only ones that may be left."""
     layout, ties = config.layout, config.backend.llm.tie_word_embeddings
     given = [key for key in (layout.embeddings, layout.head) if key in stored.plain and "embeddings" not in groups]
     other = []
     for key, tensor in zip(given, stored.tensors([stored.plain[key] for key in given]), strict=True):
-        where = layout.embeddings if ties else key
-        base = next((one for _, one in stored_tensors(folder, lambda name, where=where: name == where)), None)
+        base = _stored(folder, layout.embeddings if ties else key)
         if base is None or base.shape != tensor.shape or not alike(base, tensor):
             other.append(key)
     if not other:
@@ -88,9 +92,10 @@ def _left_out(config: Sa2vaConfig, folder: Path, stored: Stored, groups: Sequenc
 def _seg(config: Sa2vaConfig, folder: Path, seg: int, emitting: list[str]) -> tuple[str, str]:
     """Whether the output layer has a row for [SEG], and something that is trained moves its score."""
     head = config.layout.embeddings if config.backend.llm.tie_word_embeddings else config.layout.head
-    norms = next((tensor.float().norm(dim=1) for _, tensor in stored_tensors(folder, lambda key: key == head)), None)
-    if norms is None:
+    layer = _stored(folder, head)
+    if layer is None:
         return "fail", f"[SEG] cannot be emitted: {head} is missing"
+    norms = layer.float().norm(dim=1)  # [V]
     if seg >= len(norms):
         return "fail", f"[SEG] cannot be emitted: its id is {seg} and the output layer has {len(norms)} rows"
     if not norms[seg] > 0:

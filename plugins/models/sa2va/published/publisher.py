@@ -58,8 +58,9 @@ class Published:
         native = {
             name.removeprefix("sam2.mask_decoder."): part for key, tensor in stored.items() for name, _, part in spread(layout, key, tensor)
         }
+        sizes: Any = network.sam2.config.mask_decoder_config
         with no_init_weights():
-            decoder = Sam2MaskDecoder(network.sam2.config.mask_decoder_config)
+            decoder = Sam2MaskDecoder(sizes)
         try:
             decoder.load_state_dict(native)
         except RuntimeError as error:
