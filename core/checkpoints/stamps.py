@@ -2,7 +2,7 @@
 
 How many samples there are; of a few, spread over all, their ids, texts and masks to the bit and their pictures coarsely (decoders differ
 by a level or two); every byte of the files that describe the samples, where the data set names them (``KnowsItsFiles``); and
-the sizes in bytes of its first pictures, where it knows their files (``KnowsPictures``).
+the sizes in bytes of its first pictures, and some bytes of a few of these, where it knows their files (``KnowsPictures``).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from core.engine.undisturbed import undisturbed
 
 LOOKED_AT = 16  # samples of a source
 PICTURES = 5000  # whose sizes are asked for: a second or two on a slow disk
+PIECES, PIECE = 256, 2048  # pictures of which the beginning, the middle and the end are read; bytes
 CELLS = 4  # of a picture in each direction
 TOLERANCE = 4  # of 255, between the means of a cell as two decoders give them
 
@@ -42,13 +43,29 @@ def stamp(dataset: Dataset, parts: Mapping[str, Dataset], given: Mapping[str, Pa
     with undisturbed():
         looked = [_looked_at(dataset, index) for index in chosen]
     found = {"samples": count, "looked_at": looked, "files": contents.contents(files, known.get("files"))}
-    return found | {"pictures": _sizes(islice(pictures, PICTURES))}
+    return found | {"stored": _stored(islice(pictures, PICTURES))}
 
 
-def _sizes(pictures: Iterable[StoredPicture]) -> dict[str, Any]:
-    """Of their names and sizes, in whatever order and wherever they lie."""
-    sizes = sorted((picture.file.name, picture.offset, picture.length() or 0) for picture in pictures)
-    return {"count": len(sizes), "sha256": hashlib.sha256(json.dumps(sizes).encode()).hexdigest()}
+def _stored(pictures: Iterable[StoredPicture]) -> dict[str, Any]:
+    """Of their names and sizes, in whatever order and wherever they lie, and of some bytes of ``PIECES`` of them."""
+    found = sorted((picture.file.name, picture.offset, picture.length() or 0, picture) for picture in pictures)
+    sizes, digest = [one[:3] for one in found], hashlib.sha256()
+    for number in sorted({place * len(found) // PIECES for place in range(PIECES)}) if found else []:
+        digest.update(_pieces(found[number][3], found[number][2]))
+    return {"count": len(sizes), "sha256": hashlib.sha256(json.dumps(sizes).encode()).hexdigest(), "pieces": digest.hexdigest()}
+
+
+def _pieces(picture: StoredPicture, size: int) -> bytes:
+    """Some of its bytes; none of one that cannot be read, which is told where it is drawn."""
+    try:
+        with picture.file.open("rb") as file:
+            read = []
+            for begin in (0, max(0, size // 2 - PIECE), max(0, size - PIECE)):
+                file.seek(picture.offset + begin)
+                read.append(file.read(min(PIECE, size)))
+        return b"".join(read)
+    except OSError:
+        return b""
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -59,9 +76,17 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     other = [two for one, two in zip(then["looked_at"], now["looked_at"], strict=False) if not _alike(one, two)]
     if other:
         found.append(f"{len(other)} of {len(now['looked_at'])} samples that were looked at differ, such as {other[0]['id']}")
-    elif then.get("pictures", now["pictures"]) != now["pictures"]:  # a run of before has no such entry
-        found.append(f"among its {now['pictures']['count']} pictures that were looked at some have another name or size in bytes")
+    elif _other_pictures(then, now["stored"]):
+        found.append(f"among its {now['stored']['count']} pictures that were looked at some have another name, size or content")
     return found
+
+
+def _other_pictures(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """A run of before has no such entry, or knows sizes alone, of ``pictures``; fewer data sets knew their pictures then."""
+    if "stored" in then:
+        return bool(then["stored"] != now)
+    known = then.get("pictures", {})
+    return known.get("count") == now["count"] and known["sha256"] != now["sha256"]
 
 
 def _looked_at(dataset: Dataset, index: int) -> dict[str, Any]:

@@ -65,6 +65,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), help="of the frozen weights (default: the component's or the run's own)"
     )
+    keys = "a key of the model as a recipe has it, such as frames=uniform; again for more"
+    parser.add_argument("--model", action="append", default=[], metavar="KEY=VALUE", help=keys)
     device = "auto (default): cuda where there is a GPU, else cpu; or cpu, cuda, cuda:1"
     parser.add_argument("--device", default="auto", help=device)
     parser.add_argument("--json", action="store_true", help="print the answers as JSON")
@@ -86,7 +88,7 @@ def _ask(arguments: argparse.Namespace) -> int:
     masks = [read_region(written, height, width) for written in arguments.region]
     regions = np.stack(masks) if masks else None  # [n, H, W] bool
     device = device_named(arguments.device)
-    model, read_from = open_model(arguments.source, Registry(), arguments.base, arguments.dtype)
+    model, read_from = open_model(arguments.source, Registry(), arguments.base, arguments.dtype, arguments.model)
     placed(model, device)
     most, found = arguments.max_new_tokens, []
     if regions is not None and not arguments.questions and not isinstance(visual, list):
@@ -116,6 +118,8 @@ def _check(arguments: argparse.Namespace) -> None:
     for name in ("every", "max_new_tokens"):
         if getattr(arguments, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(arguments, name)}")
+    if broken := [one for one in arguments.model if "=" not in one or one.startswith("=")]:
+        raise UserError(f"--model {broken[0]}: write KEY=VALUE, such as frames=uniform")
     if arguments.out is not None and arguments.out.exists():
         raise UserError(f"{arguments.out}: already exists; remove it or choose another folder")
 

@@ -124,7 +124,8 @@ class TellsFacts(Protocol):
         ``preparation``; ``tokens(text)``, the tokens of a caption with the turn's end; ``parameters`` and ``trained`` (group ->
         count); ``frozen_bytes`` of one frozen parameter; ``working(work)``, the bytes that a micro-batch (``Work``) takes at most on a GPU
         beside weights, gradients and the optimizer's state; ``prepared(work)``, those of its samples as loaders hand them over;
-        ``seg``: (status, sentence) on whether the [SEG] token can be emitted, and learned.
+        ``seg``: (status, sentence) on whether the [SEG] token can be emitted, and learned; ``left_out``: the same on what a file of
+        trained tensors holds and is not taken.
         """
         ...
 

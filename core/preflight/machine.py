@@ -58,10 +58,11 @@ def teacher_facts(recipe: Recipe, registry: Registry) -> list[tuple[Facts, Findi
 
 
 def answers(facts: Facts) -> Iterator[Finding]:
-    """Whether the model's [SEG] token can be emitted and learned, if its component says so."""
-    if "seg" in facts:
-        status, text = facts["seg"]
-        yield Finding(status, "model", text)
+    """Whether the model's [SEG] token can be emitted and learned, and what its file leaves out, if its component says so."""
+    for fact in ("seg", "left_out"):
+        if fact in facts:
+            status, text = facts[fact]
+            yield Finding(status, "model", text)
 
 
 def known(recipe: Recipe, registry: Registry) -> Iterator[Finding]:

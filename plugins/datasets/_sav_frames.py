@@ -60,6 +60,11 @@ def _shows(file: Path) -> bool:
         return True
 
 
+def picture(root: Path, name: str, k: int) -> Path:
+    """Of an object's video, the annotated frame ``k``."""
+    return root / PICTURES / name.partition("/")[0] / f"{_STEP * k:05d}.jpg"
+
+
 def region(root: Path, name: str, frames: list[int], pictures: Pictures, sample: str) -> Region:
     """One or two annotated frames of an object."""
     views = []
@@ -68,7 +73,7 @@ def region(root: Path, name: str, frames: list[int], pictures: Pictures, sample:
         mask = pictures.mask(root / MASKS / name / f"{stem}.png", sample, "binary")  # [H, W]
         if not mask.any():
             raise BadSample("empty mask", sample, f"frame {stem}")
-        image, _ = pictures.view(root / PICTURES / name.partition("/")[0] / f"{stem}.jpg", sample, mask.shape)  # [H, W, 3]
+        image, _ = pictures.view(picture(root, name, k), sample, mask.shape)  # [H, W, 3]
         views.append((image, mask))
     second = views[1] if len(views) > 1 else (None, None)
     return Region(id=sample, image=views[0][0], mask=views[0][1], image2=second[0], mask2=second[1])

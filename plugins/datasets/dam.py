@@ -67,6 +67,19 @@ class Dam:
         return len(self._chosen)
 
     def __getitem__(self, index: int) -> Region:
+        sample, key, region = self._described(index)
+        caption = region.get("caption")
+        caption = (
+            _TAGS.sub(" ", sound(caption, sample)).strip() if isinstance(caption, str) else ""
+        )  # the tags mean "picture here" to chat code
+        if not caption:
+            raise BadSample("blank caption", sample)
+        tar, name, rle = self._shown(key, region, sample)
+        image, factor = self.pictures.view(_tar.read(tar, name, sample), sample, tuple(rle["size"]))  # [H, W, 3]
+        return Region(id=sample, image=image, mask=_rle.decode(rle, sample, factor), caption=caption)
+
+    def _described(self, index: int) -> tuple[str, str, dict[str, Any]]:
+        """Its id, its key, and what ``annotations.json`` says of it."""
         row = self._chosen[index]
         key_number, place, length = (int(value) for value in self._index["rows"][row])
         key = self._index.text("key", key_number)
@@ -74,25 +87,22 @@ class Dam:
         region = _json.read_object(self._file, int(self._index["begin"][row]), length, sample)
         if "mask_rle" not in region:
             raise BadSample("damaged annotation", sample, "no mask_rle")
-        caption = region.get("caption")
-        caption = (
-            _TAGS.sub(" ", sound(caption, sample)).strip() if isinstance(caption, str) else ""
-        )  # the tags mean "picture here" to chat code
-        if not caption:
-            raise BadSample("blank caption", sample)
+        return sample, key, region
+
+    def _shown(self, key: str, region: dict[str, Any], sample: str) -> tuple[Path, str, Any]:
+        """The tar and the member with the picture, and the mask in it."""
         masks = region["mask_rle"] if isinstance(region["mask_rle"], list) else [region["mask_rle"]]
         areas = [_rle.area(mask, sample) for mask in masks]
         if not any(areas):
             raise BadSample("empty mask", sample)
         chosen = areas.index(max(areas))
         tar, name = self._member(key, region, chosen, len(masks), sample)
-        rle = masks[chosen]
-        image, factor = self.pictures.view(_tar.read(tar, name, sample), sample, tuple(rle["size"]))  # [H, W, 3]
-        return Region(id=sample, image=image, mask=_rle.decode(rle, sample, factor), caption=caption)
+        return tar, name, masks[chosen]
 
     def picture_files(self) -> Iterator[StoredPicture]:
-        """The members of the tars that are named by the key of a region taken; of SAV, whose pictures are frames, none."""
+        """The members of the tars that are named by the key of a region taken; of SAV the frames that are shown."""
         if self.split == "SAV":
+            yield from self._frames()
             return
         used = np.unique(self._index["rows"][np.asarray(self._chosen), 0]).tolist()
         names = {name for key in (self._index.text("key", row) for row in used) for name in _picture_names(key, {})}
@@ -101,6 +111,17 @@ class Dam:
                 for name, offset, size in _tar.members(tar, "").all():
                     if PurePosixPath(name).name in names:
                         yield StoredPicture(tar, offset, size)
+
+    def _frames(self) -> Iterator[StoredPicture]:
+        known = set[tuple[Path, str]]()
+        for index in range(len(self)):
+            with suppress(BadSample):  # counted where it is drawn
+                sample, key, region = self._described(index)
+                tar, name, _ = self._shown(key, region, sample)
+                place = _tar.members(tar, sample).find(name)
+                if place is not None and (tar, name) not in known:
+                    known.add((tar, name))
+                    yield StoredPicture(tar, *place)
 
     def usage(self) -> list[Usage]:
         """Of the regions that ``annotations.json`` lists."""

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -20,7 +22,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from core.contracts import BadSample, Count, Region, Usage, UserError
+from core.contracts import BadSample, Count, Region, StoredPicture, Usage, UserError
 from plugins.datasets import _recognize
 from plugins.datasets._build import line_starts
 from plugins.datasets._cache import cached, stamp_of
@@ -92,6 +94,20 @@ class OpenImages:
         """Of the rows of the CSV, and how unusual pictures were read."""
         usage = usage_of_index(self._index, len(self._chosen), len(self._index["offsets"]))
         return [replace(usage, notes=usage.notes + self.pictures.notes())]
+
+    def picture_files(self) -> Iterator[StoredPicture]:
+        """Of the rows taken, whose lines are read one after the other."""
+        known = set[str]()
+        with self._table.open("rb") as file:
+            for row in self._chosen:
+                file.seek(int(self._index["offsets"][row]))
+                with suppress(BadSample):  # counted where it is drawn
+                    line = line_of(read_line(file, self._encoding), self._encoding, "")
+                    picture = dict(zip(self._columns, _fields(line), strict=False)).get("ImageID", "")
+                    place = _place(self.root, self._images, f"{picture}.jpg")
+                    if picture not in known and Path(picture).name == picture and place.is_file():
+                        yield StoredPicture(place)
+                    known.add(picture)
 
     def __len__(self) -> int:
         return len(self._chosen)

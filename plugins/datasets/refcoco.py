@@ -53,14 +53,14 @@ class Refcoco:
         dataset: Literal["refcoco", "refcoco+", "refcocog", "grefcoco", "refclef"] = "refcoco",
         split_by: Literal["unc", "google", "umd", "berkeley"] = "unc",
         split: Literal["train", "val", "testA", "testB", "testC", "test"] = "train",
-        text: Literal["raw", "sent"] = "raw",
+        text: Literal["raw", "sent"] = "sent",
         images: Path | None = None,
         empty_masks: bool = False,
         max_samples: Count | None = None,
         draft: Count | None = None,
     ) -> None:
-        """``text``: the sentence as typed, lower-cased (``raw``, what Sa2VA was trained on), or REFER's normalised one (``sent``, what
-        its evaluation and most papers ask with).
+        """``text``: REFER's normalised sentence (``sent``, what Sa2VA's evaluation and published tables ask with), or the one as typed,
+        lower-cased (``raw``, what Sa2VA was trained on).
         ``images``: the folder of COCO_train2014_*.jpg where it is in none of the usual places. ``empty_masks``: takes gRefCOCO's
         phrases without a target, for a loop that takes them. ``draft``: see ``docs/data.md``. Raises ``UserError``."""
         if text not in ("raw", "sent"):
@@ -192,7 +192,9 @@ def _build(refs_file: Path, instances_file: Path, split: str, text: str, empty_m
             known = ", ".join(sorted({ref["split"] for ref in refs})) or "none"
             raise UserError(f"refcoco: {refs_file} has no expression in the split {split}; it has {known}.")
     except (KeyError, TypeError, OverflowError) as fault:
-        raise UserError(f"refcoco: a ref in {refs_file} lacks {fault}; check that it is REFER's file.") from fault
+        other = "raw" if text == "sent" else "sent"
+        advice = f"text: {other} takes that field, if it is there" if fault.args == (text,) else "check that it is REFER's file"
+        raise UserError(f"refcoco: a ref in {refs_file} lacks {fault}; {advice}.") from fault
     try:
         document = _json.Document(instances_file, "refcoco")
         places = _coco.places_of(document, "refcoco")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from core.contracts import BadSample, Count, Region, Usage, UserError, Within
+from core.contracts import BadSample, Count, Region, StoredPicture, Usage, UserError, Within
 from core.pixels import MAX_PIXELS
 from plugins.datasets import _recognize, _rle
 from plugins.datasets._build import over_files
@@ -83,6 +83,13 @@ class Sa1b:
     def its_files(self) -> list[Path]:
         """Of many files some, spread over all."""
         return [self.root / self._index.text("name", row) for row in spread(self._index.count("name"), STAMPED)]
+
+    def picture_files(self) -> Iterator[StoredPicture]:
+        """Those that are called as their JSON is; no JSON is read for it."""
+        for file in np.unique(self._index["rows"][np.asarray(self._chosen), 0]).tolist():
+            place = self._picture(self._index.text("name", file).removesuffix(".json"), None)
+            if place.is_file():
+                yield StoredPicture(place)
 
     def __len__(self) -> int:
         return len(self._chosen)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from core.contracts import BadSample, Count, Region, Usage, UserError, Within
+from core.contracts import BadSample, Count, Region, StoredPicture, Usage, UserError, Within
 from core.pixels import differ
 from plugins.datasets import _recognize, _rle, _sav_frames, _video
 from plugins.datasets._build import over_files
@@ -94,6 +95,17 @@ class Sav:
     def its_files(self) -> list[Path]:
         """Of many files some, spread over all."""
         return [self.root / self._index.text("name", row) for row in spread(self._index.count("name"), STAMPED)]
+
+    def picture_files(self) -> Iterator[StoredPicture]:
+        """A video counts as one picture; of unpacked frames those that are shown."""
+        rows = self._index["rows"][np.asarray(self._chosen)]  # [n, 3]: file, object, annotated frame
+        if self._frames is None:
+            names = (self._index.text("name", file) for file in np.unique(rows[:, 0]).tolist())
+            found = {self.root / f"{name.removesuffix('.json').rpartition('_')[0]}.mp4" for name in names}
+        else:
+            shown = [(self._index.text("name", file), k) for file, _, first in rows.tolist() for k in (first, first + self.distance)]
+            found = {_sav_frames.picture(self._frames, name, k) for name, k in shown}
+        return map(StoredPicture, sorted(filter(Path.is_file, found)))
 
     def __len__(self) -> int:
         return len(self._chosen)

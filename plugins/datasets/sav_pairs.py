@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from core.contracts import BadSample, Count, Region, UserError
+from core.contracts import BadSample, Count, Region, StoredPicture, UserError
 from core.pixels import MAX_PIXELS
 from plugins.datasets import _recognize
 from plugins.datasets._index import STAMPED, existing_folder, spread
@@ -41,6 +42,10 @@ class SavPairs:
     def its_files(self) -> list[Path]:
         """Of many files some, spread over all."""
         return [self.root / self._files.text("name", row) for row in spread(self._files.count("name"), STAMPED // 10)]  # they hold pictures
+
+    def picture_files(self) -> Iterator[StoredPicture]:
+        """A file with its two frames counts as one picture."""
+        return (StoredPicture(self.root / self._files.text("name", row)) for row in self._chosen)
 
     def __len__(self) -> int:
         return len(self._chosen)

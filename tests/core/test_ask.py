@@ -196,11 +196,12 @@ def test_a_model_that_keeps_the_contract_alone_segments_and_describes():
 
 
 def test_a_run_is_opened_by_its_export_while_it_is_fresh(tiny: Callable[..., Recipe], tmp_path):
-    recipe = tiny("train.updates=1", "optimizer.lr=0.05", "train.evaluate=none", "checkpoint.export=true")
+    recipe = tiny("train.updates=1", "optimizer.lr=0.05", "train.evaluate=none", "checkpoint.export=true", "model.frames=uniform")
     assert runner.run(recipe, Registry(), quiet=True) == 0
     run = next(Path(recipe.values["output"]).iterdir())
     exported, named = open_model(run, Registry())
     assert named == str(run / "export")
+    assert exported.video.frames == "uniform", "what the run's recipe says of the model holds for its export"
     trained, named = open_model(run / "checkpoints" / "update-000001", Registry())
     assert named.endswith("update-000001")
     picture = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
@@ -212,5 +213,9 @@ def test_a_run_is_opened_by_its_export_while_it_is_fresh(tiny: Callable[..., Rec
     assert open_model(run, Registry())[1].endswith("update-000001"), "it was trained longer than its export"
     half = open_model(run / "export", Registry(), dtype="bfloat16")[0]
     assert torch.bfloat16 in {parameter.dtype for parameter in half.parameters()}
+    assert open_model(run / "export", Registry(), settings=["frames=uniform"])[0].video.frames == "uniform"
+    assert open_model(run / "export", Registry())[0].video.frames == "first"
+    with pytest.raises(UserError, match=r"model\.frame.*'frame'.*did you mean"):
+        open_model(run / "export", Registry(), settings=["frame=uniform"])
     with pytest.raises(UserError, match="--base goes with a training file"):
         open_model(run / "export", Registry(), base=ASSET)

@@ -41,10 +41,20 @@ def test_every_sentence_is_an_item_and_raw_is_lower_cased(root: Path) -> None:
     refs = [ref for ref in refs_of(root) if ref["split"] == "val"]
     refs[0]["sentences"][0] |= {"raw": "2nd GREY One", "sent": "second gray one"}
     write_refs(root, refs)
-    raw, sent = Refcoco(root=root, split="val"), Refcoco(root=root, split="val", text="sent")
+    raw, sent = Refcoco(root=root, split="val", text="raw"), Refcoco(root=root, split="val")
     assert len(raw) == sum(len(ref["sentences"]) for ref in refs)
     assert (raw[0].caption, sent[0].caption) == ("2nd grey one", "second gray one")
     assert raw[0].id == f"refcoco/unc/{refs[0]['ref_id']}/{refs[0]['sentences'][0]['sent_id']}"
+
+
+def test_refs_without_the_field_name_the_other_one(root: Path) -> None:
+    refs = [ref for ref in refs_of(root) if ref["split"] == "val"]
+    for sentence in refs[0]["sentences"]:
+        del sentence["sent"]
+    write_refs(root, refs)
+    with pytest.raises(UserError, match="lacks 'sent'; text: raw takes that field"):
+        Refcoco(root=root, split="val")
+    assert len(Refcoco(root=root, split="val", text="raw"))
 
 
 def test_several_polygons_and_a_crowd(root: Path) -> None:
@@ -83,7 +93,7 @@ def test_the_split_is_compared_whole(root: Path) -> None:
 def test_blank_phrases_and_dangling_ids_are_bad_samples(root: Path) -> None:
     refs = [ref for ref in refs_of(root) if ref["split"] == "val"][:3]
     refs = [{**ref, "sentences": ref["sentences"][:1]} for ref in refs]
-    refs[0]["sentences"][0]["raw"] = "  "
+    refs[0]["sentences"][0]["sent"] = "  "
     refs[1]["ann_id"] = 99_999
     refs[2]["image_id"] = 99_999
     write_refs(root, refs)
@@ -195,7 +205,7 @@ def grefs(root: Path) -> tuple[Path, list[dict[str, Any]]]:
     targets = ([first["ann_id"]], [first["ann_id"], other], [-1])
     made = [
         {"ref_id": number, "image_id": first["image_id"], "ann_id": ids, "split": "val", "no_target": ids == [-1]}
-        | {"sentences": [{"sent_id": 10 + number, "raw": f"phrase {number} é", "sent": "x"}]}
+        | {"sentences": [{"sent_id": 10 + number, "raw": "x", "sent": f"phrase {number} é"}]}
         for number, ids in enumerate(targets)
     ]
     (root / "grefcoco").mkdir()

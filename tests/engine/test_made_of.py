@@ -262,9 +262,13 @@ def test_a_replaced_picture_is_noticed_by_its_size_wherever_it_lies(tmp_path: Pa
     then = stamp(one)
     shutil.copytree(one, tmp_path / "other", copy_function=shutil.copyfile)  # with times of now
     assert stamps.differences(then, stamp(tmp_path / "other")) == []
-    assert stamps.differences({key: value for key, value in then.items() if key != "pictures"}, stamp(one)) == []  # an earlier run's
+    assert stamps.differences({key: value for key, value in then.items() if key != "stored"}, stamp(one)) == []  # an earlier run's
     (tmp_path / "other" / "33.jpg").write_bytes(b"another")
-    found = ["among its 40 pictures that were looked at some have another name or size in bytes"]
+    found = ["among its 40 pictures that were looked at some have another name, size or content"]
+    assert stamps.differences(then, stamp(tmp_path / "other")) == found
+    (tmp_path / "other" / "33.jpg").write_bytes(bytes(34))
+    assert stamps.differences(then, stamp(tmp_path / "other")) == []
+    (tmp_path / "other" / "33.jpg").write_bytes(bytes(17) + b"x" + bytes(16))  # of equal size
     assert stamps.differences(then, stamp(tmp_path / "other")) == found
 
 

@@ -74,7 +74,7 @@ def test_a_published_folder(small_checkpoint: Path, world: Path, tmp_path: Path,
     assert low <= made["results"]["refcoco-testA"]["cIoU"]["value"] <= high
     assert made["protocol"]["data"] | {"root": ""} == {
         **{"use": "refcoco", "root": "", "split": "testA", "dataset": "refcoco", "split_by": "unc"},
-        **{"text": "raw", "images": None, "empty_masks": False, "max_samples": None, "draft": None},
+        **{"text": "sent", "images": None, "empty_masks": False, "max_samples": None, "draft": None},
     }
     assert (made["protocol"]["max_samples"], made["protocol"]["max_texts_per_image"], made["protocol"]["max_new_tokens"]) == (4, 2, 4)
     assert made["model"]["max_tiles"] == 1

@@ -245,6 +245,15 @@ def test_what_is_left_out_is_told_wherever_the_file_is_read(tmp_path: Path) -> N
         model = load_legacy(file=tmp_path / "iter_10.pth", checkpoint=CHECKPOINT)
     assert model.left_out() == {"embeddings": [EMBEDDINGS, HEAD]}
     assert "embeddings" not in model.trainable()
+    status, text = load_legacy.facts(file=tmp_path / "iter_10.pth", checkpoint=CHECKPOINT)["left_out"]  # for core.check, without the model
+    assert (status, f"{EMBEDDINGS}, {HEAD}, whose values are not the base's; take: [embeddings]" in text) == ("warn", True)
+    taken = load_legacy.facts(file=tmp_path / "iter_10.pth", checkpoint=CHECKPOINT, take=["embeddings"])["left_out"]
+    assert taken[0] == "pass"
+    base = {
+        f"mllm.model.{key}": tensor for key, tensor in stored_tensors(CHECKPOINT) if key.startswith("mlp1.") or key in (EMBEDDINGS, HEAD)
+    }
+    torch.save(base, tmp_path / "same.pth")
+    assert load_legacy.facts(file=tmp_path / "same.pth", checkpoint=CHECKPOINT)["left_out"][0] == "pass"
 
 
 def test_other_frozen_groups_that_were_trained_are_named_with_the_option(tmp_path: Path) -> None:

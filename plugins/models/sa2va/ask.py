@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from transformers.models.sam2.modeling_sam2 import Sam2MaskDecoder
 
 from core.contracts import Answer, Prediction, UserError
 from plugins.models.sa2va import prompts, tracking
@@ -20,6 +21,7 @@ from plugins.models.sa2va.pixels import square
 from plugins.models.sa2va.preparation import Sa2vaPreparation, grid_cells
 from plugins.models.sa2va.sequences import Sequences
 from plugins.models.sa2va.text import Text
+from plugins.models.sa2va.video import Video
 from plugins.models.sa2va.vision import Vision
 
 
@@ -33,8 +35,10 @@ class Asker:
     preparation: Sa2vaPreparation
     look: Callable[[np.ndarray], Vision]
     memory: Callable[[], tracking.Memory]
+    original: Callable[[], Sam2MaskDecoder]
     device: torch.device
-    rule: MaskRule = "first"
+    rule: MaskRule
+    video: Video
 
     def refer(self, image: np.ndarray, phrases: Sequence[str], max_new_tokens: int) -> list[Prediction]:
         """The answer to the canonical request for each phrase about one picture [H, W, 3] uint8, and the mask that ``rule`` makes of it."""
@@ -67,10 +71,12 @@ class Asker:
         if not question.strip():
             raise UserError("the question is empty")
         masks = check_regions(regions, frames[0]) if regions is not None else None
-        memory = self.memory() if len(frames) > tracking.PROMPTED else None  # before a long answer: perhaps there is none
+        seen = self.video.seen(len(frames))
+        memory = self.memory() if len(frames) > len(seen) else None  # before a long answer: perhaps there is none
+        original = tracking.Original(self.original(), frames[0].shape[:2]) if video and self.video.propagate == "original" else None
         vision = None if video else self.look(frames[0])
         if vision is None:
-            pictures = self._frames(frames[: tracking.PROMPTED])
+            pictures = self._frames([frames[number] for number in seen])
         else:
             pictures = self.sequences.shown(vision, torch.zeros(1, dtype=torch.long, device=self.device))
         generated = self._generate(pictures, question, masks, max_new_tokens, newlines)
@@ -78,7 +84,12 @@ class Asker:
         if not states:
             return Answer(text)
         embedding = self.network.text_hidden_fcs(torch.stack(states))  # [k, D2]
-        return Answer(text, list(self._follow(memory, frames, embedding) if vision is None else self._masks(vision, embedding, frames[0])))
+        if vision is not None:
+            return Answer(text, list(self._masks(vision, embedding, frames[0])))
+        pictures_of_sam = _Squares(frames, self.preparation.sam_size, self.device)
+        logits = tracking.track(self.network, memory, pictures_of_sam, embedding, seen, original)  # n of [k, h, w]
+        found = [self.network.final_mask(each, *frames[0].shape[:2]).cpu().numpy() for each in logits]  # n of [k, H, W]
+        return Answer(text, list(np.stack(found, axis=1)))  # k of [n, H, W]
 
     def _masks(self, vision: Vision, embedding: Tensor, image: np.ndarray) -> np.ndarray:
         """[k, H, W] bool: masks of the only picture for [SEG] embeddings [k, D2]."""
@@ -102,12 +113,20 @@ class Asker:
         turn = prompts.question_turn(self.text.turn, [len(picture.tokens) for picture in pictures], question, counts, newlines)
         return greedy(self.network.backend, [self.sequences.fill(turn, pictures, chosen)], max_new_tokens, self.text.ended)
 
-    def _follow(self, memory: tracking.Memory | None, frames: list[np.ndarray], embedding: Tensor) -> np.ndarray:
-        """[k, n, H, W] bool: k objects through n frames."""
-        size = self.preparation.sam_size
-        pictures = (torch.from_numpy(square(frame, size))[None].to(self.device) for frame in frames)
-        logits = tracking.track(self.network, memory, pictures, embedding)
-        return np.stack([self.network.final_mask(each, *frames[0].shape[:2]).cpu().numpy() for each in logits], axis=1)
+
+@dataclass(frozen=True)
+class _Squares:
+    """SAM2's pictures of frames, made one at a time."""
+
+    frames: Sequence[np.ndarray]
+    size: int
+    device: torch.device
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, number: int) -> Tensor:
+        return torch.from_numpy(square(self.frames[number], self.size))[None].to(self.device)  # [1, 3, R, R] uint8
 
 
 def _seg_states(generated: Generated, row: int, seg: int) -> list[Tensor]:

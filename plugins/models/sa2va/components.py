@@ -16,6 +16,7 @@ from plugins.models.sa2va.mask_rule import MaskRule
 from plugins.models.sa2va.published.known import family_of, identity
 from plugins.models.sa2va.published.other_folders import told
 from plugins.models.sa2va.sizes import Sizes
+from plugins.models.sa2va.video import DecoderVersion, Frames, Propagate, Video
 
 if TYPE_CHECKING:
     from plugins.models.sa2va.model import Sa2va
@@ -52,6 +53,7 @@ def _reads_trained(path: Path, base: Path | None) -> Mapping[str, Path] | None:
 def _is_checkpoint(**given: Any) -> None:
     """Raises ``UserError`` for a folder that holds no checkpoint; see ``ChecksKeys``."""
     checkpoint = given["checkpoint"]
+    _check_video(**given)
     weights = ("model.safetensors", "model.safetensors.index.json")
     lacking = [] if (checkpoint / "config.json").is_file() else ["config.json"]
     lacking += [] if any((checkpoint / name).is_file() for name in weights) else [f"{weights[0]} (or {weights[1]})"]
@@ -63,6 +65,13 @@ def _is_checkpoint(**given: Any) -> None:
             family_of(config, str(checkpoint / "config.json"))
         except UserError as fault:
             raise UserError(f"checkpoint {fault}") from None
+
+
+def _check_video(**given: Any) -> None:
+    """Raises ``UserError`` for choices that do not go together, and for a file that is not there."""
+    video = Video(**{name: given[name] for name in ("frames", "propagate", "sam2") if name in given})
+    if video.sam2 is not None and not video.sam2.is_file():
+        raise UserError(f"sam2 {video.sam2} is not there; it is SAM2's own file, such as sam2_hiera_large.pt")
 
 
 def _config(checkpoint: Path) -> dict[str, Any]:
@@ -95,6 +104,10 @@ def load(
     sam_constants: Literal["exact", "bfloat16"] = "exact",
     resize: Literal["exact", "fast"] = "exact",
     mask_rule: MaskRule = "first",
+    frames: Frames = "first",
+    propagate: Propagate = "tuned",
+    sam2: Path | None = None,
+    decoder: DecoderVersion = "auto",
 ) -> Sa2va:
     """Loads a folder in the published layout.
 
@@ -104,11 +117,15 @@ def load(
     upstream's inference does, which flips up to 0.3 % of a mask's pixels; its training does not. ``resize: fast`` halves the
     loaders' work; some pixels then differ from upstream's by 1 of 255. ``mask_rule`` says which masks of an answer count where one
     is asked for: the first, the union of all, or of those whose [SEG] stands inside <answer>...</answer>.
+    Of a video, ``frames`` says which five the language model sees, and ``propagate`` who carries their masks to the others: the trained
+    mask decoder as upstream does it, or, from the finished masks as prompts, the ``original`` one. That is read from ``sam2``, SAM2's own
+    file (``sam2_hiera_large.pt``), or else it is the one that ``checkpoint`` stores. ``decoder``: which SAM 2 the checkpoint must hold.
     Raises ``UserError`` for a folder that is no complete Sa2VA checkpoint.
     """
     from plugins.models.sa2va.published.load import load_folder
 
-    return load_folder(checkpoint, lora, train, dtype, max_tiles, sam_constants, resize, mask_rule)
+    video = Video(frames, propagate, sam2)
+    return load_folder(checkpoint, lora, train, dtype, max_tiles, sam_constants, resize, mask_rule, video, decoder)
 
 
 def scratch(
@@ -142,14 +159,20 @@ def load_legacy(
     max_tiles: Count = 12,
     take: list[Group] | None = None,
     mask_rule: MaskRule = "first",
+    frames: Frames = "first",
+    propagate: Propagate = "tuned",
+    sam2: Path | None = None,
+    decoder: DecoderVersion = "auto",
 ) -> Sa2va:
     """The published folder ``checkpoint`` with the trained tensors of ``file``, a ``.pth`` or a folder of PEFT's adapters.
 
     ``take``: further groups to take from the file, and to train, besides the four of the method, such as ``embeddings`` (token
     embeddings and output layer); without it they stay the base's, and a warning says so where the file has other values.
-    ``lora_alpha``: None takes what the file says, or else upstream's 256; its own training files do not say.
+    ``lora_alpha``: None takes what the file says, or else upstream's 256; its own training files do not say. The last five keys are
+    those of ``sa2va``.
     Raises ``UserError`` for a file that holds more than tensors, foreign keys, half a group, or another base's weights.
     """
     from plugins.models.sa2va.published.legacy import load_over
 
-    return load_over(file, checkpoint, lora_alpha, lora_dropout, dtype, max_tiles, take or [], mask_rule)
+    video = Video(frames, propagate, sam2)
+    return load_over(file, checkpoint, lora_alpha, lora_dropout, dtype, max_tiles, take or [], mask_rule, video, decoder)

@@ -11,6 +11,7 @@ from typing import Any, Protocol, overload, runtime_checkable
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers.models.sam2.modeling_sam2 import Sam2MaskDecoder
 
 from core.contracts import Answer, Noise, Precision, Prediction, RegionBatch, Segmentation, Tokens, UserError, Wording
 from plugins.models.sa2va import prompts
@@ -27,6 +28,7 @@ from plugins.models.sa2va.sequences import Sequences
 from plugins.models.sa2va.text import Text
 from plugins.models.sa2va.tracking import Memory
 from plugins.models.sa2va.training import add_lora, choose_trained
+from plugins.models.sa2va.video import UPSTREAM, Video
 from plugins.models.sa2va.vision import Vision
 
 
@@ -37,6 +39,10 @@ class Publisher(Protocol):
 
     def memory(self, network: Network) -> Memory:
         """SAM2's video memory, which the network does not hold."""
+        ...
+
+    def original(self, network: Network, sam2: Path | None) -> Sam2MaskDecoder:
+        """The mask decoder of SAM2's own file, or of the base as it is stored."""
         ...
 
     def save(self, model: Sa2va, folder: Path) -> None: ...
@@ -74,14 +80,16 @@ class Sa2va(nn.Module):
         max_tiles: int,
         fast_resize: bool = False,
         mask_rule: MaskRule = "first",
+        video: Video = UPSTREAM,
     ) -> None:
         """``publisher``: None for a model that came from no folder and cannot be written."""
         super().__init__()
-        self.mask_rule = mask_rule
+        self.mask_rule, self.video = mask_rule, video
         self.network, self.text, self.tokenizer, self.publisher = network, text, text.tokenizer, publisher
         self.origin: Origin | None = None  # where a file was laid over the base
         self.sequences = Sequences(network.backend, text)
         self._memory: list[Memory] | None = None  # in a list: it is no part of what is trained, moved or saved
+        self._original: list[Sam2MaskDecoder] | None = None
         self.preparation = Sa2vaPreparation(network.config.backend.pictures(max_tiles), network.config.sam_size, fast_resize)
         self.adapters = add_lora(network, lora) if lora is not None else None
         self._trainable = choose_trained(network, trained_groups(train, lora))
@@ -225,14 +233,25 @@ class Sa2va(nn.Module):
         ``image`` is a picture ([H, W, 3] uint8, a PIL picture or a file) or a video (a sequence of those, or [n, H, W, 3]).
         With a string ``text`` the result is an ``Answer``: text, and a mask for each [SEG] of it. ``regions`` [n, H, W] bool of
         a picture are listed in the prompt as region1, region2, ...; ``newlines`` stand between that list and the question: 1 as
-        checkpoints were trained, 2 as upstream's inference writes. Of a video the language model sees the first five frames; the
-        [SEG] embedding prompts these, and the masks of the others are tracked with SAM2's memory.
+        checkpoints were trained, 2 as upstream's inference writes. Of a video the language model sees five frames; the [SEG]
+        embedding gives their masks, and those of the others are tracked with SAM2's memory, as the keys of ``video`` say.
 
         With a list of phrases and the number of new tokens in the third place it is a list of ``Prediction``, whose mask is made of
         those that ``mask_rule`` counts.
         Raises ``UserError`` for what is no picture, and for a video of more than five frames if the checkpoint has no memory.
         """
-        asker = Asker(self.network, self.sequences, self.text, self.preparation, self.look, self.memory, self.device, self.mask_rule)
+        asker = Asker(
+            self.network,
+            self.sequences,
+            self.text,
+            self.preparation,
+            self.look,
+            self.memory,
+            self.original,
+            self.device,
+            self.mask_rule,
+            self.video,
+        )
         with self.computing(training=False):
             if isinstance(text, str):
                 return asker.answer(image, text, regions, max_new_tokens, newlines)
@@ -252,6 +271,12 @@ class Sa2va(nn.Module):
         if self._memory is None:
             self._memory = [self._files("read the video memory from").memory(self.network)]
         return self._memory[0].to(self.device)
+
+    def original(self) -> Sam2MaskDecoder:
+        """The mask decoder that carries masks through a video (``propagate: original``), read on first use."""
+        if self._original is None:
+            self._original = [self._files("read the original decoder from").original(self.network, self.video.sam2)]
+        return self._original[0].to(self.device)
 
     def save(self, folder: Path) -> None:
         """Writes the model in the published layout: LoRA merged; what is not trained is copied from the base byte for byte."""

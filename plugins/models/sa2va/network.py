@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModel, Sam2Config, Sam2Model
+from transformers.models.sam2.modeling_sam2 import Sam2MaskDecoder
 
 from plugins.models.sa2va.backend import BackendConfig
 from plugins.models.sa2va.groups import Group, Prefixes
@@ -35,6 +36,7 @@ class Sa2vaConfig:
     mask_width: int  # of the mask decoder, which the [SEG] embedding has too
     memory: dict[str, Any] | None  # sizes of SAM2's video memory; None: the checkpoint has none
     template: str  # name of the turn format
+    sam21: bool = False  # SAM 2.1: its memory knows when an object was seen, and that it is hidden
 
     @property
     def mask_size(self) -> int:
@@ -101,25 +103,36 @@ class Network(nn.Module):
         decoded = self.decode(fine, middle, coarse, embedding)
         return decoded.logits, decoded.iou
 
-    def decode(self, fine: Tensor, middle: Tensor, coarse: Tensor, embedding: Tensor | None) -> Decoded:
+    def decode(
+        self,
+        fine: Tensor,
+        middle: Tensor,
+        coarse: Tensor,
+        embedding: Tensor | None,
+        decoder: Sam2MaskDecoder | None = None,
+        prompt_mask: Tensor | None = None,
+    ) -> Decoded:
         """SAM2's mask decoder exactly as upstream drives it, on B objects' features (after conv_s0, conv_s1 and memory).
 
         Two not-a-point tokens stand before the language token ``embedding`` [B, D2] (None: a tracked frame has none), there is
-        no mask prompt, the best of masks 1..3 is taken, and the object score does not touch the mask.
+        no mask prompt, the best of masks 1..3 is taken, and the object score does not touch the mask. ``decoder``: another than the
+        network's own. With ``prompt_mask`` [B, 1, h, w], on the scale of logits, mask 0 is taken, as SAM2 does it.
         """
-        decoder, prompt, batch = self.sam2.mask_decoder, self.sam2.prompt_encoder, len(coarse)
+        decoder, prompt, batch = decoder or self.sam2.mask_decoder, self.sam2.prompt_encoder, len(coarse)
         sparse = prompt.not_a_point_embed.weight.expand(batch, 1, 2, -1)  # [B, 1, 2, C]
         if embedding is not None:
             sparse = torch.cat([sparse, embedding[:, None, None].to(sparse.dtype)], dim=2)  # [B, 1, 3, C]
-        dense = prompt.no_mask_embed.weight.view(1, -1, 1, 1).expand_as(coarse)
+        dense = prompt.no_mask_embed.weight.view(1, -1, 1, 1).expand_as(coarse)  # [B, C, s, s]
+        if prompt_mask is not None:
+            dense = prompt.mask_embed(prompt_mask)
         logits, ious, tokens, score = decoder(
             image_embeddings=coarse,
             image_positional_embeddings=self.sam2.get_image_wide_positional_embeddings().to(coarse.dtype).repeat(batch, 1, 1, 1),
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
-            multimask_output=True,
+            multimask_output=prompt_mask is None,
             high_resolution_features=[fine, middle],
-        )  # [B, 1, 3, h, w], [B, 1, 3], [B, 1, 3, C], [B, 1, 1]
+        )  # [B, 1, 3, h, w], [B, 1, 3], [B, 1, 3, C], [B, 1, 1]; with a prompt mask one instead of three
         best = ious[:, 0].argmax(-1)  # [B]
         every = torch.arange(batch, device=best.device)
         return Decoded(logits[every, 0, best].float(), ious[every, 0, best].float(), tokens[every, 0, best], score[:, 0])

@@ -1,7 +1,8 @@
 """Reads a published ``config.json`` as written and makes the configurations of transformers' own modules from it.
 
 SAM2's sizes are not part of a published config at all: without ``sam2_config`` (a key of ours, which upstream ignores)
-they are SAM 2.0 Hiera-L. What belongs to the language-vision backend, the backend's own file reads.
+they are SAM 2's Hiera-L. Whether it is SAM 2.0 or 2.1 only the tensors say. What belongs to the language-vision backend, the
+backend's own file reads.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from transformers.models.sam2.configuration_sam2 import Sam2MaskDecoderConfig, S
 from core.contracts import UserError
 from plugins.models.sa2va.network import Sa2vaConfig
 from plugins.models.sa2va.published.families import read_family
-from plugins.models.sa2va.published.folder import same_values
-from plugins.models.sa2va.published.memory import memory_sizes
+from plugins.models.sa2va.published.folder import keys_of, same_values
+from plugins.models.sa2va.published.memory import SAM21_ONLY, memory_sizes
 from plugins.models.sa2va.published.other_folders import is_pointer, pointer_sentence, told
+from plugins.models.sa2va.published.tables import GROUND
+from plugins.models.sa2va.video import DecoderVersion
 
 _SAM2_HIERA_L: dict[str, Any] = {
     "image_size": 1024,
@@ -37,8 +40,8 @@ _SAM2_HIERA_L: dict[str, Any] = {
 }
 
 
-def read_config(folder: Path) -> Sa2vaConfig:
-    """Reads ``folder/config.json``; raises ``UserError`` if it is missing, no JSON, or another architecture.
+def read_config(folder: Path, decoder: DecoderVersion = "auto") -> Sa2vaConfig:
+    """Reads ``folder/config.json``; raises ``UserError`` if it is missing, no JSON, or another architecture, or not of SAM2's version.
 
     Where it ties the output layer to the embeddings and the folder holds an output layer of its own, that one is kept: a warning says so.
     """
@@ -55,7 +58,8 @@ def read_config(folder: Path) -> Sa2vaConfig:
         raise UserError(f"{path}: cannot be read ({error})") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not valid JSON ({error.msg})") from None
-    config = parse_config(published, str(path))
+    parse_config(published, str(path))  # before the weights are looked at
+    config = parse_config(published, str(path), _sam21(folder, decoder))
     llm = config.backend.llm
     if llm.tie_word_embeddings and same_values(folder, config.layout.embeddings, config.layout.head) is False:
         # as transformers 5 does it: what is stored counts, and nothing is tied
@@ -66,16 +70,35 @@ def read_config(folder: Path) -> Sa2vaConfig:
     return config
 
 
-def parse_config(published: dict[str, Any], where: str = "config") -> Sa2vaConfig:
+def _sam21(folder: Path, decoder: DecoderVersion) -> bool:
+    """Whether the folder's SAM2 is SAM 2.1, by its tensors. Raises ``UserError`` where ``decoder`` asks for the other one."""
+    keys = keys_of(folder)
+    if any(key.startswith(GROUND + "sam_mask_decoder_modified.") for key in keys):
+        raise UserError(
+            f"{folder}: a checkpoint of Sa2VA-i, which holds two mask decoders, is not read; take the Sa2VA checkpoint of its size with "
+            "frames: uniform, propagate: original and sam2: sam2_hiera_large.pt"
+        )
+    there = sorted(keys & set(SAM21_ONLY))
+    if decoder == "sam2.0" and there:
+        raise UserError(f"{folder}: decoder is sam2.0, but this checkpoint holds SAM 2.1 ({there[0]}); write decoder: sam2.1, or auto")
+    if decoder == "sam2.1" and not there:
+        raise UserError(
+            f"{folder}: decoder is sam2.1, but this checkpoint holds SAM 2.0 (it has no {SAM21_ONLY[0]}); write decoder: auto, or put "
+            "SAM 2.1 in its place first: python -m plugins.models.sa2va.replace_sam2"
+        )
+    return bool(there)
+
+
+def parse_config(published: dict[str, Any], where: str = "config", sam21: bool = False) -> Sa2vaConfig:
     """Makes the parts' configurations. ``where`` names the source in errors."""
     try:
-        return _parse(published, where)
+        return _parse(published, where, sam21)
     except (KeyError, TypeError, ValueError, ZeroDivisionError, StrictDataclassError) as error:  # the last is transformers' own
         what = f"key {error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
         raise UserError(f"{where}: not the configuration of a Sa2VA checkpoint: {what}") from error
 
 
-def _parse(published: dict[str, Any], where: str) -> Sa2vaConfig:
+def _parse(published: dict[str, Any], where: str, sam21: bool) -> Sa2vaConfig:
     if not isinstance(published, dict):
         raise TypeError("it is no JSON object")
     sam2 = published.get("sam2_config") or _SAM2_HIERA_L
@@ -88,6 +111,7 @@ def _parse(published: dict[str, Any], where: str) -> Sa2vaConfig:
         sam_size=sam2["image_size"],
         mask_width=sam2["hidden_size"],
         memory=memory_sizes(published),
+        sam21=sam21,
         template=published.get("template") or "phi3_chat",
     )
 

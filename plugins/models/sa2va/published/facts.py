@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from core.contracts import UserError
 from plugins.models.sa2va.groups import Group, Lora, trained_groups
 from plugins.models.sa2va.network import Network, Sa2vaConfig
 from plugins.models.sa2va.preparation import Sa2vaPreparation
 from plugins.models.sa2va.published.config import read_config
-from plugins.models.sa2va.published.folder import shards, stored_tensors
+from plugins.models.sa2va.published.folder import alike, shards, stored_tensors
 from plugins.models.sa2va.published.footprint import prepared, working
 from plugins.models.sa2va.published.tokenizer import read_tokenizer
-from plugins.models.sa2va.published.training_file import read_trained
+from plugins.models.sa2va.published.training_file import Stored, read_trained
 from plugins.models.sa2va.text import Text
 from plugins.models.sa2va.training import add_lora
 
@@ -31,9 +32,10 @@ def facts(**given: Any) -> Mapping[str, Any]:
     folder = given["checkpoint"]
     if not folder.is_dir():
         raise UserError(f"{folder}: no such checkpoint folder; give the folder that holds config.json and *.safetensors")
-    config, tiles = read_config(folder), given.get("max_tiles", 12)
+    config, tiles = read_config(folder, given.get("decoder", "auto")), given.get("max_tiles", 12)
     shards(folder)  # refuses a folder from which one is missing
-    lora: Lora | None = read_trained(given["file"]).lora if "file" in given else given.get("lora")
+    stored = read_trained(given["file"]) if "file" in given else None
+    lora: Lora | None = given.get("lora") if stored is None else stored.lora
     with torch.device("meta"):
         network = Network(config)
         if lora is not None:
@@ -44,6 +46,7 @@ def facts(**given: Any) -> Mapping[str, Any]:
         "preparation": Sa2vaPreparation(config.backend.pictures(tiles), config.sam_size, given.get("resize") == "fast"),
         "tokens": lambda caption: len(text.ids(caption.strip() + text.turn.end)),
         "seg": _seg(config, folder, text.seg, [group for group in groups if group in _EMITTING]),
+        **({} if stored is None else {"left_out": _left_out(config, folder, stored, groups)}),
         **sizes(network, groups, given.get("dtype", "float32"), tiles),
     }
 
@@ -68,12 +71,31 @@ def sizes(network: Network, groups: Sequence[Group], dtype: str, tiles: int) -> 
 _EMITTING = ("lora", "language_model", "embeddings")
 
 
+def _stored(folder: Path, key: str) -> Tensor | None:
+    return next((tensor for _, tensor in stored_tensors(folder, lambda name: name == key)), None)
+
+
+def _left_out(config: Sa2vaConfig, folder: Path, stored: Stored, groups: Sequence[Group]) -> tuple[str, str]:
+    """Whether the training file holds embeddings that are not the base's and are not taken: the only ones that may be left."""
+    layout, ties = config.layout, config.backend.llm.tie_word_embeddings
+    given = [key for key in (layout.embeddings, layout.head) if key in stored.plain and "embeddings" not in groups]
+    other = []
+    for key, tensor in zip(given, stored.tensors([stored.plain[key] for key in given]), strict=True):
+        base = _stored(folder, layout.embeddings if ties else key)
+        if base is None or base.shape != tensor.shape or not alike(base, tensor):
+            other.append(key)
+    if not other:
+        return "pass", f"everything that {stored.file} holds is taken, or is the base's"
+    return "warn", f"left out of {stored.file}: {', '.join(other)}, whose values are not the base's; take: [embeddings] takes them"
+
+
 def _seg(config: Sa2vaConfig, folder: Path, seg: int, emitting: list[str]) -> tuple[str, str]:
     """Whether the output layer has a row for [SEG], and something that is trained moves its score."""
     head = config.layout.embeddings if config.backend.llm.tie_word_embeddings else config.layout.head
-    norms = next((tensor.float().norm(dim=1) for _, tensor in stored_tensors(folder, lambda key: key == head)), None)
-    if norms is None:
+    layer = _stored(folder, head)
+    if layer is None:
         return "fail", f"[SEG] cannot be emitted: {head} is missing"
+    norms = layer.float().norm(dim=1)  # [V]
     if seg >= len(norms):
         return "fail", f"[SEG] cannot be emitted: its id is {seg} and the output layer has {len(norms)} rows"
     if not norms[seg] > 0:

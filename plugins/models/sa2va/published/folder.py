@@ -148,6 +148,21 @@ def _read(file: Path, choose: Callable[[Any], Iterable[tuple[str, slice]]]) -> I
         raise _damaged(file, error) from None
 
 
+def alike(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one shape hold the same values, up to the rounding of the coarser of their types."""
+    coarse = one.dtype if one.element_size() <= other.element_size() else other.dtype
+    return bool((one.to(coarse) == other.to(coarse)).all())
+
+
+def keys_of(folder: Path) -> set[str]:
+    """The published keys of a folder."""
+    found: set[str] = set()
+    for file in shards(folder):
+        with safe_open(file, framework="pt") as handle:
+            found |= set(handle.keys())
+    return found
+
+
 def same_values(folder: Path, one: str, other: str) -> bool | None:
     """Whether two keys hold the same values; None where one of them is not there. Read in pieces."""
     holder: dict[str, Path] = {}

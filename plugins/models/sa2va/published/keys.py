@@ -20,7 +20,8 @@ _FIELDS = {
     "head": r"(?:output_hypernetworks_mlps\.\d+|iou_prediction_head|pred_obj_score_head)",
 }
 _MEMORY = re.compile(
-    re.escape(GROUND) + r"(memory_attention\.|memory_encoder\.|maskmem_tpos_enc|no_mem_pos_enc|no_obj_ptr|obj_ptr_proj\.|mask_downsample\.)"
+    re.escape(GROUND) + r"(memory_attention\.|memory_encoder\.|maskmem_tpos_enc|no_mem_pos_enc|no_obj_ptr|obj_ptr_proj\.|mask_downsample\."
+    r"|no_obj_embed_spatial|obj_ptr_tpos_proj\.)"
 )
 
 

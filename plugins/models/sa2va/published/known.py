@@ -64,7 +64,7 @@ def identity(published: dict[str, Any], where: str) -> str:
     seen = vision.get("hidden_size", 3200), vision.get("num_hidden_layers", 48)  # upstream's defaults, which a config may leave out
     for name, of, base, language, encoder in _KNOWN:
         if (of, language[1:], encoder[1:]) == (family, sizes, seen) and not published.get("sam2_config"):
-            return f"the sizes of {name} ({base}: {encoder[0]} and {language[0]}; SAM 2.0 Hiera-L)"
+            return f"the sizes of {name} ({base}: {encoder[0]} and {language[0]}; SAM 2 Hiera-L)"
     what = f"{family.language} {sizes[0]} wide in {sizes[1]} layers, picture encoder {seen[0]} wide in {seen[1]}"
     return f"the sizes of no published Sa2VA: {what}{', SAM2 of its own sizes' if published.get('sam2_config') else ''}"
 

@@ -20,11 +20,12 @@ from plugins.models.sa2va.mask_rule import MaskRule
 from plugins.models.sa2va.model import Sa2va
 from plugins.models.sa2va.published.config import read_config
 from plugins.models.sa2va.published.export import is_trained, trained_names
-from plugins.models.sa2va.published.folder import stored_tensors, weights_hash
+from plugins.models.sa2va.published.folder import alike, stored_tensors, weights_hash
 from plugins.models.sa2va.published.keys import Layout, is_memory
 from plugins.models.sa2va.published.load import load_folder
 from plugins.models.sa2va.published.training_file import Stored, read_trained
 from plugins.models.sa2va.published.weights import native_tensors, spread
+from plugins.models.sa2va.video import UPSTREAM, DecoderVersion, Video
 
 
 def load_over(
@@ -36,16 +37,18 @@ def load_over(
     max_tiles: int,
     take: Sequence[Group] = (),
     mask_rule: MaskRule = "first",
+    video: Video = UPSTREAM,
+    decoder: DecoderVersion = "auto",
 ) -> Sa2va:
     """See ``components.load_legacy``."""
     if unknown := sorted(set(take) - set(get_args(Group))):
         raise UserError(f"{', '.join(unknown)}: no such group; there are {', '.join(get_args(Group))}")
-    read_config(checkpoint)  # before a large file is read
+    read_config(checkpoint, decoder)  # before a large file is read
     stored = read_trained(file, lora_alpha, lora_dropout)
     if stored.base is not None and stored.base != weights_hash(checkpoint):
         raise UserError(f"{file}: was not trained over {checkpoint}, whose weights are others; name the folder that training started from")
     train = [*trained_groups(None, stored.lora), *(group for group in take if group not in PUBLISHED_GROUPS)]
-    model = load_folder(checkpoint, stored.lora, train, dtype=dtype, max_tiles=max_tiles, mask_rule=mask_rule)
+    model = load_folder(checkpoint, stored.lora, train, dtype=dtype, max_tiles=max_tiles, mask_rule=mask_rule, video=video)
     left_out = _fill(model, stored)
     for group, keys in left_out.items():
         warnings.warn(
@@ -97,7 +100,7 @@ def _fill(model: Sa2va, stored: Stored) -> dict[str, list[str]]:
         elif name in trained:
             target.copy_(value)
             given.add(name)
-        elif not _equal(target, value):
+        elif not alike(target, value):
             other_base.setdefault(group_of(name), []).append(key)
 
     for (layer, side), value in zip(stored.adapters, stored.tensors(stored.adapters.values()), strict=True):
@@ -143,9 +146,3 @@ def _adapter(layout: Layout, layer: str, side: str, value: Tensor) -> Iterator[t
     parts = list(spread(layout, layer, value)) or [(layer, slice(None), value)]
     for name, _, part in parts[:1] if side == "A" else parts:
         yield f"{name.removesuffix('.weight')}.lora_{side}.default.weight", value if side == "A" else part
-
-
-def _equal(base: Tensor, value: Tensor) -> bool:
-    """Up to the rounding of the coarser of the two types."""
-    coarse = base.dtype if base.element_size() <= value.element_size() else value.dtype
-    return torch.equal(base.to(coarse), value.to(coarse))

@@ -19,6 +19,7 @@ from plugins.models.sa2va.published.publisher import Published
 from plugins.models.sa2va.published.tokenizer import read_tokenizer
 from plugins.models.sa2va.published.weights import load_into
 from plugins.models.sa2va.text import Text
+from plugins.models.sa2va.video import UPSTREAM, DecoderVersion, Video
 
 
 def load_folder(
@@ -30,12 +31,14 @@ def load_folder(
     sam_constants: str = "exact",
     resize: str = "exact",
     mask_rule: MaskRule = "first",
+    video: Video = UPSTREAM,
+    decoder: DecoderVersion = "auto",
 ) -> Sa2va:
     """See ``components.load``."""
     if not checkpoint.is_dir():
         here = "" if checkpoint.is_absolute() else f" in {Path.cwd()}"
         raise UserError(f"{checkpoint}: no such checkpoint folder{here}; give the folder that holds config.json and *.safetensors")
-    config = read_config(checkpoint)
+    config = read_config(checkpoint, decoder)
     text = Text(
         read_tokenizer(checkpoint, config.backend.llm.vocab_size), config.template, config.backend.marks, checkpoint
     )  # before gigabytes are read
@@ -55,4 +58,4 @@ def load_folder(
         network.sam_constants = torch.bfloat16
     if config.backend.llm.tie_word_embeddings:
         network.backend.llm.tie_weights()
-    return Sa2va(network, text, Published(checkpoint, load_folder), lora, train, max_tiles, resize == "fast", mask_rule)
+    return Sa2va(network, text, Published(checkpoint, load_folder), lora, train, max_tiles, resize == "fast", mask_rule, video)

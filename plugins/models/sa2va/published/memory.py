@@ -1,6 +1,6 @@
-"""The tensors of SAM 2.0's video memory: a complete checkpoint has them. ``tracking`` uses them; pictures do not.
+"""The tensors of SAM2's video memory: a complete checkpoint has them. ``tracking`` uses them; pictures do not.
 
-Names and sizes: bytedance/Sa2VA, which is SAM 2.0, without SAM 2.1's additional tensors.
+Names and sizes: bytedance/Sa2VA, which is SAM 2.0; facebookresearch/sam2 for the tensors that SAM 2.1 has besides.
 """
 
 from __future__ import annotations
@@ -11,20 +11,22 @@ from typing import Any
 from plugins.models.sa2va.tracking import FRAMES
 
 _PREFIX = "grounding_encoder.sam2_model."
+#: What SAM 2.1 has besides: an embedding for hidden objects, and when a pointer's frame was. Everything else has SAM 2.0's names and sizes.
+SAM21_ONLY = tuple(_PREFIX + name for name in ("no_obj_embed_spatial", "obj_ptr_tpos_proj.bias", "obj_ptr_tpos_proj.weight"))
 _HIERA_L: dict[str, int] = {"num_layers": 4, "dim_feedforward": 2048, "mem_dim": 64}
 
 
 def memory_sizes(published: dict[str, Any]) -> dict[str, Any] | None:
     """Sizes of the memory of a checkpoint with this ``config.json``.
 
-    Without ``sam2_config`` it is SAM 2.0 Hiera-L; a ``sam2_config`` without ``memory``, or with null, has none.
+    Without ``sam2_config`` it is SAM 2's Hiera-L; a ``sam2_config`` without ``memory``, or with null, has none.
     """
     sam2 = published.get("sam2_config")
     return (sam2.get("memory") or None) if sam2 else _HIERA_L
 
 
-def memory_shapes(published: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Published key -> shape of each memory tensor that a checkpoint with this ``config.json`` must have."""
+def memory_shapes(published: dict[str, Any], sam21: bool = False) -> dict[str, tuple[int, ...]]:
+    """Published key -> shape of each memory tensor that a checkpoint with this ``config.json``, and SAM 2.1 or not, must have."""
     memory = memory_sizes(published)
     if memory is None:
         return {}
@@ -37,6 +39,9 @@ def memory_shapes(published: dict[str, Any]) -> dict[str, tuple[int, ...]]:
         shapes[f"{name}.weight"], shapes[f"{name}.bias"] = weight, weight[:1]
 
     layer("mask_downsample", 1, 1, 4, 4)
+    if sam21:
+        shapes["no_obj_embed_spatial"] = (1, narrow)
+        layer("obj_ptr_tpos_proj", narrow, width)
     for i in range(3):
         layer(f"obj_ptr_proj.layers.{i}", width, width)
     for i in range(memory["num_layers"]):
@@ -69,6 +74,9 @@ def memory_shapes(published: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 _NATIVE = [  # (published, name in transformers' Sam2VideoModel); the first that fits
     (r"maskmem_tpos_enc", "memory_temporal_positional_encoding"),
     (r"no_obj_ptr", "no_object_pointer"),
+    (r"no_obj_embed_spatial", "occlusion_spatial_embedding_parameter"),
+    (r"obj_ptr_tpos_proj\.(\w+)", r"temporal_positional_encoding_projection_layer.\1"),
+    (r"(mask_downsample\.\w+)", r"\1"),
     (r"obj_ptr_proj\.layers\.0\.(\w+)", r"object_pointer_proj.proj_in.\1"),
     (r"obj_ptr_proj\.layers\.1\.(\w+)", r"object_pointer_proj.layers.0.\1"),
     (r"obj_ptr_proj\.layers\.2\.(\w+)", r"object_pointer_proj.proj_out.\1"),

@@ -93,8 +93,8 @@ def published_name(key: str) -> str:
     return re.sub(r"(memory_encoder\.fuser\.layers\.\d+)\.gamma$", r"\1.g_weight", name)
 
 
-def read_pth(file: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
-    """The tensors of a ``.pth``, plain or ``{meta, state_dict}``, and its ``meta``.
+def read_pth(file: Path, under: str = "state_dict") -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+    """The tensors of a ``.pth``, plain or ``{meta, state_dict}``, and its ``meta``. ``under``: the key where they may lie.
 
     Nothing but tensors and plain containers is unpickled.
     """
@@ -105,17 +105,17 @@ def read_pth(file: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
         raise UserError(f"{file}: not found") from None
     except pickle.UnpicklingError as error:
         if foreign := re.search(r"GLOBAL (\S+)", str(error)):
-            alone = f"""torch.save({{"state_dict": torch.load("{file.name}", weights_only=False)["state_dict"]}}, "NEW.pth")"""
+            alone = f"""torch.save({{"{under}": torch.load("{file.name}", weights_only=False)["{under}"]}}, "NEW.pth")"""
             raise UserError(
-                f"{file}: refused, it holds Python objects ({foreign[1]}) besides tensors; save its state_dict alone, where you trust the "
+                f"{file}: refused, it holds Python objects ({foreign[1]}) besides tensors; save its {under} alone, where you trust the "
                 f"file and what wrote it is installed: {alone}"
             ) from None
         raise UserError(f"{file}: not a torch file; a training file is what torch.save writes") from None
     except (RuntimeError, EOFError, OSError) as error:
         raise UserError(f"{file}: not a complete torch file ({str(error).splitlines()[0]}); copy it again") from None
-    state = stored.get("state_dict", stored) if isinstance(stored, Mapping) else None
+    state = stored.get(under, stored) if isinstance(stored, Mapping) else None
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{file}: not a dictionary of tensors, nor one under 'state_dict'")
+        raise UserError(f"{file}: not a dictionary of tensors, nor one under '{under}'")
     meta = stored.get("meta") if state is not stored else None
     return dict(state), meta if isinstance(meta, Mapping) else {}
 

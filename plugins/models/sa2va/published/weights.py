@@ -18,7 +18,8 @@ from plugins.models.sa2va.published.memory import memory_shapes
 @torch.no_grad()
 def load_into(network: Network, folder: Path) -> None:
     """Fills ``network`` from a folder. Raises ``UserError`` listing keys that are missing, unexpected or of another shape."""
-    targets, memory, layout = native_tensors(network), memory_shapes(network.config.published), network.config.layout
+    config, targets = network.config, native_tensors(network)
+    memory, layout = memory_shapes(config.published, config.sam21), config.layout
     filled: set[str] = set()
     seen: set[str] = set()
     unexpected, misshapen = [], []
