@@ -68,7 +68,7 @@ def tiny_in(world: Path, small_checkpoint: Path) -> Callable[..., Recipe]:
                 f"model.checkpoint={small_checkpoint}",
                 "model.lora={r: 4, alpha: 8, dropout: 0.1}",
                 f"output={folder / 'runs'}",
-                "train={updates: 4, batch_size: 2, accumulate: 2, clip_norm: 1.0}",
+                "train={updates: 4, batch_size: 4, accumulate: 1, clip_norm: 1.0}",
                 "checkpoint={every: 2, keep: 3}",
                 "loops.loop1.tasks.pseudo.caption_length=5",
                 "loops.loop1.tasks.pseudo.sampler.k=16",

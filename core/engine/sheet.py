@@ -10,7 +10,7 @@ from math import ceil
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 from core.contracts import Picture, Sample
 
@@ -69,23 +69,31 @@ def _wrap(text: str, width: int, lines: int) -> list[str]:
     return [row for row in rows if row]
 
 
-def _mask(mask: np.ndarray, picture: Picture, size: tuple[int, int]) -> Image.Image:
+def _mask(mask: np.ndarray | None, picture: Picture, size: tuple[int, int]) -> np.ndarray:
+    """The mask on the canvas of ``size`` (width, height), bool [height, width]; no mask is an empty one."""
+    if mask is None:
+        return np.zeros(size[::-1], dtype=bool)
     if mask.shape != picture.image.shape[:2]:
         raise ValueError(f"the mask of {picture.title!r} is {mask.shape}, its picture {picture.image.shape[:2]}.")
-    return Image.fromarray(np.asarray(mask, dtype=np.uint8) * 255).resize(size, Image.Resampling.NEAREST)
+    return np.asarray(Image.fromarray(np.asarray(mask, dtype=np.uint8)).resize(size, Image.Resampling.NEAREST)) > 0
 
 
-def _grown(mask: Image.Image, pixels: int) -> Image.Image:
-    """The mask, with so many pixels around it; with less than none, so many less."""
-    if not pixels:
-        return mask
-    edge = ImageFilter.MaxFilter if pixels > 0 else ImageFilter.MinFilter
-    return mask.filter(edge(2 * abs(pixels) + 1))
+def _grown(mask: np.ndarray, pixels: int) -> np.ndarray:
+    """The mask [H, W], with so many pixels around it in each direction; with less than none, so many less."""
+    if pixels < 0:
+        return ~_grown(~mask, -pixels)
+    for _ in range(2):  # along the rows, then along the columns: Pillow's MaxFilter does the same a hundred times as slowly
+        wide = mask.copy()
+        for step in range(1, pixels + 1):
+            wide[step:] |= mask[:-step]
+            wide[:-step] |= mask[step:]
+        mask = wide.T
+    return mask
 
 
-def _ring(mask: Image.Image, outer: int, inner: int) -> Image.Image:
+def _ring(mask: np.ndarray, outer: int, inner: int) -> np.ndarray:
     """Between two lines along the mask's edge, so many pixels outside it (less than none: inside)."""
-    return ImageChops.subtract(_grown(mask, outer), _grown(mask, inner))
+    return _grown(mask, outer) & ~_grown(mask, inner)
 
 
 def draw_masks(picture: Picture) -> Image.Image:
@@ -97,17 +105,17 @@ def draw_masks(picture: Picture) -> Image.Image:
     height, width = picture.image.shape[:2]
     scale = CELL / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    canvas = Image.fromarray(np.ascontiguousarray(picture.image, dtype=np.uint8)).convert("RGB").resize(size, Image.Resampling.BICUBIC)
-    truth = Image.new("L", size) if picture.truth is None else _mask(picture.truth, picture, size)
-    predicted = Image.new("L", size) if picture.predicted is None else _mask(picture.predicted, picture, size)
+    drawn = Image.fromarray(np.ascontiguousarray(picture.image, dtype=np.uint8)).convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    canvas = np.array(drawn)  # [height, width, 3]
+    truth, predicted = _mask(picture.truth, picture, size), _mask(picture.predicted, picture, size)
     right = predicted if picture.truth is None else truth
-    canvas.paste(CASING, mask=_ring(truth, LINE + 1, LINE))
-    canvas.paste(CASING, mask=_ring(predicted, -LINE, -LINE - 1))
-    canvas.paste(TRUTH, mask=_ring(truth, LINE, 0))
+    canvas[_ring(truth, LINE + 1, LINE)] = CASING
+    canvas[_ring(predicted, -LINE, -LINE - 1)] = CASING
+    canvas[_ring(truth, LINE, 0)] = TRUTH
     line = _ring(predicted, 0, -LINE)
-    canvas.paste(WRONG, mask=ImageChops.subtract(line, right))
-    canvas.paste(RIGHT, mask=ImageChops.darker(line, right))
-    return canvas
+    canvas[line & ~right] = WRONG
+    canvas[line & right] = RIGHT
+    return Image.fromarray(canvas)
 
 
 def _caption(picture: Picture) -> list[tuple[str, tuple[int, int, int]]]:
@@ -162,5 +170,5 @@ def picture_sheet(pictures: Sequence[Picture], path: Path, columns: int = 4, tit
         y += picture_height + 6 + text_height + GAP
     beside = path.with_name(path.name + ".new")
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(beside, format="PNG")
+    sheet.save(beside, format="PNG", compress_level=1)  # a third of the time, for a file that is a tenth larger
     beside.replace(path)

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from packages import described_pictures, done, installed
+from packages import described_pictures
 from test_scaffold import put_on_path
 
+from core.commands.components import main
+from core.commands.run import main as run
 from core.recipe import Recipe, check, load, resolved_yaml
 from core.registry import Registry
 from core.scaffold import rendered
@@ -27,39 +29,47 @@ DISTRIBUTIONS = {
 }
 
 
-def test_all_of_them_installed_together(tmp_path: Path, tiny: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
-    ignored = shutil.ignore_patterns("*.egg-info", "__pycache__", ".*", "build")
-    packages = [Path(shutil.copytree(EXAMPLES / name, tmp_path / name, ignore=ignored)) for name in DISTRIBUTIONS]
-    assert {path.parent.name for path in EXAMPLES.glob("*/pyproject.toml")} == set(DISTRIBUTIONS)
-    python = installed(tmp_path / "environment", packages)
+def test_all_of_them_installed_together(
+    tmp_path: Path, tiny: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the metadata that pip leaves; that it installs packages with such a pyproject.toml is seen in ``test_scaffold``."""
 
-    listed = json.loads(done([python, "-m", "core.components", "list", "--json"], tmp_path))
+    def said() -> str:
+        return "".join(capsys.readouterr())
+
+    assert {path.parent.name for path in EXAMPLES.glob("*/pyproject.toml")} == set(DISTRIBUTIONS)
+    ignored = shutil.ignore_patterns("*.egg-info", "__pycache__", ".*", "build")
+    for name in DISTRIBUTIONS:
+        put_on_path(Path(shutil.copytree(EXAMPLES / name, tmp_path / name, ignore=ignored)), monkeypatch)
+
+    assert main(["list", "--json"]) == 0
+    listed = json.loads(said())
     theirs = {entry["distribution"]: f"{entry['kind']}/{entry['name']}" for entry in listed if entry["distribution"] != "dualloop"}
     assert theirs == DISTRIBUTIONS
 
-    said = done([python, "-m", "core.components", "doctor"], tmp_path, code=1)
-    assert f"{len(listed)} components, 1 fault, 1 name clash\n" in said
-    broken, clash = said.split("clash: ")
+    assert main(["doctor"]) == 1
+    told = said()
+    assert f"{len(listed)} components, 1 fault, 1 name clash\n" in told
+    broken, clash = told.split("clash: ")
     assert "broken: schedules/broken_turns = broken_turns:BrokenTurns, of broken-turns 0.1.0" in broken
     assert "No module named 'a_module_that_nobody_has'" in broken
     assert "pip install a_module_that_nobody_has; or: pip uninstall broken-turns" in broken
     assert "write use: clash-left/shared_name or use: clash-right/shared_name" in clash
 
-    (tmp_path / "recipe.yaml").write_text(resolved_yaml(tiny("train.updates=2")))
+    file = tmp_path / "recipe.yaml"
+    file.write_text(resolved_yaml(tiny("train.updates=2")))
     loss = "loops.loop1.tasks.pseudo.losses.mask.use"
-    for package in packages:
-        put_on_path(package, monkeypatch)
-    clash, broken = map(str, check(load(tmp_path / "recipe.yaml", ["schedule.use=broken_turns", f"{loss}=shared_name"]), Registry()))
+    clash, broken = map(str, check(load(file, ["schedule.use=broken_turns", f"{loss}=shared_name"]), Registry()))
     assert "schedule.use: schedules/broken_turns (broken_turns:BrokenTurns of broken-turns 0.1.0) cannot be imported" in broken
     assert "clash-left/shared_name or clash-right/shared_name" in clash
 
     data = f"{{use: mask_folder, root: {described_pictures(tmp_path / 'pictures')}}}"
-    command = [python, "-m", "core.run", "recipe.yaml", "--quiet", "train.evaluate=before_and_after"]
+    command = [str(file), "--quiet", "train.evaluate=before_and_after"]
     command += ["gradient.use=damped_conflict", "loops.loop1.tasks.pseudo.sampler.use=expected_embedding"]
     command += [f"{loss}=clash-left/shared_name", "loops.loop1.tasks.referring.losses.mask.use=clash-right/shared_name"]
     command += [f"loops.loop2.tasks.cycle.data={{mine: {data}}}", f"evaluate.mine={{use: mean_iou, data: {data}}}"]
-    said = done(command, tmp_path)
-    assert "loops.loop1.tasks.pseudo.sampler.k is left out: expected_embedding does not take it" in said
+    assert run(command) == 0
+    assert "loops.loop1.tasks.pseudo.sampler.k is left out: expected_embedding does not take it" in said()
     [folder] = (tmp_path / "runs").iterdir()
     assert json.loads((folder / "result.json").read_text())["after"]["mine"]["n_regions"] == 4
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

@@ -24,6 +24,8 @@ SMALL = [
     "gradient={use: 'own_ops:Half'}",
     "schedule={use: ./own_schedule.py:Both}",
 ]
+#: The contract's small model: the ranks load no library of models.
+LIGHT = ["model={use: 'core.testing.tiny_model:TinyModel'}", "loops.loop1.tasks.pseudo.sampler.k=4"]
 OWN_OPS = """
 import own_helper
 from plugins.gradient_ops.weighted_sum import WeightedSum
@@ -86,14 +88,15 @@ def test_the_toolkit_is_used_from_a_folder_with_its_own_core_and_plugins(dualloo
     assert "data/shapes: " in said([dualloop, "world", "data/shapes", "--pictures", "20", "--size", "64"], project)
     assert (project / "mine.yaml").read_bytes() == (ROOT / "recipes/dual_loop_tiny.yaml").read_bytes()
 
-    spread = ["launch.strategy=ddp", "launch.processes=2"]
+    assert "recipe OK" in said([dualloop, "run", "mine.yaml", "--check"], project)
+    spread = ["launch.strategy=ddp", "launch.processes=2", *LIGHT]
     end = said([dualloop, "run", "mine.yaml", "--quiet", "--sweep", "seed=1", *SMALL, *spread], project)
     assert "sweep: 1 of 1 runs ended well" in end
     assert "look at them: dualloop compare runs/" in end
     [run] = (file.parent for file in project.glob("runs/*/*/recipe.json"))  # beside it lies sweep.json
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert {row["surgery/weight/loop1"] for row in rows if "surgery/weight/loop1" in row} == {0.5}  # the project's own op
-    assert "checkpoint: ${shipped:assets/sa2va-shapes}" in (run / "recipe.yaml").read_text()
+    assert "tiny_model:TinyModel" in (run / "recipe.yaml").read_text()
 
 
 @pytest.mark.skipif("DUALLOOP_LONG" not in os.environ, reason="runs four more commands; set DUALLOOP_LONG=1")

@@ -37,7 +37,7 @@ STRICT = """\
 strict = true
 follow_imports = silent
 ignore_missing_imports = true
-[mypy-torch.*]
+[mypy-torch.*,deepspeed.*,omegaconf.*,rich.*,yaml.*,safetensors.*,av.*,plotly.*,wandb.*]
 follow_imports = skip
 follow_imports_for_stubs = true
 """

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
-from packages import ROOT
 
 from core.commands.components import main
 from core.scaffold.existing import with_entry_point
+from tests.engine.children import Command
+from tests.patience import HANGS_S
 
 
 @pytest.fixture
@@ -23,7 +22,9 @@ def package(tmp_path: Path) -> Path:
     return tmp_path / "my-tools"
 
 
-def test_what_is_added_passes_its_kit_and_is_listed(package: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_added_passes_its_kit_and_is_listed(
+    package: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = (package / "pyproject.toml").read_text().splitlines()
     assert main(["new", "gradient_op", "agreeing", "--into", str(package), "--with", "combine"]) == 0
     assert main(["new", "gradient_op", "damped", "--into", str(package)]) == 0
@@ -38,11 +39,11 @@ def test_what_is_added_passes_its_kit_and_is_listed(package: Path, capsys: pytes
     added = iter(after.splitlines())
     assert [line for line in before if line not in added] == [], "each old line is there, in its order"
     assert "## drawn\n\n```yaml\ndata: {mine: {use: drawn," in (package / "README.md").read_text()
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{package}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(package / "tests")]
-    done = subprocess.run(command, cwd=package, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
-    assert int(done.stdout.split(" passed")[0].split()[-1]) > 40
+    monkeypatch.chdir(package)
+    run = Command("pytest", "-q", "-p", "no:cacheprovider", "-o", f"pythonpath={package}", package / "tests")
+    said, errors = run.communicate(HANGS_S)
+    assert run.returncode == 0, said + errors
+    assert int(said.split(" passed")[0].split()[-1]) > 40
 
 
 def everything(folder: Path) -> dict[str, bytes]:

@@ -29,6 +29,8 @@ from core.recipe.reference import components, reference
 from core.registry import Component, Registry, is_local
 from core.registry.signature import parameters
 from core.scaffold import contents
+from tests.engine.children import Command
+from tests.patience import HANGS_S
 
 ROOT = Path(__file__).parents[2]
 CODE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -263,8 +265,7 @@ def test_the_python_of_the_readme_and_of_the_page_on_plugins_runs(tmp_path: Path
         "class TestHalf(GradientOpKit):\n    def make(self):\n        return Half(anchor='loop1')\n\n\n"
         "class TestSofter(GradientOpKit):\n    def make(self):\n        return Softer()\n"
     )
-    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(tmp_path), str(tmp_path)]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert " passed" in done.stdout
+    run = Command("pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", tmp_path, tmp_path)
+    said, errors = run.communicate(HANGS_S)
+    assert run.returncode == 0, said + errors
+    assert " passed" in said

@@ -63,7 +63,7 @@ def check_zero() -> None:
     """Stages 1 and 2 pass their self-test and skip what is not finite; a reduction that is off by a percent is noticed."""
     from core.engine.parallel import zero as module
 
-    ranks = Group("cpu", 60)
+    ranks = Group("cpu", HANGS_S)
     right = module.ZeroStep.backward
     for stage in (1, 2):
         module.self_test(ranks, stage, "cpu")

@@ -69,7 +69,7 @@ def scripted(tiny: Make, tmp_path: Path) -> Make:
             f"evaluate={{referring: null, caption: null, score: {evaluator}}}",
             "train.evaluate_every=1",
             "checkpoint={every: 4, keep: 1, best: score/mean}",
-            "train.batch_size=1",
+            "train.batch_size=2",
             *overrides,
         )
 
@@ -94,7 +94,7 @@ def state(folder: Path, update: int) -> dict:
 
 
 def test_a_run_is_the_same_with_evaluations_and_samples_and_keeps_the_best(scripted: Make, tiny: Make) -> None:
-    plain = run(tiny("train.batch_size=1", "checkpoint={every: 4, keep: 1}"))
+    plain = run(tiny("train.batch_size=2", "checkpoint={every: 4, keep: 1}"))
     watched = run(scripted([0.25, 0.5, float("nan"), 0.375], "train.samples_every=2", "train.samples=1"))
     assert saved(plain) == ["update-000004"]
     assert saved(watched) == ["best.json", "update-000002", "update-000004"]

@@ -36,18 +36,19 @@ PROJECTIONS = {
 
 @pytest.fixture
 def case(tiny: Make, tmp_path: Path) -> Callable[..., Case]:
-    """Makes a case of ``distributed_worker``: eight samples for each loop and update, two micro-batches on each rank."""
+    """Makes a case of ``distributed_worker``: eight samples for each loop and update; on two ranks in two micro-batches each."""
 
     def make(
         strategy: str, world: int, projection: str, updates: int = 4, zero_stage: int = 2, overrides: Sequence[str] = (), **more: object
     ) -> Case:
+        parts = 2 if world == 2 else 1
         recipe = tiny(
             PROJECTIONS[projection],
             # a large eps: Adam with the usual one turns the rounding of near-zero gradients into whole steps
             "optimizer.eps=1.0e-3",
             "optimizer.lr=0.01",
             "model.lora={r: 4, alpha: 8, dropout: 0.0}",
-            f"train={{updates: 4, batch_size: {4 // world}, accumulate: 2, clip_norm: 1.0}}",
+            f"train={{updates: 4, batch_size: {8 // world // parts}, accumulate: {parts}, clip_norm: 1.0}}",
             f"launch={{strategy: {strategy}, processes: {world}, device: cpu, timeout_s: {HANGS_S}, zero_stage: {zero_stage}}}",
             *overrides,
         )
@@ -71,7 +72,7 @@ def alone(case: Case, ranks: Exchange | None = None) -> Tensors:
 
 def joined(case: Case) -> Tensors:
     """Carries the case out in this process, as the only one of a process group."""
-    ranks = Group("cpu", 60)
+    ranks = Group("cpu", HANGS_S)
     try:
         return alone(case, ranks)
     finally:

@@ -24,6 +24,7 @@ from core.registry import Registry
 
 Make = Callable[..., Recipe]
 EVERY_N = "schedule={use: every_n, main: loop1, other: loop2, n: 2, decay: 0.9}"
+TWICE = ("train.batch_size=2", "train.accumulate=2")  # two micro-batches of each loop in an update
 
 
 def former_update(trainer: Trainer, number: int) -> dict[str, float]:
@@ -98,7 +99,7 @@ def former_gram(trainer: Trainer, gradients: dict[str, Gradients], scales: dict[
     ids=["as shipped", "by parameter", "running gradient", "an op with state"],
 )
 def test_the_update_is_bit_for_bit_the_former_one(tiny: Make, tmp_path: Path, overrides: list[str]) -> None:
-    runs = [building.build_run(tiny(*overrides), Registry(), tmp_path, None) for _ in range(2)]
+    runs = [building.build_run(tiny(*overrides, *TWICE), Registry(), tmp_path, None) for _ in range(2)]
     for number in range(3):
         now, then = runs[0].trainer.update(number), former_update(runs[1].trainer, number)
         assert {name: value for name, value in now.items() if not name.startswith("time")} == then

@@ -222,7 +222,7 @@ def test_what_was_ignored_stays_ignored() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="gives the machine another name")
 def test_two_processes_need_no_name_of_their_machine_and_outlive_the_terminal(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
     """In a folder with a ``core`` of its own, under a name that resolves to an address which is not reached, after SIGHUP."""
-    (tmp_path / "small.py").write_text(SMALL)
+    (tmp_path / "small.py").write_text(SMALL.format(folder=tmp_path))
     more = ("launch={strategy: ddp, processes: 2}", "train.updates=6", "train.batch_size=1")
     recipe = tiny(f"model={{use: '{tmp_path}/small.py:model'}}", *more)
     (tmp_path / "recipe.yaml").write_text(resolved_yaml(recipe, Registry()))

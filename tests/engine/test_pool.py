@@ -26,6 +26,7 @@ from core.engine.plan import Plan, Source
 from core.engine.pool import Pool
 from core.testing.tiny_model import TinyPreparation
 from tests.engine.test_plan_and_feed import Numbers
+from tests.patience import HANGS_S
 
 MIB = 2**20
 
@@ -104,7 +105,7 @@ def of_size(mib: float) -> torch.Tensor:
 
 def settled(pool: Pool) -> tuple[int, int]:
     """What is ahead once no worker is busy any more."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + HANGS_S
     while pool._busy or len(pool._ready) == 0:
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -219,7 +220,7 @@ def test_small_shared_memory_few_files_and_a_long_folder_for_temporary_files_do_
         env=os.environ | {"TMPDIR": str(long)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANGS_S,
         check=False,
     )
     assert done.stdout == "the same\n", done.stderr
@@ -232,17 +233,22 @@ def supply(workers: int, dataset: Any = None, first: int = 0) -> Supply:
 
 
 class Stuck(Numbers):
-    """Its samples never come, or after some seconds."""
-
-    seconds = 60.0
+    """Its samples never come."""
 
     def __getitem__(self, index: int) -> Any:
-        time.sleep(self.seconds)
+        time.sleep(HANGS_S)
         return super().__getitem__(index)
 
 
-class Late(Stuck):
-    seconds = 0.1
+class Late(Numbers):
+    """Its samples come once the file ``sent`` is there."""
+
+    sent = Path()
+
+    def __getitem__(self, index: int) -> Any:
+        while not self.sent.exists():
+            time.sleep(0.01)
+        return super().__getitem__(index)
 
 
 @pytest.fixture
@@ -251,11 +257,15 @@ def patient() -> Iterator[None]:
         yield
 
 
-def signal_in(seconds: float, times: int = 1) -> None:
+def signal_in(seconds: float, times: int = 1, sent: Path | None = None) -> None:
+    """``sent``: a file that is there afterwards."""
+
     def send() -> None:
         for _ in range(times):
             time.sleep(seconds)
             os.kill(os.getpid(), signal.SIGTERM)
+        if sent is not None:
+            sent.touch()
 
     threading.Thread(target=send, daemon=True).start()
 
@@ -275,9 +285,12 @@ def test_a_signal_ends_a_wait_for_samples(monkeypatch: pytest.MonkeyPatch, worke
 
 @pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_wait_that_ends_in_time_is_not_broken_off(workers: int) -> None:
-    late = supply(workers, Late(40))
-    signal_in(0.1)
+def test_a_wait_that_ends_in_time_is_not_broken_off(workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopping, "GRACE_S", float(HANGS_S))
+    samples = Late(40)
+    samples.sent = tmp_path / "sent"
+    late = supply(workers, samples)
+    signal_in(0.1, sent=samples.sent)
     assert len(late.take("l").ids["t"]) == 4
     assert stopping.asked() == signal.SIGTERM
     late.take("l")  # nor a later one

@@ -6,6 +6,8 @@ import json
 import os
 import random
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,8 @@ from core.engine.parallel.exchange import Group
 from core.engine.progress import Progress
 from core.engine.undisturbed import undisturbed
 from core.testing.tiny_model import TinyModel
-from tests.engine.test_ranks import together
+from tests.engine.test_ranks import limit, together
+from tests.patience import HANGS_S
 
 QUIET = Progress(0, quiet=True)
 
@@ -57,8 +60,19 @@ class Predicting:
 def rank(number: int, port: int, out: Path) -> None:
     os.environ |= {"RANK": str(number), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    group = Group("cpu", timeout_s=5)
-    found = evaluate("e", Predicting(slow_s=3.5), TinyModel(), QUIET, group)  # rank 1 is through 7 s later, more than timeout_s
+    group = Group("cpu", timeout_s=HANGS_S)
+    sharing = group.sharing
+
+    @contextmanager
+    def hurried(doing: str) -> Iterator[None]:
+        """Any exchange inside would end after a second."""
+        limit(group, 1)
+        with sharing(doing):
+            yield
+        limit(group, HANGS_S)
+
+    group.sharing = hurried  # type: ignore[method-assign]
+    found = evaluate("e", Predicting(slow_s=1.0), TinyModel(), QUIET, group)  # rank 1 is through 2 s later
     (out / f"metrics{number}").write_text(json.dumps(found.metrics))
     try:
         evaluate("e", Predicting(fails=True), TinyModel(), QUIET, group)

@@ -103,7 +103,7 @@ def test_the_running_gradient_is_saved_and_resumed_also_on_two_processes(tiny: M
         assert all(torch.equal(tensors[key], again[key]) for key in tensors), name
     changed = tmp_path / "other" / "recipe.yaml"
     text = changed.read_text().replace("strategy: single", "strategy: ddp").replace("processes: 1", "processes: 2")
-    changed.write_text(text.replace("batch_size: 2", "batch_size: 1"))
+    changed.write_text(text.replace("batch_size: 4", "batch_size: 2"))
     on_ranks(2, [{"recipe": str(changed), "resume": str(_cut(tmp_path / "other"))}])
     found = load_file(tmp_path / "other" / "checkpoints" / last.name / "trained.safetensors")
     assert max(float((whole["trained"][key] - found[key]).abs().max()) for key in found) < 1e-5

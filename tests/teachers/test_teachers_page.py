@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
+
+from tests.engine.children import Command
+from tests.patience import HANGS_S
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,8 +24,7 @@ def test_the_python_of_the_page_passes_its_kit(tmp_path: Path) -> None:
         "    with pytest.raises(UserError, match='it has no caption of region-0'):\n"
         "        WrittenCaptions(file=tmp_path / 'c.json').captions(TinyModel(), None, TinyPreparation().collate(regions()), 4)\n"
     )
-    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(tmp_path), str(tmp_path)]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"[6-9] passed, \d+ skipped", done.stdout)
+    run = Command("pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", tmp_path, tmp_path)
+    said, errors = run.communicate(HANGS_S)
+    assert run.returncode == 0, said + errors
+    assert re.search(r"[6-9] passed, \d+ skipped", said)
