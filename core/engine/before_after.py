@@ -12,7 +12,7 @@ from rich.table import Table
 from core.contracts import Evaluation, Evaluator, LowestIsBest
 from core.evaluation.intervals import interval
 
-HEADER = ("evaluator", "metric", "before", "after", "change", "95 % interval")
+HEADER = ("evaluator", "metric", "before", "after", "change", "95 %")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def _cells(change: Change) -> tuple[str, ...]:
             return "–"
         return f"{value:{sign}.0f}" if change.metric.startswith("n_") else f"{value:{sign}.4f}"
 
-    between = "" if change.interval is None else f"{change.interval[0]:+.4f} to {change.interval[1]:+.4f}"
+    between = "" if change.interval is None else f"{change.interval[0]:+.3f} to {change.interval[1]:+.3f}"
     return change.evaluator, change.metric, shown(change.before), shown(change.after), shown(change.value, "+"), between
 
 
@@ -69,7 +69,7 @@ def before_after_table(before: Mapping[str, Evaluation], after: Mapping[str, Eva
     lines = ["| " + " | ".join(HEADER) + " |", "|---|---|---:|---:|---:|---|"]
     table = Table(*HEADER[:2])
     for column in HEADER[2:]:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for change in changes(before, after):
         *start, value, between = _cells(change)
         lines.append("| " + " | ".join([*start, f"**{value}**" if change.clear else value, between]) + " |")
