@@ -33,7 +33,7 @@ def facts(**given: Any) -> Mapping[str, Any]:
         raise UserError(f"{folder}: no such checkpoint folder; give the folder that holds config.json and *.safetensors")
     config, tiles = read_config(folder), given.get("max_tiles", 12)
     shards(folder)  # refuses a folder from which one is missing
-    lora: Lora | None = read_trained(given["file"]).lora if "file" in given else given.get("lora")
+    lora: Lora | None = read_trained(given["file"], config.layout.adapted).lora if "file" in given else given.get("lora")
     with torch.device("meta"):
         network = Network(config)
         if lora is not None:
