@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -69,9 +70,9 @@ _QUESTION = "\u241f"  # stands for a question; no template has it
 
 def _chat_turn(tokenizer: PreTrainedTokenizerBase, turn: prompts.TurnFormat, where: Path | None) -> prompts.TurnFormat:
     """The turn that a tokenizer's chat template makes of one picture and a question. Raises ``UserError``."""
-    content = [{"type": "image"}, {"type": "text", "text": _QUESTION}]
+    asked: Any = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": _QUESTION}]}]
     try:
-        text = tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True)
+        text = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
     except Exception as error:  # jinja2's own are not listed anywhere
         raise UserError(f"{where}: the tokenizer's chat template cannot be applied ({error}); copy it again") from error
     picture = turn.marks.start + turn.marks.token + turn.marks.end
