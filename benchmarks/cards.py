@@ -45,7 +45,38 @@ PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 CARDS = (24, 48, 80)  # GB
 
 
+def qwen_vl(width: int, layers: int, inner: int, heads: int, groups: int, third: bool) -> dict[str, Any]:
+    """A ``config.json`` of Sa2VA on Qwen3-VL, or Qwen2.5-VL; the vocabulary is its tokenizer's with Sa2VA's five tokens."""
+    text = language(width, layers, inner, heads, groups) | {"rope_theta": 5e6 if third else 1e6}
+    text |= {"model_type": "qwen3_vl_text" if third else "qwen2_5_vl_text", "vocab_size": 151674 if third else 151670}
+    text |= {"rope_scaling": {"rope_type": "default", "mrope_section": [24, 20, 20] if third else [16, 24, 24]}}
+    del text["architectures"]
+    if third:
+        text |= {"head_dim": 128}
+        vision = {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "deepstack_visual_indexes": [5, 11, 17], "patch_size": 16}
+    else:
+        vision = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "fullatt_block_indexes": [7, 15, 23, 31], "patch_size": 14}
+    vision |= {"num_heads": 16, "out_hidden_size": width}
+    return {
+        "architectures": ["Sa2VAChatModelQwen"],
+        "model_type": "sa2va_chat",
+        "template": "qwen_chat",
+        "text_config": text,
+        "vision_config": vision,
+    }
+
+
+ON_QWEN_VL: dict[str, dict[str, Any]] = {
+    "Sa2VA-Qwen3-VL-2B": qwen_vl(2048, 28, 6144, 16, 8, True),
+    "Sa2VA-Qwen2_5-VL-3B": qwen_vl(2048, 36, 11008, 16, 2, False),
+    "Sa2VA-Qwen3-VL-4B": qwen_vl(2560, 36, 9728, 32, 8, True),
+    "Sa2VA-Qwen2_5-VL-7B": qwen_vl(3584, 28, 18944, 28, 4, False),
+}
+
+
 def config_of(name: str) -> dict[str, Any]:
+    if name in ON_QWEN_VL:
+        return ON_QWEN_VL[name]
     llm, vision = PUBLISHED[name]
     template = "internlm2_chat" if llm["model_type"] == "internlm2" else "qwen_chat"
     return {"llm_config": llm, "vision_config": vision, "force_image_size": 448, "ps_version": "v2", "template": template}
@@ -54,13 +85,13 @@ def config_of(name: str) -> dict[str, Any]:
 def main(given: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="recipes/dual_loop_8gpu.yaml")
-    parser.add_argument("--checkpoint", choices=list(PUBLISHED), action="append", help="only this one; again for more")
+    parser.add_argument("--checkpoint", choices=[*PUBLISHED, *ON_QWEN_VL], action="append", help="only this one; again for more")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the recipe, e.g. launch.strategy=fsdp2")
     args = parser.parse_args(given)
     recipe, registry = load(args.recipe, args.overrides), Registry()
     values = recipe.values["model"]
     print(f"{'':22}{'parameters':>12}{'trained':>9}{'fixed GiB':>11}{'update GiB':>12}" + "".join(f"{f'{card} GB':>8}" for card in CARDS))
-    for name in args.checkpoint or PUBLISHED:
+    for name in args.checkpoint or [*PUBLISHED, *ON_QWEN_VL]:
         with torch.device("meta"):
             network = Network(parse_config(config_of(name)))
             add_lora(network, Lora(**values["lora"]))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,23 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory, world: Path) -> P
     folder = tmp_path_factory.mktemp("model") / "small"
     scratch(folder=folder, corpus=world / "corpus.txt", train=["projector"], sizes=sizes)
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_qwen(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Makes the reference checkpoint on Qwen2.5-VL or Qwen3-VL with pictures of 9 to 25 tokens and 32 x 32 masks."""
+
+    @cache
+    def make(family: str) -> Path:
+        folder = tmp_path_factory.mktemp("qwen") / family
+        shutil.copytree(ROOT / "tests" / "fixtures" / "families" / family / "tiny", folder)
+        config = json.loads((folder / "config.json").read_text())
+        config["picture_pixels"] = [96 * 96, 140 * 140]
+        config["sam2_config"]["image_size"] = 128
+        (folder / "config.json").write_text(json.dumps(config))
+        return folder
+
+    return make
 
 
 TINY = ROOT / "recipes" / "dual_loop_tiny.yaml"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -283,6 +284,23 @@ class TestSa2va(ModelKit):
         from plugins.models.sa2va.components import Lora, load
 
         return load(checkpoint=self.checkpoint, lora=Lora(r=4, alpha=8), max_tiles=1)
+
+
+class TestSa2vaOnQwen25VL(ModelKit):
+    family = "qwen2_5_vl"
+
+    @pytest.fixture(autouse=True)
+    def _checkpoint(self, small_qwen: Callable[[str], Path], tmp_path: Path) -> None:
+        self.checkpoint = shutil.copytree(small_qwen(self.family), tmp_path / "checkpoint")
+
+    def make(self):
+        from plugins.models.sa2va.components import Lora, load
+
+        return load(checkpoint=self.checkpoint, lora=Lora(r=4, alpha=8))
+
+
+class TestSa2vaOnQwen3VL(TestSa2vaOnQwen25VL):
+    family = "qwen3_vl"
 
 
 class TestSa2vaScratch(ModelKit):

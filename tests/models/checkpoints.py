@@ -49,7 +49,7 @@ def write_shards(folder: Path, tensors: dict[str, torch.Tensor], count: int) -> 
 def states(model: Any, embeddings: torch.Tensor) -> torch.Tensor:
     """[B, L, D] -> [B, L, D] after the language model's final norm, positions from 0 on."""
     positions = torch.arange(embeddings.shape[1]).expand(1, len(embeddings), -1)  # [1, B, L]
-    return model.network.backend.forward(embeddings, positions)
+    return model.network.backend.forward(embeddings, positions).last
 
 
 def copy(target: Path, without: tuple[str, ...] = ()) -> Path:

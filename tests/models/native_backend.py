@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from plugins.models.sa2va.backend import Prompt, Shown, put
+from plugins.models.sa2va.backend import Prompt, Shown, States, put
 from plugins.models.sa2va.backends.internvl import InternVL, InternVLSizes
 from plugins.models.sa2va.components import Sizes
 from plugins.models.sa2va.model import Sa2va
@@ -34,6 +34,9 @@ class Patches:
         parts = image[: height * PATCH, : width * PATCH].reshape(height, PATCH, width, PATCH, 3).transpose(0, 2, 4, 1, 3)
         return np.ascontiguousarray(parts.reshape(-1, 3, PATCH, PATCH)), (height, width)  # [n, 3, P, P] uint8
 
+    def asked(self, image: np.ndarray):
+        return self.picture(image)
+
     def frame(self, image: np.ndarray):
         """At half the resolution."""
         return self.picture(image[::2, ::2])
@@ -45,7 +48,8 @@ class Native(InternVL):
 
     def project(self, features, grids, rows):
         tokens = self.projector(torch.cat(list(features))).split([len(each) for each in features])
-        return [Shown(tokens[row], tokens[row], grids[row], deep=0.5 * tokens[row].flip(0)[:, None]) for row in rows]  # deep [n, 1, D]
+        deep = [0.5 * each.flip(0)[:, None] for each in tokens]  # N of [n, 1, D]
+        return [Shown(tokens[row], deep[row], cells=tokens[row], grid=grids[row]) for row in rows]
 
     def place(self, text, at, pictures, regions):
         """A picture takes as many positions as its longer side has tokens; all its tokens share the first number."""
@@ -64,7 +68,7 @@ class Native(InternVL):
             used += len(picture.tokens)
         placed = torch.cat(columns, 1)
         left = torch.arange(len(text) - placed.shape[1]) + placed.max() + 1
-        return Prompt(put(text, at, pictures, regions), torch.cat([placed, left.expand(3, -1)], 1), deep)
+        return Prompt(put(text, at, [*pictures, *regions]), torch.cat([placed, left.expand(3, -1)], 1), deep)
 
     def forward(self, embeddings, positions, deep=None, real=None, cache=None):
         if deep is not None:
@@ -72,7 +76,8 @@ class Native(InternVL):
         if real is None:
             real = torch.ones(embeddings.shape[:2], dtype=torch.long)
         given = {"attention_mask": real, "position_ids": positions[1], "past_key_values": cache, "use_cache": cache is not None}
-        return self.llm.model(inputs_embeds=embeddings, **given).last_hidden_state
+        last = self.llm.model(inputs_embeds=embeddings, **given).last_hidden_state
+        return States(last, last)
 
 
 class NativeSizes(InternVLSizes):

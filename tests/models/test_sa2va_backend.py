@@ -83,7 +83,7 @@ def test_generation_is_that_of_one_token_at_a_time(model: Sa2va, rows: list[int]
     def read(prompt: Prompt, ids: list[int]) -> Tensor:
         """States [1 + n, D] of a prompt's last token and of ``ids``."""
         states = model.sequences.read([prompt.followed_by(model.embed(torch.tensor(ids, dtype=torch.long)))])
-        return states[0, len(prompt) - 1 :]
+        return states.last[0, len(prompt) - 1 :]
 
     written = []
     for prompt in prompts:

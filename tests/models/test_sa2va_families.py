@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -26,7 +27,8 @@ from plugins.models.sa2va.published.tokenizer import read_tokenizer
 from plugins.models.sa2va.published.verify import _wrong_tensors
 
 FAMILIES = Path(__file__).parents[1] / "fixtures" / "families"
-NAMES = ["internvl3", "internlm2"]
+QWEN_VL = ["qwen2_5_vl", "qwen3_vl"]
+NAMES = ["internvl3", "internlm2", *QWEN_VL]
 CASES = [(family, case) for family in NAMES for case in (0, 1)]
 
 
@@ -40,7 +42,7 @@ def golden(family: str, case: int) -> tuple[dict[str, Any], dict[str, torch.Tens
     folder = FAMILIES / family
     facts = json.loads((folder / "meta.json").read_text())["cases"][str(case)]
     regions = folder / "goldens" / f"case{case}_regions.npz"
-    image = np.array(Image.open(FAMILIES / f"image{case}.png").convert("RGB"))
+    image = np.array(Image.open(FAMILIES / f"{'qwen_' * (family in QWEN_VL)}image{case}.png").convert("RGB"))
     tensors = load_file(folder / "goldens" / f"case{case}.safetensors")
     return facts, tensors, image, np.load(regions)["regions"].astype(bool) if regions.is_file() else None
 
@@ -61,12 +63,19 @@ def test_the_prompt_is_equal_and_states_are_within_rounding(models: dict[str, Sa
     if cells:
         assert np.array_equal(np.stack(cells), theirs["vp.prompt_masks"].bool().numpy())
     counts = [int(each.sum()) for each in cells] or None
-    turn = question_turn(model.text.turn, [len(shown.tokens)], facts["text"], counts, 2)
+    turn = question_turn(model.text.asked, [len(shown.tokens)], facts["text"], counts, 2)
     assert model.text.ids(turn) == theirs["prompt_ids"].tolist()
-    prompt = model.sequences.fill(turn, [shown], [shown.cells[torch.from_numpy(each).flatten()] for each in cells])
-    states = model.sequences.read([prompt.followed_by(model.embed(theirs["answer_ids"]))])[0]  # [L, D]
-    close(states[theirs["text_positions"]], theirs["last_hidden_state.text"])
-    logits = F.linear(states, *model.head())
+    prompt = model.sequences.fill(turn, [shown], [shown.region(torch.from_numpy(each).flatten()) for each in cells])
+    read = model.sequences.read([prompt.followed_by(model.embed(theirs["answer_ids"]))])
+    last, states = read.last[0], read.seg[0]  # [L, D]
+    if family in QWEN_VL:
+        close(last[theirs["text_positions"]], theirs["lm_head_input.text"])
+        close(states[theirs["text_positions"]], theirs["hidden_states_last.text"])
+        assert torch.equal(prompt.positions, theirs["position_ids"][-3:].long())  # of Qwen2.5-VL the first row is for the mask
+        assert int(prompt.positions.max()) + 1 - len(prompt) == int(theirs["rope_deltas"])
+    else:
+        close(states[theirs["text_positions"]], theirs["last_hidden_state.text"])
+    logits = F.linear(last, *model.head())
     close(logits[theirs["text_positions"]], theirs["logits.text"])
     close(F.cross_entropy(logits[:-1], theirs["labels"][1:].long(), ignore_index=-100), theirs["loss"])
     embedding = model.seg_embedding(states[theirs["seg.positions"]])
@@ -80,6 +89,33 @@ def test_the_prompt_is_equal_and_states_are_within_rounding(models: dict[str, Sa
     masks, ious = model.network.masks(vision.fpn([0]), view, theirs["seg.embeddings"])
     close(masks[0, ::2, ::2], theirs["sam.seg0.low_res_mask.sub"])
     close(ious[0], theirs["sam.seg0.ious"].max())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("family", "case"), [(family, case) for family in QWEN_VL for case in (0, 1)])
+def test_pictures_and_deeper_features_of_qwen_vl_are_upstreams(models: dict[str, Sa2va], family: str, case: int) -> None:
+    model, (facts, theirs, image, _) = models[family], golden(family, case)
+    patches, grid = model.preparation.pictures.asked(image)
+    assert [1, grid[0] * 2, grid[1] * 2] == facts["grid_thw"]
+    taken: list[torch.Tensor] = []
+    handle = model.network.vision.patch_embed.register_forward_pre_hook(lambda _, given: taken.append(given[0]))
+    try:
+        [features] = model.network.backend.encode(torch.from_numpy(patches), [len(patches)], [grid])
+    finally:
+        handle.remove()
+    assert hashlib.sha256(taken[0].contiguous().numpy().tobytes()).hexdigest() == facts["pixel_values_sha256"]  # every bit
+    assert (features.deep is None) == (family == "qwen2_5_vl")
+    for layer in range(0 if features.deep is None else features.deep.shape[1]):
+        close(features.deep[::16, layer], theirs[f"vision.deepstack.{layer}.sub"])
+
+
+@pytest.mark.parametrize("family", QWEN_VL)
+def test_qwen_vls_tokenizer_gives_the_ids_and_texts_of_upstreams(models: dict[str, Sa2va], family: str) -> None:
+    tokenizer = models[family].tokenizer
+    for case in json.loads((FAMILIES / family / "goldens" / "tokenizer_cases.json").read_text())["cases"]:
+        assert tokenizer.encode(case["text"], add_special_tokens=False) == case["ids_without_special"]
+        assert tokenizer.decode(case["ids"]) == case["decoded"]
+        assert tokenizer.decode(case["ids"], skip_special_tokens=True) == case["decoded_skip_special"]
 
 
 #: A pixel whose logit is as near to zero as the rounding of float32 sums in another order goes either way.
@@ -140,7 +176,7 @@ def changed(tmp_path: Path, family: str, **llm: Any) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("family", NAMES)
+@pytest.mark.parametrize("family", ["internvl3", "internlm2"])
 def test_dynamic_scaling_is_the_identity_up_to_its_length_and_longer_sequences_are_refused(family: str, tmp_path: Path) -> None:
     facts, theirs, image, _ = golden(family, 0)
     length = len(theirs["prompt_ids"]) + len(theirs["generated_ids"]) - 1  # the last token is not read
@@ -224,7 +260,7 @@ def test_trained_internlm2_survives_export_under_upstreams_names(train: list[Any
     states, embeddings = [], torch.randn(1, 9, 64, generator=torch.Generator().manual_seed(1))
     positions = torch.arange(9).expand(1, 1, -1)
     for each in (model, load(checkpoint=tmp_path / "out").eval()):
-        states.append(each.network.backend.forward(embeddings, positions))
+        states.append(each.network.backend.forward(embeddings, positions).last)
     assert (states[0] - states[1]).abs().max() < 0.02 * states[0].abs().max()  # the export is bfloat16, as the base is
 
 

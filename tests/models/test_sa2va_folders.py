@@ -289,7 +289,7 @@ def test_a_tied_base_cannot_take_an_output_layer_of_its_own(tmp_path: Path) -> N
 def test_one_name_for_two_tensors_of_a_training_file_is_refused(tmp_path: Path) -> None:
     torch.save({"mllm.model.mlp1.0.bias": torch.zeros(1), "module.mllm.model.mlp1.0.bias": torch.ones(1)}, tmp_path / "two.pth")
     with pytest.raises(UserError, match=r"are both mlp1\.0\.bias"):
-        read_trained(tmp_path / "two.pth")
+        read_trained(tmp_path / "two.pth", "language_model.")
 
 
 def test_an_export_has_all_that_upstreams_loader_wants(tmp_path: Path) -> None:

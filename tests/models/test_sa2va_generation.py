@@ -47,7 +47,7 @@ def part(prompt: Prompt, chosen: slice) -> Prompt:
 def one_by_one(model: Sa2va, prompt: Prompt, length: int, ended: Callable[[list[int]], bool]) -> tuple[list[int], Tensor]:
     ids: list[int] = []
     while True:
-        states = model.sequences.read([prompt.followed_by(model.embed(torch.tensor(ids, dtype=torch.long)))])[0]
+        states = model.sequences.read([prompt.followed_by(model.embed(torch.tensor(ids, dtype=torch.long)))]).last[0]
         if len(ids) == length or (ids and ended(ids)):
             return ids, states[len(prompt) :]
         ids.append(int(model.network.llm.lm_head(states[-1]).argmax()))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from checkpoints import CHECKPOINT, copy, published_shapes
 
-from benchmarks.cards import PUBLISHED, config_of
+from benchmarks.cards import ON_QWEN_VL, PUBLISHED, config_of
 from core.commands.run import report
 from core.preflight import machine
 from core.recipe import Recipe
@@ -18,6 +18,7 @@ from core.registry import Registry
 from plugins.models.sa2va.components import load
 from plugins.models.sa2va.published.known import identity
 
+QWEN = CHECKPOINT.parents[1] / "families" / "qwen3_vl" / "tiny"
 #: Billions of parameters.
 SIZES = {
     "Sa2VA-1B": 1.16,
@@ -27,14 +28,18 @@ SIZES = {
     "Sa2VA-InternVL3-2B": 2.3,
     "Sa2VA-InternVL3-8B": 8.2,
     "Sa2VA-InternVL3-14B": 15.4,
+    "Sa2VA-Qwen2_5-VL-3B": 4.3,
+    "Sa2VA-Qwen2_5-VL-7B": 8.5,
+    "Sa2VA-Qwen3-VL-2B": 2.7,
+    "Sa2VA-Qwen3-VL-4B": 5.05,
 }
 
 
 @pytest.mark.parametrize("name", SIZES)
 def test_the_published_sizes_are_known_and_have_their_parameters(name: str) -> None:
-    assert SIZES.keys() == PUBLISHED.keys()
+    assert SIZES.keys() == PUBLISHED.keys() | ON_QWEN_VL.keys()
     config = config_of(name)
-    assert f"the sizes of {name} (InternVL" in identity(config, "config.json")
+    assert f"the sizes of {name} ({'Qwen' if name in ON_QWEN_VL else 'InternVL'}" in identity(config, "config.json")
     shapes = published_shapes(config)
     assert sum(map(math.prod, shapes.values())) == pytest.approx(SIZES[name] * 1e9, rel=0.03)
     if "internlm2" in config["template"]:
@@ -69,5 +74,6 @@ def test_checks_tell_which_checkpoint_it_is(tmp_path: Path, tiny: Any, capsys: p
     assert list(machine.known(recipe, Registry())) == []
     with pytest.raises(Exception, match=r"checkpoint .*: this is a Qwen3VLForConditionalGeneration, which is not supported; known are"):
         load.check_keys(checkpoint=folder)
+    assert "the sizes of no published Sa2VA: Qwen3VLTextModel 64 wide in 4 layers" in str(load.identity(checkpoint=QWEN))
     assert load.identity(checkpoint=tmp_path / "nowhere") is None
     assert load.check_keys(checkpoint=CHECKPOINT) is None

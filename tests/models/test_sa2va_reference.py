@@ -150,7 +150,7 @@ def test_each_of_several_seg_tokens_gives_its_own_mask(model: Sa2va, monkeypatch
 
     @torch.no_grad()
     def given(backend, heads, length, ended):
-        read = model.sequences.read([heads[0].followed_by(model.embed(torch.tensor(ids)))])[:, -len(ids) :]  # [1, n, D]
+        read = model.sequences.read([heads[0].followed_by(model.embed(torch.tensor(ids)))]).last[:, -len(ids) :]  # [1, n, D]
         seen.append(read[0][torch.tensor(ids) == model.seg_token])
         return Generated([ids], list(read))
 

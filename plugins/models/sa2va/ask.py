@@ -47,7 +47,7 @@ class Asker:
         before, after = prompts.SEGMENT[0]
         masks: list[np.ndarray | None] = [None] * len(phrases)
         embedded = [self.sequences.embed(torch.tensor(text.ids(" " + phrase.strip()), device=self.device)) for phrase in phrases]
-        heads = self.sequences.segment(vision, view, embedded, [before] * len(phrases), [after] * len(phrases))
+        heads = self.sequences.segment(vision, view, embedded, [before] * len(phrases), [after] * len(phrases), text.asked)
         expected = [text.ids(each + text.turn.end) for each in prompts.ANSWERS]
         generated = greedy(self.network.backend, heads, max_new_tokens, text.ended, expected)
         texts, found = [text.decode(ids) for ids in generated.ids], []
@@ -108,9 +108,9 @@ class Asker:
         """Asks about pictures; regions [n, H, W] bool are those of the last one."""
         last, chosen = pictures[-1], []
         for region in regions if regions is not None else ():
-            chosen.append(last.cells[torch.from_numpy(grid_cells(region, last.grid)).flatten().to(self.device)])  # [n_i, D]
-        counts = [len(region) for region in chosen] if regions is not None else None
-        turn = prompts.question_turn(self.text.turn, [len(picture.tokens) for picture in pictures], question, counts, newlines)
+            chosen.append(last.region(torch.from_numpy(grid_cells(region, last.grid)).flatten().to(self.device)))
+        counts = [len(region.tokens) for region in chosen] if regions is not None else None
+        turn = prompts.question_turn(self.text.asked, [len(picture.tokens) for picture in pictures], question, counts, newlines)
         return greedy(self.network.backend, [self.sequences.fill(turn, pictures, chosen)], max_new_tokens, self.text.ended)
 
 

@@ -1,4 +1,4 @@
-"""The interface between Sa2VA and the vision-language model under it (InternVL; later Qwen2.5-VL and Qwen3-VL).
+"""The interface between Sa2VA and the vision-language model under it (InternVL, Qwen2.5-VL, Qwen3-VL).
 
 Sa2VA brings its own parts: prompts, region tokens, the [SEG] path to SAM2, groups, generation. A backend turns a picture
 into tokens and reads a sequence. Nothing here knows of tiles: a picture has as many tokens as its backend gives it, and its
@@ -10,8 +10,8 @@ Shape letters as in ``core.contracts``; L tokens of a sequence, k layers that a 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from plugins.models.sa2va.groups import Prefixes
 from plugins.models.sa2va.prompts import Marks
 
 if TYPE_CHECKING:  # the preparation, which works in the loader's processes, reads this file: transformers would cost each of them 100 MB
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig
     from transformers.cache_utils import Cache
 
 Grid = tuple[int, int]  # rows and columns of the cells that regions of one picture are made of
@@ -35,19 +35,46 @@ class Pictures(Protocol):
         """[H, W, 3] uint8 -> [n, ...] uint8 (tiles, or patches) and the picture's region grid. ``fast``: not upstream's exact pixels."""
         ...
 
+    def asked(self, image: np.ndarray) -> tuple[np.ndarray, Grid]:
+        """The same for a question, where upstream's inference prepares a picture differently from its training."""
+        ...
+
     def frame(self, image: np.ndarray) -> tuple[np.ndarray, Grid]:
-        """The same for a frame of a video, which may have fewer tokens."""
+        """The same for a frame of a video that is asked about, which may have fewer tokens."""
         ...
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One picture as the language model reads it."""
+class Piece:
+    """Tokens that are no text."""
 
-    tokens: Tensor  # [n, D], all of them in the order of the sequence
+    tokens: Tensor  # [n, D]
+    deep: Tensor | None = None  # [n, k, D], added to the states of the first k layers (DeepStack)
+
+
+@dataclass(frozen=True)
+class Shown(Piece):
+    """One picture as the language model reads it: all its tokens in the order of the sequence."""
+
+    _: KW_ONLY
     cells: Tensor  # [gh * gw, D], row by row: what region tokens are taken from
     grid: Grid
-    deep: Tensor | None = None  # [n, k, D], added to the states of the first k layers (DeepStack)
+    deep_cells: Tensor | None = None  # [gh * gw, k, D]
+
+    def region(self, chosen: Tensor, gate: Tensor | None = None) -> Piece:
+        """The cells that are ``chosen`` [gh * gw] bool, times ``gate`` [gh * gw]."""
+        tokens, deep = self.cells[chosen], None if self.deep_cells is None else self.deep_cells[chosen]
+        if gate is None:
+            return Piece(tokens, deep)
+        share = gate[chosen, None]  # [n, 1]
+        return Piece(tokens * share.to(tokens.dtype), None if deep is None else deep * share[:, None].to(deep.dtype))
+
+
+class States(NamedTuple):
+    """What the language model makes of B sequences, [B, L, D] each; of most models both are one."""
+
+    last: Tensor  # after the final norm: what the output layer reads
+    seg: Tensor  # what text_hidden_fcs reads where a [SEG] stands
 
 
 @dataclass(frozen=True)
@@ -84,8 +111,8 @@ class Backend(Protocol):
         ...
 
     @property
-    def llm(self) -> PreTrainedModel:
-        """The language model with its head, which adapters are put on."""
+    def llm(self) -> nn.Module:
+        """The language model with its head, which adapters are put on; it has ``model.embed_tokens``, ``model.layers``, ``lm_head``."""
         ...
 
     @property
@@ -110,8 +137,8 @@ class Backend(Protocol):
         """Through the projector, each picture once -> for each of ``rows`` the picture ``features[row]``."""
         ...
 
-    def place(self, text: Tensor, at: Tensor, pictures: Sequence[Shown], regions: Sequence[Tensor]) -> Prompt:
-        """Puts the tokens of pictures, then those of regions [n_i, D], at the true places of ``at`` [L] in ``text`` [L, D], left to right.
+    def place(self, text: Tensor, at: Tensor, pictures: Sequence[Shown], regions: Sequence[Piece]) -> Prompt:
+        """Puts the tokens of pictures, then those of regions, at the true places of ``at`` [L] in ``text`` [L, D], left to right.
 
         Numbers the positions. Raises ``ValueError`` where tokens and places differ in number.
         """
@@ -119,13 +146,21 @@ class Backend(Protocol):
 
     def forward(
         self, embeddings: Tensor, positions: Tensor, deep: Tensor | None = None, real: Tensor | None = None, cache: Cache | None = None
-    ) -> Tensor:
-        """[B, L, D], positions [a, B, L], deep [B, L, k, D] -> [B, L, D] after the final norm; causal.
+    ) -> States:
+        """[B, L, D], positions [a, B, L], deep [B, L, k, D] -> states [B, L, D]; causal.
 
         Without ``cache`` rows are padded at the right. With it, they follow what it holds: ``real`` [B, cached + L] int64 says which
         keys count, padding at the left; None: all, and nothing is cached yet. Raises ``UserError`` for what is longer than ``longest``.
         """
         ...
+
+
+class Largest(NamedTuple):
+    """The largest picture that a backend makes."""
+
+    tokens: int
+    cells: int  # of its region grid
+    numbers: int  # uint8, as ``Pictures`` lays it out
 
 
 class BackendConfig(Protocol):
@@ -145,14 +180,17 @@ class BackendConfig(Protocol):
         """``most``: the recipe's ``max_tiles``."""
         ...
 
-    def largest(self, most: int) -> tuple[int, int]:
-        """Tokens of the largest picture, and cells of its region grid."""
+    def largest(self, most: int) -> Largest: ...
+
+    @property
+    def deep(self) -> int:
+        """k of ``Shown``; 0 where there are no deeper features."""
         ...
 
 
-def put(text: Tensor, at: Tensor, pictures: Sequence[Shown], regions: Sequence[Tensor]) -> Tensor:
-    """The embeddings [L, D] of ``Backend.place``."""
-    features = torch.cat([*(picture.tokens for picture in pictures), *regions])  # [n, D]
+def put(text: Tensor, at: Tensor, pieces: Sequence[Piece]) -> Tensor:
+    """The embeddings [L, D] of ``Backend.place``, where ``pieces`` are its pictures and regions."""
+    features = torch.cat([piece.tokens for piece in pieces])  # [n, D]
     if int(at.sum()) != len(features):
         raise ValueError(f"{int(at.sum())} image tokens in the prompt, {len(features)} features")
     return torch.masked_scatter(text.to(features.dtype), at[:, None], features)

@@ -25,7 +25,7 @@ PACKED = 12  # forwards after which packing the output layer is worth its time, 
 
 @dataclass
 class Generated:
-    """Tokens of each row up to and including its stop, and the state of each token once it was read."""
+    """Tokens of each row up to and including its stop, and the state of each token once it was read: the one that a [SEG] gives."""
 
     ids: list[list[int]]  # B rows
     states: Sequence[Tensor]  # B of [n, D]; states[b][i] belongs to ids[b][i]; the last token of a row may not have been read
@@ -83,7 +83,7 @@ def captions(
     except Other:
         return greedy(backend, prompts, length, ended).ids
     begun = _begin(backend, prompts)
-    output = backend.forward(begun.unread, begun.positions, begun.deep, begun.real, begun.cache)[:, -1:]  # [B, 1, D]
+    output = backend.forward(begun.unread, begun.positions, begun.deep, begun.real, begun.cache).last[:, -1:]  # [B, 1, D]
     first = next_tokens(backend.head, output)[:, 0]  # [B]
     steps.begin(begun.cache.layers, begun.real, begun.real.sum(1) + begun.ahead, first, length - 1)
     wait = wait or (1 if device.type == "cpu" else 8)
@@ -132,14 +132,15 @@ def greedy(
             real = torch.cat([real, real.new_ones(batch, width)], dim=1)
             positions = torch.cat([positions, _following(real, ahead, width, len(positions))], dim=2)
             deep = None if deep is None else F.pad(deep, (0, 0, 0, 0, 0, width))
-        output = backend.forward(unread, positions, deep, real, cache)[:, -1 - width :]  # [B, 1 + w, D]
-        chosen = next_tokens(backend.head, output, packed)  # [B, 1 + w], the token after each of those read
+        output = backend.forward(unread, positions, deep, real, cache)
+        chosen = next_tokens(backend.head, output.last[:, -1 - width :], packed)  # [B, 1 + w], the token after each of those read
+        given = output.seg[:, -1 - width :]  # [B, 1 + w, D]
         written = chosen.tolist()
         taken = [_agreement(draft, row) for draft, row in zip(drafts, written, strict=True)]
         for row in range(batch):
             if not running[row]:
                 continue
-            states[row].extend(output[row, 0 if ids[row] else 1 : 1 + taken[row]])
+            states[row].extend(given[row, 0 if ids[row] else 1 : 1 + taken[row]])
             for token in written[row][: 1 + taken[row]]:
                 ids[row].append(token)
                 running[row] = not ended(ids[row]) and len(ids[row]) < length

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, overload, runtime_checkable
 
@@ -159,8 +158,8 @@ class Sa2va(nn.Module):
         return Vision(features, grids, sam_features)
 
     def look(self, image: np.ndarray) -> Vision:
-        """Features of one picture [H, W, 3] uint8."""
-        view = replace(self.preparation, fast=False).view(image)
+        """Features of one picture [H, W, 3] uint8 that is asked about. Raises ``UserError`` for a shape that the backend refuses."""
+        view = self.preparation.asked(image)
         tiles, sam = torch.from_numpy(view.tiles).to(self.device), torch.from_numpy(view.sam)[None].to(self.device)
         return self.vision(tiles, [len(tiles)], [view.grid], sam)
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from core.contracts import BadSample, Region, RegionBatch
+from core.contracts import BadSample, Region, RegionBatch, UserError
 from plugins.models.sa2va.backend import Grid, Pictures
 from plugins.models.sa2va.pixels import square
 
@@ -86,17 +86,25 @@ class Sa2vaPreparation:
         for whole, small in ((region.mask, mask1), (mask2, small2)):
             if not small.any() and ("empty_mask" not in needs or whole.any()):
                 raise BadSample("mask is empty at the model's size", region.id, f"{int(region.mask.sum())} pixels in the picture")
-        view1 = self.view(region.image)
-        view2 = self.view(region.image2) if region.image2 is not None else None
+        try:
+            view1 = self.view(region.image)
+            view2 = self.view(region.image2) if region.image2 is not None else None
+        except UserError as fault:
+            raise BadSample("picture of a shape that the model refuses", region.id, str(fault)) from None
         cells = grid_cells(region.mask, view1.grid)
         if not cells.any() and region.mask.any():  # it fell between the sampled pixels: upstream would ask about no region at all
             cells = most_covered_cell(region.mask, view1.grid)
         return Sample(id=region.id, caption=region.caption, view1=view1, view2=view2, cells=cells, mask1=mask1, mask2=small2)
 
     def view(self, image: np.ndarray) -> View:
-        """A picture [H, W, 3] uint8 for the language model and for SAM2."""
+        """A picture [H, W, 3] uint8 for the language model and for SAM2. Raises ``UserError`` for a shape that the backend refuses."""
         tiles, grid = self.pictures.picture(image, self.fast)
         return View(tiles, grid, square(image, self.sam_size, self.fast))
+
+    def asked(self, image: np.ndarray) -> View:
+        """The same for a question: exactly what upstream's inference makes of it."""
+        tiles, grid = self.pictures.asked(image)
+        return View(tiles, grid, square(image, self.sam_size))
 
     def collate(self, samples: Sequence[Sample]) -> RegionBatch:
         """Stacks samples; equal pictures of one batch are held once."""

@@ -14,14 +14,17 @@ REGION_START, REGION_END, SEG = "<vp>", "</vp>", "[SEG]"
 
 @dataclass(frozen=True)
 class Marks:
-    """How a backend's prompts spell a picture: ``start``, as many ``token`` as it has, ``end``."""
+    """How a backend's prompts spell a picture: ``start``, as many ``token`` as it has, ``end``; and ``joint`` between two pictures."""
 
     start: str
     token: str
     end: str
+    joint: str = "\n"
+    chat: bool = False  # whether upstream's inference writes its questions with the checkpoint's chat template
 
 
 INTERNVL = Marks("<img>", "<IMG_CONTEXT>", "</img>")
+QWEN_VL = Marks("<|vision_start|>", "<|image_pad|>", "<|vision_end|>", chat=True)
 
 DESCRIBE = "Please generate a detailed description for the given image region."
 #: (before the phrase, after it); the first is the one evaluation always uses. The phrase brings its own leading space.
@@ -77,12 +80,14 @@ def question_turn(turn: TurnFormat, pictures: list[int], question: str, cells: l
     """The whole prompt of a question about pictures (a video's frames) of ``pictures[i]`` image tokens each.
 
     Regions have ``cells[i]`` grid cells; None: there is no region list. ``newlines`` stand between the list and the
-    question: 1 as in training, 2 as upstream's inference writes.
+    question: 1 as in training, 2 as upstream's inference writes. A question that begins with ``<image>`` brings its own newline,
+    or none; before others there is one.
     """
-    marks = turn.marks
-    images = "\n".join(marks.start + marks.token * count + marks.end for count in pictures)
-    between = "\n" if cells is None else region_text(cells, marks.token) + "\n" * (newlines - 1)
-    return turn.before + images + between + question.removeprefix("<image>").lstrip("\n") + turn.between
+    marks, placed = turn.marks, question.removeprefix("<image>")
+    images = marks.joint.join(marks.start + marks.token * count + marks.end for count in pictures)
+    newline = "" if question.startswith("<image>") and not placed.startswith("\n") else "\n"
+    between = newline if cells is None else region_text(cells, marks.token) + "\n" * (newlines - 1)
+    return turn.before + images + between + placed.lstrip("\n") + turn.between
 
 
 def describe_turn(turn: TurnFormat, image_tokens: int, cells: int | None) -> str:

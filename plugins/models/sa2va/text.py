@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -19,6 +20,8 @@ class Text:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str, marks: prompts.Marks, where: Path | None) -> None:
         """``where`` names the checkpoint in errors. Raises ``UserError`` where a special token is not one id."""
         self.tokenizer, self.turn = tokenizer, replace(prompts.turn_format(template), marks=marks)
+        #: Of questions; training has another one where upstream's inference goes by the chat template, which may have a system prompt.
+        self.asked = _chat_turn(tokenizer, self.turn, where) if marks.chat and tokenizer.chat_template else self.turn
         split = {token: len(self.ids(token)) for token in self.turn.special if len(self.ids(token)) != 1}
         if split:
             found = ", ".join(f"{token!r} is {count} tokens" for token, count in split.items())
@@ -60,3 +63,20 @@ class Text:
         while ids and self.ended(ids):
             ids = ids[:-1]
         return ids
+
+
+_QUESTION = "\u241f"  # stands for a question; no template has it
+
+
+def _chat_turn(tokenizer: PreTrainedTokenizerBase, turn: prompts.TurnFormat, where: Path | None) -> prompts.TurnFormat:
+    """The turn that a tokenizer's chat template makes of one picture and a question. Raises ``UserError``."""
+    asked: Any = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": _QUESTION}]}]
+    try:
+        text = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # jinja2's own are not listed anywhere
+        raise UserError(f"{where}: the tokenizer's chat template cannot be applied ({error}); copy it again") from error
+    picture = turn.marks.start + turn.marks.token + turn.marks.end
+    before, found, between = str(text).partition(picture + _QUESTION)
+    if not found:
+        raise UserError(f"{where}: the chat template does not write a picture as {picture} before the question; copy the published one")
+    return replace(turn, before=before, between=between, marks=replace(turn.marks, joint=""))

@@ -25,7 +25,7 @@ from transformers.models.internvl.modeling_internvl import InternVLMultiModalPro
 
 from core.contracts import UserError
 from plugins.models.sa2va import prompts
-from plugins.models.sa2va.backend import Grid, Prompt, Shown, put
+from plugins.models.sa2va.backend import Grid, Largest, Piece, Prompt, Shown, States, put
 from plugins.models.sa2va.backends.internvl_pictures import TiledPictures
 from plugins.models.sa2va.groups import Prefixes
 from plugins.models.sa2va.pixels import normalize
@@ -43,6 +43,7 @@ class InternVLSizes:
     downsample: float
     longest: int | None = None  # tokens up to which dynamic RoPE scaling is the identity; None: there is no scaling
     marks: prompts.Marks = prompts.INTERNVL
+    deep: int = 0
 
     def build(self) -> InternVL:
         return InternVL(self)
@@ -50,9 +51,10 @@ class InternVLSizes:
     def pictures(self, most: int) -> TiledPictures:
         return TiledPictures(self.tile, self.grid, most)
 
-    def largest(self, most: int) -> tuple[int, int]:
+    def largest(self, most: int) -> Largest:
         """With a thumbnail where there are several tiles."""
-        return self.grid**2 * (most + (most > 1)), self.grid**2
+        tiles, cells = most + (most > 1), self.grid**2
+        return Largest(tiles * cells, cells, tiles * 3 * self.tile**2)
 
     def projector(self) -> InternVLConfig:
         """What ``InternVLMultiModalProjector`` wants to be built from."""
@@ -111,21 +113,22 @@ class InternVL:
         shown = []
         for row in rows:
             tokens, (height, width) = projected[row].flatten(0, 1), grids[row]  # [n_i * G*G, D]
-            shown.append(Shown(tokens, tokens[-(height * width) :], grids[row]))
+            shown.append(Shown(tokens, cells=tokens[-(height * width) :], grid=grids[row]))
         return shown
 
-    def place(self, text: Tensor, at: Tensor, pictures: Sequence[Shown], regions: Sequence[Tensor]) -> Prompt:
+    def place(self, text: Tensor, at: Tensor, pictures: Sequence[Shown], regions: Sequence[Piece]) -> Prompt:
         """Positions are 0 to L - 1."""
-        return Prompt(put(text, at, pictures, regions), torch.arange(len(text), device=text.device)[None])
+        return Prompt(put(text, at, [*pictures, *regions]), torch.arange(len(text), device=text.device)[None])
 
     def forward(
         self, embeddings: Tensor, positions: Tensor, deep: Tensor | None = None, real: Tensor | None = None, cache: Cache | None = None
-    ) -> Tensor:
+    ) -> States:
         """Without ``real``, positions are those that Qwen2 takes by itself; given ones would cost it its quickest attention."""
         if self.longest is not None:
             refuse_longer(embeddings.shape[1] if real is None else real, self.longest)
         given: dict[str, Any] = {} if real is None else {"attention_mask": real, "position_ids": positions[0]}
-        return self.llm.model(inputs_embeds=embeddings, past_key_values=cache, use_cache=cache is not None, **given).last_hidden_state
+        read = self.llm.model(inputs_embeds=embeddings, past_key_values=cache, use_cache=cache is not None, **given)
+        return States(read.last_hidden_state, read.last_hidden_state)
 
 
 def refuse_longer(read: int | Tensor, longest: int) -> None:

@@ -22,6 +22,9 @@ class TiledPictures:
     def picture(self, image: np.ndarray, fast: bool = False) -> tuple[np.ndarray, tuple[int, int]]:
         return tiles_of(image, self.tile, self.most, fast), (self.grid, self.grid)
 
+    def asked(self, image: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
+        return self.picture(image)
+
     def frame(self, image: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
         """The whole frame as one tile."""
         return square(image, self.tile)[None], (self.grid, self.grid)

@@ -80,10 +80,10 @@ def save_adapter(model: Sa2va, folder: Path) -> None:
     adapters = published_adapters(model)
     if not adapters or model.adapters is None:
         raise UserError("this model has no adapters: its recipe has no 'model.lora'")
-    names = {}
+    names, outer = {}, model.network.config.layout.adapted
     for stem, pair in adapters.items():
         for side, tensor in zip("AB", pair, strict=True):
-            names[f"base_model.model.{stem.removeprefix('language_model.')}.lora_{side}.weight"] = tensor.cpu().contiguous()
+            names[f"base_model.model.{stem.removeprefix(outer)}.lora_{side}.weight"] = tensor.cpu().contiguous()
     values = {key: sorted(value) if isinstance(value, set) else value for key, value in model.adapters.to_dict().items()}
     values |= {"task_type": "CAUSAL_LM", "peft_type": "LORA", "inference_mode": True}
     values["target_modules"] = sorted({stem.rsplit(".", 1)[-1] for stem in adapters})
@@ -97,13 +97,16 @@ def save_adapter(model: Sa2va, folder: Path) -> None:
 def save_legacy(model: Sa2va, base: Path, file: Path) -> None:
     """The trained tensors under the names of upstream's trainer, ``{meta, state_dict}``; ``legacy`` reads it back."""
     tensors, trained, state, layout = native_tensors(model.network), trained_names(model), {}, model.network.config.layout
+    whole = layout.adapted == "model."  # PEFT is around all of a Qwen-VL, which the trainer calls mllm.model
+    around = "mllm.model." if whole else f"mllm.model.{layout.adapted}"
     for stem, pair in published_adapters(model).items():
-        inner = stem.removeprefix("language_model.")
+        inner = stem.removeprefix(layout.adapted)
         for side, tensor in zip("AB", pair, strict=True):
-            state[f"mllm.model.language_model.base_model.model.{inner}.lora_{side}.default.weight"] = tensor.cpu()
+            state[f"{around}base_model.model.{inner}.lora_{side}.default.weight"] = tensor.cpu()
     adapted = {name.split(".lora_")[0] for name, _ in model.trainable().get("lora", [])}
     for key, _ in stored_tensors(base, lambda key: is_trained(layout, key, trained - adapted)):
-        upstream = key if key.startswith(("text_hidden_fcs.", "grounding_encoder.")) else f"mllm.model.{key}"
+        inside = f"base_model.model.{key.removeprefix('model.')}" if whole else key
+        upstream = key if key.startswith(("text_hidden_fcs.", "grounding_encoder.")) else f"mllm.model.{inside}"
         state[upstream] = published_tensor(layout, key, tensors.__getitem__).detach().cpu().clone()
     meta: dict[str, str | int] = {"base_sha256": weights_hash(base)}
     meta |= {"lora_alpha": model.adapters.lora_alpha} if model.adapters is not None else {}

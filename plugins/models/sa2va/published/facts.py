@@ -34,7 +34,7 @@ def facts(**given: Any) -> Mapping[str, Any]:
         raise UserError(f"{folder}: no such checkpoint folder; give the folder that holds config.json and *.safetensors")
     config, tiles = read_config(folder, given.get("decoder", "auto")), given.get("max_tiles", 12)
     shards(folder)  # refuses a folder from which one is missing
-    stored = read_trained(given["file"]) if "file" in given else None
+    stored = read_trained(given["file"], config.layout.adapted) if "file" in given else None
     lora: Lora | None = given.get("lora") if stored is None else stored.lora
     with torch.device("meta"):
         network = Network(config)

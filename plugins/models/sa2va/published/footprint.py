@@ -28,28 +28,24 @@ ENCODER = 2.5
 
 
 def prepared(network: Network, tiles: int, work: Work) -> int:
-    """Bytes of a micro-batch as loaders hand it over: uint8 pixels of tiles and SAM2's pictures, and two masks for each region."""
-    side, cells = network.config.sam_size, network.config.backend.largest(tiles)
-    picture = 3 * side * side + cells[0] // cells[1] * 3 * _tile(network) ** 2
+    """Bytes of a micro-batch as loaders hand it over: uint8 pixels of both models' pictures, and two masks for each region."""
+    side = network.config.sam_size
+    picture = 3 * side * side + network.config.backend.largest(tiles).numbers
     return work.pictures * picture + work.regions * 2 * (side // 4) ** 2
-
-
-def _tile(network: Network) -> int:
-    """Side of a tile in pixels."""
-    return int(network.config.published.get("force_image_size") or 448)
 
 
 def working(network: Network, tiles: int, trained: Sequence[str], work: Work) -> int:
     """Bytes at the largest moment of a micro-batch whose pictures all have the most tiles and whose captions are as long as they may be."""
     config, unit = network.config, (2 if work.half else 4) / 2
-    llm, (tokens, cells) = config.backend.llm, config.backend.largest(tiles)
+    llm, (tokens, cells, _) = config.backend.llm, config.backend.largest(tiles)
     hidden, inner, layers = llm.hidden_size, llm.intermediate_size, llm.num_hidden_layers
     shuffled = max(parameter.shape[-1] for parameter in network.backend.parts["projector"].parameters())
     rows = work.regions * (tokens + cells // 6 + REQUEST + work.caption)  # of the language model, in one forward
     side, channels = config.sam_size, config.mask_width
     sam2_encoder: Any = config.sam2.vision_config
     pyramid = unit * 2 * channels * side * side * (1 / 16 + 1 / 64 + 1 / 256)  # of one picture
-    kept = unit * 2 * shuffled * work.pictures * tokens  # features of the pictures
+    deep = unit * 2 * config.backend.deep * hidden  # of a token, of a picture and where a prompt shows it
+    kept = (unit * 2 * shuffled + deep) * work.pictures * tokens  # features of the pictures
     most = kept + unit * ENCODING * shuffled * work.pictures * tokens
     if "vision_model" in trained:
         kept += unit * 34 * shuffled * work.pictures * tokens * _vision_layers(network)
@@ -58,7 +54,7 @@ def working(network: Network, tiles: int, trained: Sequence[str], work: Work) ->
         if forward != "masks":
             most = max(most, kept + rows * unit * PASSING * inner)
             kept += rows * layers * unit * 2 * hidden if work.recompute else layers * layer
-            kept += unit * (PROJECTED * shuffled + 3 * hidden) * work.regions * tokens + rows * unit * 6 * hidden
+            kept += unit * (PROJECTED * shuffled + 3 * hidden) * work.regions * tokens + rows * (unit * 6 * hidden + 2 * deep)
         if forward in ("segment", "masks"):
             encoder = unit * ENCODER * side * side * sam2_encoder.backbone_config.hidden_size
             most = max(most, kept + work.regions * encoder)
@@ -76,4 +72,5 @@ def _ranks(network: Network) -> int:
 
 
 def _vision_layers(network: Network) -> int:
-    return int(network.config.published.get("vision_config", {}).get("num_hidden_layers", 24))
+    vision = network.config.published.get("vision_config", {})
+    return int(vision.get("num_hidden_layers") or vision.get("depth", 24))

@@ -54,8 +54,12 @@ class Place:
 class Layout:
     """The names of one family's published checkpoints."""
 
-    def __init__(self, rows: Rows, groups: int = 1, queries: int = 1) -> None:
-        """``rows``: of the backend's parts. ``groups``, ``queries``: heads of keys, and of queries for each of them (kind ``grouped``)."""
+    def __init__(self, rows: Rows, groups: int = 1, queries: int = 1, adapted: str = "language_model.") -> None:
+        """``rows``: of the backend's parts. ``groups``, ``queries``: heads of keys, and of queries for each of them (kind ``grouped``).
+
+        ``adapted``: the published prefix of the module that upstream's trainer gives to PEFT.
+        """
+        self.adapted = adapted
         self._groups, self._queries = groups, queries
         self._forward = [(kind, _pattern(published), natives) for kind, published, natives in (*rows, *SEGMENTER)]
         self._backward = [(kind, _pattern(natives[0]), published) for kind, published, natives in (*rows, *SEGMENTER)]

@@ -43,8 +43,8 @@ def load_over(
     """See ``components.load_legacy``."""
     if unknown := sorted(set(take) - set(get_args(Group))):
         raise UserError(f"{', '.join(unknown)}: no such group; there are {', '.join(get_args(Group))}")
-    read_config(checkpoint, decoder)  # before a large file is read
-    stored = read_trained(file, lora_alpha, lora_dropout)
+    config = read_config(checkpoint, decoder)  # before a large file is read
+    stored = read_trained(file, config.layout.adapted, lora_alpha, lora_dropout)
     if stored.base is not None and stored.base != weights_hash(checkpoint):
         raise UserError(f"{file}: was not trained over {checkpoint}, whose weights are others; name the folder that training started from")
     train = [*trained_groups(None, stored.lora), *(group for group in take if group not in PUBLISHED_GROUPS)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers.initialization import no_init_weights
@@ -57,5 +58,6 @@ def load_folder(
     if sam_constants == "bfloat16":
         network.sam_constants = torch.bfloat16
     if config.backend.llm.tie_word_embeddings:
-        network.backend.llm.tie_weights()
+        llm: Any = network.backend.llm
+        llm.tie_weights()
     return Sa2va(network, text, Published(checkpoint, load_folder), lora, train, max_tiles, resize == "fast", mask_rule, video)

@@ -57,6 +57,13 @@ INTERNLM2: Rows = [
         }.items()
     ],
 ]
+#: Of Qwen2.5-VL and Qwen3-VL, whose names are transformers' own; the merger is the projector here.
+QWEN_VL: Rows = [
+    ("same", "model.model.visual.merger.{rest}", ("projector.{rest}",)),
+    ("same", "model.model.visual.{rest}", ("vision.{rest}",)),
+    ("same", "model.model.language_model.{rest}", ("llm.model.{rest}",)),
+    ("same", "model.lm_head.{rest}", ("llm.lm_head.{rest}",)),
+]
 #: Of what is Sa2VA's own.
 SEGMENTER: Rows = [
     ("same", "text_hidden_fcs.{rest}", ("text_hidden_fcs.{rest}",)),

@@ -1,7 +1,8 @@
 """What a training file of upstream's own trainer holds, or a folder with adapters as PEFT writes them.
 
-Keys of a ``.pth`` are ``mllm.model.<published key>`` (with DDP's ``module.`` before it or not), PEFT's names inside the language
-model, ``text_hidden_fcs...`` and ``grounding_encoder...``; the dictionary is plain or under ``state_dict``.
+Keys of a ``.pth`` are ``mllm.model.<published key>`` (with DDP's ``module.`` before it or not), PEFT's names inside what upstream's
+trainer adapts (``Layout.adapted``: InternVL's language model, or all of a Qwen-VL), ``text_hidden_fcs...`` and ``grounding_encoder...``;
+the dictionary is plain or under ``state_dict``.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from core.contracts import UserError
 from plugins.models.sa2va.groups import Lora
 
 _MAPPED = 2**25  # bytes of a file that are in memory at one time
-_ADAPTER = re.compile(r"(language_model\..+)\.lora_([AB])(?:\.default)?\.weight")
+_ADAPTER = re.compile(r"((?:model\.)*language_model\..+)\.lora_([AB])(?:\.default)?\.weight")
 
 
 @dataclass(frozen=True)
@@ -49,15 +50,15 @@ class Stored:
                 yield tensor
 
 
-def read_trained(file: Path, lora_alpha: int | None = None, lora_dropout: float = 0.05) -> Stored:
-    """Which tensors there are, and the adapters' settings. Raises ``UserError``."""
+def read_trained(file: Path, adapted: str, lora_alpha: int | None = None, lora_dropout: float = 0.05) -> Stored:
+    """Which tensors there are, and the adapters' settings; ``adapted``: of the layout. Raises ``UserError``."""
     tensors, meta = open_tensors(file)
     adapters: dict[tuple[str, str], str] = {}
     plain: dict[str, str] = {}
     ranks: set[int] = set()
-    copies = {published_name(key) for key in tensors if ".original_module." not in key}
+    copies = {published_name(key, adapted) for key in tensors if ".original_module." not in key}
     for key, tensor in tensors.items():
-        name = published_name(key)
+        name = published_name(key, adapted)
         if ".original_module." in key and name in copies:  # PEFT keeps a module as it was beside the trained one (modules_to_save)
             continue
         if match := _ADAPTER.fullmatch(name):
@@ -81,13 +82,14 @@ def open_tensors(file: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     return read_adapter(file) if file.is_dir() else read_pth(file)
 
 
-def published_name(key: str) -> str:
-    """The published key of a training file's key; adapters keep ``.lora_A`` and ``.lora_B``."""
-    name = key.removeprefix("module.").removeprefix("mllm.model.").removeprefix("language_model.")
-    if (inner := name.removeprefix("base_model.model.")) != name:  # PEFT's, around the language model
-        name = f"language_model.{inner}"
-    elif name.startswith(("model.", "lm_head.", "output.")):
-        name = f"language_model.{name}"
+def published_name(key: str, adapted: str) -> str:
+    """The published key of a training file's key; adapters keep ``.lora_A`` and ``.lora_B``. ``adapted``: of the layout."""
+    name = key.removeprefix("module.").removeprefix("mllm.model.").removeprefix(adapted)
+    if (inner := name.removeprefix("base_model.model.")) != name:  # PEFT's, around what is adapted
+        name = adapted + inner
+    else:
+        name = f"model.{name}" if name.startswith(("visual.", "language_model.")) else name  # of a Qwen-VL without adapters
+        name = adapted + name if name.startswith(("model.", "lm_head.", "output.")) else name
     for wrapper in (".base_layer", ".modules_to_save.default", ".modules_to_save", ".original_module"):
         name = name.replace(wrapper, "")
     return re.sub(r"(memory_encoder\.fuser\.layers\.\d+)\.gamma$", r"\1.g_weight", name)
