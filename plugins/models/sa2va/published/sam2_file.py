@@ -18,7 +18,7 @@ DECODER = GROUND + "sam_mask_decoder."
 
 def read_sam2(file: Path) -> Mapping[str, Tensor]:
     """Published key -> tensor, mapped into memory. Raises ``UserError`` for another file."""
-    tensors = {published_name(GROUND + name): tensor for name, tensor in read_pth(file, "model")[0].items()}
+    tensors = {published_name(GROUND + name, adapted=""): tensor for name, tensor in read_pth(file, "model")[0].items()}
     if not any(key.startswith(DECODER) for key in tensors):
         found = ", ".join(key.removeprefix(GROUND) for key in list(tensors)[:3])
         raise UserError(f"{file}: not SAM2's own file, which has sam_mask_decoder.*; it has {found}; give sam2_hiera_large.pt or its like")
