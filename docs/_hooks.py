@@ -66,24 +66,16 @@ def written(kind: str, markdown: str) -> str:
 
 
 def _start() -> str:
-    """The README, after its first part a picture and the main job's result; what it links outside docs/ is named without a link."""
+    """The README, after its first part a picture of the demo; what it links outside docs/ is named without a link."""
     text = (ROOT / "README.md").read_text(encoding="utf-8").replace("](docs/", "](")
     text = text.replace("](README.zh-CN.md)", "](getting-started.zh.md)")
     text = text.replace("\n## ", f"\n{_shown()}\n## ", 1)
-    return re.sub(r"\[([^\]]+)\]\((?!https?://)(?![\w.-]+\.(?:md|png))[^)]+\)", r"\1", text)
+    return re.sub(r"\[([^\]]+)\]\((?!https?://)(?![\w.-]+\.(?:md|png|jpg))[^)]+\)", r"\1", text)
 
 
 def _shown() -> str:
-    """The demo's picture, and the table of results.md on the main job: it stands there once."""
-    table = re.search(
-        r"^## The main job\n.*?^(\|.*?)\n\n", (ROOT / "docs" / "results.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
-    )
-    assert table is not None
-    return (
-        "[![The demo: two models are asked the same about a picture](demo.png)](demo.md)\n\n"
-        f"What the [main job](results.md#the-main-job) gives on a laptop's CPU in a few minutes, on held-out regions:\n\n{table[1]}\n\n"
-        "It shows that the whole works. Whether the loops help depends on the base: [when they do](method.md).\n"
-    )
+    """The demo's picture."""
+    return "[![The demo: two models are asked the same about a picture](demo.png)](demo.md)\n"
 
 
 if __name__ == "__main__":

@@ -129,12 +129,17 @@ def lacking(standings: Sequence[Standing]) -> list[str]:
     return [f"{one.cell}: {one.said()}" + (f" ({one.changed})" if one.changed else "") for one in standings if not one.done]
 
 
+def _begun(found: Sequence[Part]) -> Sequence[Part]:
+    """The cases of which a run is done; what others lack is told in the notes. All where none is."""
+    return [part for part in found if part.rows.runs] or found
+
+
 def write_report(experiment: Experiment, standings: Sequence[Standing], stamps: Stamps, out: Path) -> Path:
     """``report.md``, ``report.svg``, ``report.html`` on test and ``val.md`` in ``out``; returns the first."""
     cells = [one.cell for one in standings]
     val = results_of(standings, experiment, "val")
     chosen = {case: choices(experiment, case, val, cells) for case in experiment.cases}
-    test = parts(experiment, "test", standings, chosen)
+    test = _begun(parts(experiment, "test", standings, chosen))
     tables = [table(part, experiment, "test") for part in test]
     recipes, bases = stamps.whole(cells)
     made = ", ".join([f"dualloop {versions().get('dualloop', '')}".strip(), *(f"commit {one}" for one in commits(standings))])
@@ -151,7 +156,7 @@ def write_report(experiment: Experiment, standings: Sequence[Standing], stamps: 
     inner = "\n".join([*(one.markdown() for one in tables), f"![{experiment.name}](report.svg)", "", *(line + "\n" for line in notes)])
     write_whole(out / "report.md", f"# {experiment.name}\n\n{about}\n\n" + block(experiment, recipes, bases, inner))
     write_whole(out / "report.html", _html(experiment, tables, svg, notes))
-    on_val = [table(part, experiment, "val").markdown() for part in parts(experiment, "val", standings, {})]
+    on_val = [table(part, experiment, "val").markdown() for part in _begun(parts(experiment, "val", standings, {}))]
     write_whole(
         out / "val.md",
         "\n".join(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 BASE = "assets/sa2va-shapes/model.safetensors"
 STAMP = re.compile(r"<!-- made with (.+?) -->")
-PAGES = ["README.md", "README.zh-CN.md", "docs/results.md", "docs/getting-started.md", "docs/getting-started.zh.md", "docs/method.md"]
+PAGES = ["README.md", "README.zh-CN.md", "docs/results.md"]
 
 
 def digest(path: str) -> str:
@@ -39,4 +41,14 @@ def test_tables_are_of_these_recipes_and_this_base(page: str) -> None:
 
 def test_the_tables_have_stamps() -> None:
     assert len(stamps("docs/results.md")) >= 2
-    assert all(any(BASE in stamp for stamp in stamps(page)) for page in ("README.md", "docs/results.md", "docs/method.md"))
+    assert all(any(BASE in stamp for stamp in stamps(page)) for page in ("README.md", "README.zh-CN.md", "docs/results.md"))
+
+
+def test_reports_in_evidence_are_of_the_present_experiments() -> None:
+    text = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
+    names = sorted(set(re.findall(r"<!-- report of (\S+):", text)))
+    assert "new-look" in names
+    for name in names:
+        command = [f"recipes/experiments/{name.replace('-', '_')}.yaml", "--check-report", "docs/evidence.md"]
+        done = subprocess.run((sys.executable, "-m", "core.experiment", *command), cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
