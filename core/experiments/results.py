@@ -130,7 +130,7 @@ def commits(standings: Sequence[Standing]) -> list[str]:
 
 def other_data(standings: Sequence[Standing]) -> list[str]:
     """A sentence for each place whose describing files two runs recorded differently: it was made anew between them."""
-    known: dict[tuple[str, str], tuple[str, Cell]] = {}
+    known: dict[tuple[str, str, str], tuple[str, Cell]] = {}  # by the source's key, too: several splits may lie in one place
     found: dict[str, str] = {}
     for standing in standings:
         made_of = read(standing.run / MADE_OF) if standing.run and standing.trained and not standing.changed else {}
@@ -139,7 +139,7 @@ def other_data(standings: Sequence[Standing]) -> list[str]:
             place = next((where for key, where in places.items() if key.startswith(f"{source}.")), "")
             for name, entry in stamp.get("files", {}).items():
                 told = (str(entry.get("sha256")), standing.cell)
-                first = known.setdefault((place, name.rpartition("/")[2]), told)
+                first = known.setdefault((place, source, name.rpartition("/")[2]), told)
                 if first[0] != told[0]:
                     found[place] = f"{place} held other data for {told[1]} than for {first[1]}: these runs do not belong together"
     return list(found.values())

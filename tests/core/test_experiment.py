@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -229,7 +230,9 @@ def test_data_made_anew_between_two_runs_are_told(looking: Looking, standings: l
     runs = [one for one in standings if one.cell.variant == "plain"]
     for number, one in enumerate(runs):
         files = {"1/instances.json": {"sha256": "a" if number < 2 else "b"}}
-        made_of = {"paths": {"loops.x.root": ["data/x", "/there/data/x"]}, "sources": {"loops.x": {"files": files}}}
+        beside = {"1/instances.json": {"sha256": "of another split in the same place"}}
+        made_of: dict[str, Any] = {"paths": {f"loops.{name}.root": ["data/x", "/there/data/x"] for name in ("x", "y")}}
+        made_of["sources"] = {"loops.x": {"files": files}, "loops.y": {"files": beside}}
         assert one.run is not None
         (one.run / "made_of.json").write_text(json.dumps(made_of))
     assert other_data(runs[:2]) == []
