@@ -35,7 +35,7 @@ def test_every_task_is_measured_with_the_recipe_s_own_parts(tiny: Any) -> None:
     own = told[pseudo, "masks that the base finds for its teacher's captions"]
     assert "(6 regions); the first caption: " in own.text
     logged = told[pseudo, "with the recipe's settings, before the first update"].text
-    assert float(logged.partition("kept_tokens ")[2].partition(",")[0]) > 0.8
+    assert float(logged.partition("kept_tokens ")[2].partition(",")[0]) > 0.7
     assert told[referring, "masks that the base finds for given captions"].text.count("(6 regions)") == 2  # and for its own of these
     assert "empty_masks" in told[cycle, "with the recipe's settings, before the first update"].text
     assert {one.subject for one in found} == {pseudo, referring, cycle}

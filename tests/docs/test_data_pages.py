@@ -28,7 +28,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 def blocks(page: str, heading: str, language: str) -> list[str]:
-    [section] = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", (DOCS / page).read_text(), re.MULTILINE | re.DOTALL)
+    [section] = re.findall(rf"^##? {heading}\n(.*?)(?=^## |\Z)", (DOCS / page).read_text(), re.MULTILINE | re.DOTALL)
     found = re.findall(rf"^```{language}\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
     assert found
     return found
@@ -56,15 +56,15 @@ def test_the_lines_of_a_folder_are_read(kitchen: Path) -> None:
     assert not third.mask.any()
 
 
-@pytest.mark.parametrize("heading", ["Wrappers", "The mixture"])
+@pytest.mark.parametrize("heading", ["Wrappers", "Mixture weights"])
 def test_the_recipes_are_taken_and_built(heading: str, kitchen: Path, tiny: Callable[..., Recipe]) -> None:
-    [text] = blocks("data.md", heading, "yaml")
+    [text] = blocks("data.md" if heading == "Wrappers" else "mixture.md", heading, "yaml")
     data = yaml.safe_load(text.replace("/data/kitchen", str(kitchen)))["data"]
     others = () if heading == "Wrappers" else ("loops.loop1.tasks.pseudo.data={sav: {weight: 1}, sa1b: null, openimages: null}",)
     place = "loops.loop1.tasks.referring.data"
     more = "" if heading == "Wrappers" else ", refcoco: {weight: 3}"
     recipe = tiny(f"{place}={{kitchen: {json.dumps(data.pop('kitchen'))}{more}}}", *others)  # ``tiny`` asserts that it has no fault
-    if heading == "The mixture":
+    if heading == "Mixture weights":
         assert isinstance(build(recipe, ("loops", "loop1", "tasks", "referring", "data", "kitchen"), Registry()), FolderRegions)
 
 
