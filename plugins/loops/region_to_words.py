@@ -12,8 +12,7 @@ class RegionToWords:
 
     The output layer reads that mean as it reads a state of the language model, but each token of the vocabulary is a question of its
     own (binary cross entropy). Cheap, since the language model does not run, and the gradient comes to the vision tower by a short
-    way: a small tower learns words of shape from 40,000 captions; through a language model that learns at the same time, and with one
-    softmax over all words, it takes several times as many. ``scale``: of the logits.
+    way, not through a language model that learns at the same time. ``scale``: of the logits.
     """
 
     needs = frozenset({"caption"})

@@ -174,7 +174,7 @@ class Sa2va(nn.Module):
 
     def region_tokens(self, vision: Vision, view: Tensor, cells: Sequence[Tensor]) -> list[Tensor]:
         shown = self.sequences.shown(vision, view)
-        return [picture.cells[chosen.flatten()] for picture, chosen in zip(shown, cells, strict=True)]
+        return [picture.region(chosen.flatten()).tokens for picture, chosen in zip(shown, cells, strict=True)]
 
     def wording(self, samples: Sequence[str], noise: Noise | None) -> Wording:
         before, after, answers = [], [], []

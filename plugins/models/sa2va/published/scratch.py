@@ -105,8 +105,7 @@ def begin_with_waves(patches: nn.Conv2d, positions: nn.Parameter) -> None:
 
     ``patches``: filters are the lowest waves of each colour, as in JPEG; the even one, a picture's strongest part by far, is damped.
     ``positions`` [1, 1 + side * side, C]: waves over rows and over columns, those of one and of half a turn as strong as each other,
-    since "in the middle" needs the one and "on the left" the other. With random filters and small random positions it takes
-    many times as many descriptions until a word of place or shape is learned.
+    since "in the middle" needs the one and "on the left" the other.
     """
     channels, colours, patch, _ = patches.weight.shape
     side = round((positions.shape[1] - 1) ** 0.5)
