@@ -7,9 +7,10 @@ from typing import Literal
 
 from core.comparison.grouping import Group, spread
 from core.comparison.meaning import meaning
-from core.comparison.paired import Baseline, Difference, GoodWay, difference, same_samples
+from core.comparison.paired import Baseline, Difference, difference, same_samples
 from core.comparison.runs import RunData, Value, evaluated
 from core.comparison.tables import Table, with_interval
+from core.evaluation.difference import GoodWay
 
 TITLE = "Which is better"
 ARROW = {"highest": "↑", "lowest": "↓"}

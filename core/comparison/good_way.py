@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from core.comparison.paired import GoodWay
 from core.comparison.runs import RunData, evaluated
 from core.contracts import LowestIsBest, UserError
+from core.evaluation.difference import GoodWay
 from core.registry import Registry, is_local
 
 

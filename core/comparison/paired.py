@@ -14,11 +14,10 @@ from typing import Literal
 from core.comparison.grouping import Group, mean_interval
 from core.comparison.runs import RunData, Value, drawn
 from core.contracts import UserError
+from core.evaluation.difference import GoodWay, Verdict, paired_interval, verdict
 
 #: The baseline of a comparison: a group's place, or what each group was before training.
 Baseline = int | Literal["before"]
-Verdict = Literal["better", "worse", "differs", "open", ""]
-GoodWay = Literal["highest", "lowest"]
 
 
 @dataclass(frozen=True)
@@ -110,21 +109,12 @@ def _over_pictures(name: str, run: RunData, other: RunData, plain: float) -> tup
     mine, theirs = drawn(run, evaluator), drawn(other, evaluator)
     if mine is None or theirs is None or mine.items != theirs.items:
         return Value(plain), ""
-    pairs = zip(mine.draws.get(metric, []), theirs.draws.get(metric, []), strict=False)
-    changes = sorted(a - b for a, b in pairs if a is not None and b is not None)
-    if len(changes) < 40:  # fewer have no 2.5 % on either side
-        return Value(plain), ""
-    cuts = statistics.quantiles(changes, n=40, method="inclusive")
-    return Value(plain, cuts[0], cuts[-1]), f"{mine.units} pictures"
+    ends = paired_interval(mine.draws.get(metric, []), theirs.draws.get(metric, []))
+    return (Value(plain, *ends), f"{mine.units} pictures") if ends else (Value(plain), "")
 
 
 def _judged(value: Value, over: str, good: GoodWay | None) -> Difference:
     if value.low is None or value.high is None:
         return Difference(value, over)
-    if value.value and value.high - value.low <= 1e-9 * abs(value.value):  # steps of a coarse metric: few equal ones are no certainty
-        return Difference(Value(value.value), over)
-    if value.low <= 0 <= value.high:
-        return Difference(value, over, "open")
-    if good is None:
-        return Difference(value, over, "differs")
-    return Difference(value, over, "better" if (value.value > 0) == (good == "highest") else "worse")
+    said = verdict(value.value, value.low, value.high, good)
+    return Difference(value if said else Value(value.value), over, said)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from core.contracts import Evaluation, Evaluator, LowestIsBest
-from core.evaluation.intervals import interval
+from core.evaluation.difference import GoodWay, Verdict, paired_interval, verdict
 
 HEADER = ("evaluator", "metric", "before", "after", "change", "95 %")
 
@@ -29,10 +28,13 @@ class Change:
     def value(self) -> float | None:
         return None if self.before is None or self.after is None else self.after - self.before
 
+    def verdict(self, good: GoodWay | None = None) -> Verdict:
+        return "" if self.value is None or self.interval is None else verdict(self.value, *self.interval, good)
+
     @property
     def clear(self) -> bool:
         """Its interval leaves out 0."""
-        return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
+        return self.verdict() == "differs"
 
 
 def changes(before: Mapping[str, Evaluation], after: Mapping[str, Evaluation]) -> list[Change]:
@@ -48,7 +50,7 @@ def _paired(first: Evaluation, last: Evaluation, metric: str) -> tuple[float, fl
     """The draws of two evaluations of the same items chose the same units, so that they can be subtracted."""
     if not first.asked or first.asked != last.asked or metric not in first.draws or metric not in last.draws:
         return None
-    return interval(np.array(last.draws[metric], dtype=np.float64) - np.array(first.draws[metric], dtype=np.float64))  # None becomes NaN
+    return paired_interval(last.draws[metric], first.draws[metric])
 
 
 def _cells(change: Change) -> tuple[str, ...]:
@@ -81,24 +83,22 @@ def before_after_table(before: Mapping[str, Evaluation], after: Mapping[str, Eva
 
 def seen(before: Mapping[str, Evaluation], after: Mapping[str, Evaluation], evaluators: Mapping[str, Evaluator]) -> str:
     """One sentence: what became better, what worse, and of how many metrics neither can be said. Empty where nothing has an interval."""
-    judged = [change for change in changes(before, after) if change.interval is not None]
-    if not judged:
-        return ""
+    judged = [(one, one.verdict(_good(one.metric, evaluators.get(one.evaluator)))) for one in changes(before, after)]
     parts = [
-        f"{verdict}: {', '.join(f'{one.evaluator}/{one.metric} {one.value:+.3f}' for one in which)}"
-        for verdict in ("better", "worse", "changed")
-        if (which := [one for one in judged if one.clear and _verdict(one, evaluators.get(one.evaluator)) == verdict])
+        f"{spoken}: {', '.join(f'{one.evaluator}/{one.metric} {one.value:+.3f}' for one in which)}"
+        for found, spoken in (("better", "better"), ("worse", "worse"), ("differs", "changed"))
+        if (which := [one for one, said in judged if said == found])
     ]
-    rest = sum(not change.clear for change in judged)
-    parts += [f"of {'the other ' if parts else ''}{rest} metrics the interval holds 0"] if rest else []
+    rest = sum(said == "open" for _, said in judged)
+    parts += [f"{'the others' if parts else 'all'} ({rest}): the interval holds 0"] if rest else []
     return "; ".join(parts)
 
 
-def _verdict(change: Change, evaluator: Evaluator | None) -> str:
-    """``better``, ``worse``, or ``changed`` where the evaluator does not say which way is good."""
-    if not isinstance(evaluator, LowestIsBest) or change.interval is None:
-        return "changed"
-    return "better" if (change.interval[1] < 0) == (change.metric in evaluator.lowest_is_best) else "worse"
+def _good(metric: str, evaluator: Evaluator | None) -> GoodWay | None:
+    """None where the evaluator does not say which way is good."""
+    if not isinstance(evaluator, LowestIsBest):
+        return None
+    return "lowest" if metric in evaluator.lowest_is_best else "highest"
 
 
 def to_json(before: Mapping[str, Evaluation], after: Mapping[str, Evaluation]) -> dict[str, dict[str, Sequence[float]]]:

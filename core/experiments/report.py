@@ -12,10 +12,11 @@ from pathlib import Path
 from core.comparison.answer import ARROW
 from core.comparison.good_way import good_ways
 from core.comparison.meaning import meaning
-from core.comparison.paired import Difference, GoodWay, difference
+from core.comparison.paired import Difference, difference
 from core.comparison.runs import RunData, evaluated
 from core.comparison.tables import MISSING, Table
 from core.engine.evaluation import write_whole
+from core.evaluation.difference import GoodWay
 from core.experiments import figure
 from core.experiments.block import block
 from core.experiments.definition import Experiment

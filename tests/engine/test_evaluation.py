@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import signal
 from pathlib import Path
@@ -95,18 +96,27 @@ def drawn(values, asked="the same", **draws):
 
 
 def test_a_change_is_marked_where_its_interval_leaves_out_zero():
-    before = drawn({"iou": 0.5, "ce": 1.0, "other": 0.2}, iou=[0.4, 0.5, 0.6, None], ce=[1.0, 1.1, 0.9, 1.0], other=[0.1, 0.3, 0.2, 0.2])
-    after = drawn({"iou": 0.7, "ce": 0.8, "other": 0.2}, iou=[0.61, 0.7, 0.79, 0.7], ce=[0.8, 0.9, 0.7, 0.8], other=[0.2, 0.2, 0.2, 0.2])
+    wave = [0.1 * math.sin(number) for number in range(60)]
+    before = drawn({"iou": 0.5, "ce": 1.0, "other": 0.2, "coarse": 1.0}, iou=[0.5 + x for x in wave], ce=[1 + x for x in wave], other=wave)
+    after = drawn(
+        {"iou": 0.7, "ce": 0.8, "other": 0.2, "coarse": 0.0},
+        iou=[None, *(0.7 + 0.9 * x for x in wave[1:])],
+        ce=[0.8 + 0.9 * x for x in wave],
+        other=[0.5 * x for x in wave],
+    )
+    before["a"].draws["coarse"], after["a"].draws["coarse"] = [1.0] * 60, [0.0] * 60
     table = before_after_table(before, after)
     assert "| a | iou | 0.5000 | 0.7000 | **+0.2000** | +0.19" in table
     assert "| a | other | 0.2000 | 0.2000 | +0.0000 | " in table
-    assert seen(before, after, {"a": Lowest()}) == "better: a/iou +0.200, a/ce -0.200; of the other 1 metrics the interval holds 0"
+    assert "| a | coarse | 1.0000 | 0.0000 | -1.0000 | " in table, "equal steps of a coarse metric are no certainty"
+    assert seen(before, after, {"a": Lowest()}) == "better: a/iou +0.200, a/ce -0.200; the others (1): the interval holds 0"
     assert seen(after, before, {"a": Lowest()}).startswith("worse: a/iou -0.200, a/ce +0.200; ")
     assert seen(before, after, {}).startswith("changed: a/iou +0.200, a/ce -0.200; ")
+    assert seen(before, before, {"a": Lowest()}) == "all (4): the interval holds 0"
 
 
 def test_evaluations_of_other_items_have_no_interval():
-    before, after = drawn({"iou": 0.5}, iou=[0.4, 0.6]), drawn({"iou": 0.7}, asked="others", iou=[0.6, 0.8])
+    before, after = drawn({"iou": 0.5}, iou=[0.5] * 60), drawn({"iou": 0.7}, asked="others", iou=[0.7] * 60)
     assert "| +0.2000 |  |" in before_after_table(before, after)
     assert seen(before, after, {"a": Lowest()}) == ""
 

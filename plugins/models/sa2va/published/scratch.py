@@ -28,6 +28,8 @@ from plugins.models.sa2va.published.weights import native_tensors, published_ten
 from plugins.models.sa2va.published.writing import write_folder
 from plugins.models.sa2va.sizes import Sizes
 
+VERSION = 2  # of the first weights: since 2 those of the vision tower are waves
+
 
 def make(
     folder: Path,
@@ -43,7 +45,7 @@ def make(
     sizes = sizes or Sizes()
     if not corpus.is_file():
         raise UserError(f"{corpus}: no such file; model.corpus is a text file from which the tokenizer is trained")
-    settings = {"sizes": asdict(sizes), "template": template, "seed": seed, "vocabulary": vocabulary}
+    settings = {"version": VERSION, "sizes": asdict(sizes), "template": template, "seed": seed, "vocabulary": vocabulary}
     marker = folder / "scratch.json"
     if folder.exists():
         if not marker.is_file() or json.loads(marker.read_text(encoding="utf-8")) != settings:
