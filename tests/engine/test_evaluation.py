@@ -6,6 +6,7 @@ import math
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,10 +14,12 @@ import torch
 from rich.console import Console
 
 from core.contracts import BadSample, Evaluation
-from core.engine.before_after import before_after_table, seen
+from core.engine.before_after import all_draws, before_after_table, seen
 from core.engine.evaluation import Unfinished, evaluate_all, metric_values, write_result
 from core.engine.launch import stopping
+from core.engine.parallel.exchange import Alone
 from core.engine.progress import Progress
+from core.engine.result import DRAWS_BEFORE, before_training
 from core.testing import TinyModel
 
 BEFORE = {"refcoco": Evaluation({"cIoU": 0.5, "n_expressions": 40.0})}
@@ -113,6 +116,16 @@ def test_a_change_is_marked_where_its_interval_leaves_out_zero():
     assert seen(after, before, {"a": Lowest()}).startswith("worse: a/iou -0.200, a/ce +0.200; ")
     assert seen(before, after, {}).startswith("changed: a/iou +0.200, a/ce -0.200; ")
     assert seen(before, before, {"a": Lowest()}) == "all (4): the interval holds 0"
+
+
+def test_a_resumed_run_has_the_draws_of_before_and_an_older_one_has_none(tmp_path):
+    strategy = SimpleNamespace(exchange=Alone())
+    built = SimpleNamespace(folder=tmp_path, trainer=SimpleNamespace(strategy=strategy), start=3)
+    before = drawn({"iou": 0.5}, iou=[0.4, None, 0.6])
+    (tmp_path / "before.json").write_text(json.dumps({"a": before["a"].metrics}))
+    assert before_training(built, Progress(0, quiet=True))["a"].draws == {}
+    (tmp_path / DRAWS_BEFORE).write_text(json.dumps(dict(all_draws(before))))
+    assert before_training(built, Progress(0, quiet=True)) == before
 
 
 def test_evaluations_of_other_items_have_no_interval():

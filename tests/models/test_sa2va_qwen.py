@@ -18,6 +18,7 @@ from core.contracts import BadSample, LossTerms, Region, RegionBatch, UserError
 from core.engine.noise import RunNoise
 from plugins.loops.caption_mask_caption import CaptionMaskCaption
 from plugins.loops.mask_caption_mask import MaskCaptionMask
+from plugins.loops.region_to_words import RegionToWords
 from plugins.losses.bce_dice import BceDice
 from plugins.losses.caption_ce import CaptionCe
 from plugins.models.sa2va.backends.qwen_pictures import LEAST, MOST, NativePictures, patches_of, sides
@@ -313,3 +314,14 @@ def test_sliding_windows_are_refused(small_qwen: Callable[[str], Path], tmp_path
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="use_sliding_window is not supported"):
         load(checkpoint=folder)
+
+
+def test_words_are_learned_from_a_region_s_own_cells(model: Sa2va) -> None:
+    batch = batch_of(model)
+    tokens = model.region_tokens(model.encode(batch), batch.view1, batch.cells)
+    assert [len(each) for each in tokens] == [int(cells.sum()) for cells in batch.cells]
+    term = RegionToWords(caption_length=8)(model, None, batch, RunNoise(0, 0)).terms["words"]
+    (term.total / term.count).backward()
+    projector = [parameter.grad for _, parameter in model.trainable()["projector"]]
+    assert all(grad is not None and grad.isfinite().all() for grad in projector)
+    assert any(grad.abs().sum() > 0 for grad in projector if grad is not None)
