@@ -26,17 +26,6 @@ from plugins.models.sa2va.model import Sa2va
 ASSET = Path(__file__).parents[2] / "assets" / "sa2va-shapes"
 
 
-@pytest.fixture
-def scene(tmp_path: Path) -> Path:
-    """A picture of the small model's world: a red circle on the left, a blue square on the right."""
-    picture = np.full((128, 128, 3), 190, np.uint8)
-    down, across = np.mgrid[:128, :128]
-    picture[(across - 34) ** 2 + (down - 64) ** 2 < 24**2] = (215, 40, 40)
-    picture[44:90, 76:118] = (40, 70, 215)
-    Image.fromarray(picture).save(tmp_path / "scene.png")
-    return tmp_path / "scene.png"
-
-
 @pytest.fixture(scope="module")
 def model() -> Sa2va:
     return load(checkpoint=ASSET).eval()

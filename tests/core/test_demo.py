@@ -28,17 +28,6 @@ from plugins.models.sa2va.components import load
 ASSET = Path(__file__).parents[2] / "assets" / "sa2va-shapes"
 
 
-@pytest.fixture
-def scene(tmp_path: Path) -> Path:
-    """A picture of the small model's world: a red circle on the left, a blue square on the right."""
-    picture = np.full((128, 128, 3), 190, np.uint8)
-    down, across = np.mgrid[:128, :128]
-    picture[(across - 34) ** 2 + (down - 64) ** 2 < 24**2] = (215, 40, 40)
-    picture[44:90, 76:118] = (40, 70, 215)
-    Image.fromarray(picture).save(tmp_path / "scene.png")
-    return tmp_path / "scene.png"
-
-
 def test_clicks_are_points_boxes_and_outlines(tmp_path):
     Image.new("RGB", (512, 512)).save(tmp_path / "square.png")  # shown as it is
     one = Scene()

@@ -12,12 +12,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from native_video import SIDE, WIDTH, own_video_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import Sam2VideoConfig, Sam2VideoModel
 from transformers.models.sam2.modeling_sam2 import Sam2MaskDecoder
-from transformers.models.sam2_video.configuration_sam2_video import Sam2VideoMaskDecoderConfig, Sam2VideoPromptEncoderConfig
 
 from core.contracts import UserError
 from plugins.models.sa2va import ask, tracking
@@ -35,7 +34,6 @@ from plugins.models.sa2va.replace_sam2 import main as replace_main
 from plugins.models.sa2va.tracking import Memory, Original, _recall, _remember, _Remembered, track
 from plugins.models.sa2va.video import Video
 
-WIDTH, SIDE = 128, 8  # two tokens a pointer; the coarsest features of a 128-pixel picture
 LARGE = 16 * SIDE
 SMALL = Sizes(tile=64, vision_width=32, vision_layers=1, llm_width=32, llm_layers=1, sam_size=64, sam_width=WIDTH, hiera_width=8)
 
@@ -59,36 +57,6 @@ def parts() -> tuple[Network, Memory, Sam2MaskDecoder]:
             torch.nn.init.normal_(parameter, mean=float("norm" in name), std=1.0 if "temporal" in name else 0.1)
         module.eval().requires_grad_(False)
     return network, memory, decoder
-
-
-def own_video_model(config: Sa2vaConfig, memory: Memory, sam21: bool) -> Sam2VideoModel:
-    video = Sam2VideoModel(
-        Sam2VideoConfig(
-            vision_config=config.sam2.vision_config,
-            prompt_encoder_config=Sam2VideoPromptEncoderConfig(hidden_size=WIDTH, image_size=config.sam_size),
-            mask_decoder_config=Sam2VideoMaskDecoderConfig(hidden_size=WIDTH, mlp_dim=32, iou_head_hidden_dim=16),
-            image_size=config.sam_size,
-            enable_occlusion_spatial_embedding=sam21,
-            enable_temporal_pos_encoding_for_object_pointers=sam21,
-            memory_attention_hidden_size=WIDTH,
-            memory_attention_num_layers=2,
-            memory_attention_feed_forward_hidden_size=32,
-            memory_attention_rope_feat_sizes=[SIDE, SIDE],
-            memory_encoder_hidden_size=WIDTH,
-            mask_downsampler_embed_dim=WIDTH,
-            memory_fuser_embed_dim=WIDTH,
-            memory_fuser_intermediate_dim=4 * WIDTH,
-        )
-    ).eval()
-    state = {name: tensor for name, tensor in memory.state_dict().items() if sam21 or name.split(".")[0] not in SAM21_PARTS}
-    missing, unexpected = video.load_state_dict(state, strict=False)
-    assert not unexpected
-    own = ("memory_", "object_pointer", "no_object", "mask_downsample", *SAM21_PARTS)
-    assert not [name for name in missing if name.startswith(own)]
-    return video
-
-
-SAM21_PARTS = ("temporal_positional_encoding_projection_layer", "occlusion_spatial_embedding_parameter")
 
 
 # ------------------------------------------------------------------------------------------ which frames

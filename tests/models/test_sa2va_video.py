@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import CHECKPOINT, copy
+from native_video import SIDE, WIDTH, own_video_model
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
-from transformers import Sam2VideoConfig, Sam2VideoModel
-from transformers.models.sam2_video.configuration_sam2_video import Sam2VideoMaskDecoderConfig, Sam2VideoPromptEncoderConfig
 
 from core.contracts import UserError
 from plugins.models.sa2va import ask
@@ -29,8 +28,6 @@ from plugins.models.sa2va.published.config import parse_config
 from plugins.models.sa2va.published.memory import memory_shapes, native_name
 from plugins.models.sa2va.published.scratch_config import published_config
 from plugins.models.sa2va.tracking import PROMPTED, Memory, _recall, _remember, _Remembered, track
-
-WIDTH, SIDE = 128, 8  # two tokens a pointer; the coarsest features of a 128-pixel picture
 
 
 def small_config() -> Sa2vaConfig:
@@ -63,27 +60,7 @@ def test_every_memory_tensor_has_a_module() -> None:
 def test_recalled_features_are_those_of_transformers_own_video_model(parts: tuple[Network, Memory], frame: int) -> None:
     network, memory = parts
     config, generator = network.config, torch.Generator().manual_seed(frame)
-    video = Sam2VideoModel(
-        Sam2VideoConfig(
-            vision_config=config.sam2.vision_config,
-            prompt_encoder_config=Sam2VideoPromptEncoderConfig(hidden_size=WIDTH, image_size=config.sam_size),
-            mask_decoder_config=Sam2VideoMaskDecoderConfig(hidden_size=WIDTH, mlp_dim=32, iou_head_hidden_dim=16),
-            image_size=config.sam_size,
-            enable_occlusion_spatial_embedding=False,
-            enable_temporal_pos_encoding_for_object_pointers=False,
-            memory_attention_hidden_size=WIDTH,
-            memory_attention_num_layers=2,
-            memory_attention_feed_forward_hidden_size=32,
-            memory_attention_rope_feat_sizes=[SIDE, SIDE],
-            memory_encoder_hidden_size=WIDTH,
-            mask_downsampler_embed_dim=WIDTH,
-            memory_fuser_embed_dim=WIDTH,
-            memory_fuser_intermediate_dim=4 * WIDTH,
-        )
-    ).eval()
-    missing, unexpected = video.load_state_dict(memory.state_dict(), strict=False)
-    assert not unexpected
-    assert not [name for name in missing if name.startswith(("memory_", "object_pointer", "no_object"))]
+    video = own_video_model(config, memory, sam21=False)
 
     def remembered() -> _Remembered:
         features = torch.randn(SIDE * SIDE, 1, 64, generator=generator).bfloat16()
