@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -27,6 +27,7 @@ from core.contracts import UserError
 from plugins.models.sa2va import prompts
 from plugins.models.sa2va.backend import Grid, Largest, Piece, Prompt, Shown, States, put
 from plugins.models.sa2va.backends.internvl_pictures import TiledPictures
+from plugins.models.sa2va.backends.parts import Parts
 from plugins.models.sa2va.groups import Prefixes
 from plugins.models.sa2va.pixels import normalize
 
@@ -62,7 +63,7 @@ class InternVLSizes:
         return InternVLConfig(vision_config=vision, text_config=llm, downsample_ratio=self.downsample, projector_hidden_act="gelu")
 
 
-class InternVL:
+class InternVL(Parts):
     """Obeys ``backend.Backend``. A picture is n tiles of G x G tokens; regions are taken from the last one, which shows all of it."""
 
     marks = prompts.INTERNVL
@@ -81,21 +82,6 @@ class InternVL:
         self.llm: Qwen2ForCausalLM | LlamaForCausalLM = AutoModelForCausalLM.from_config(config.llm, attn_implementation="sdpa")
         self.layers: int = config.llm.num_hidden_layers
         self.longest = config.longest
-
-    @property
-    def parts(self) -> dict[str, nn.Module]:
-        return {"vision": self.vision, "projector": self.projector, "llm": self.llm}
-
-    @property
-    def head(self) -> nn.Module:
-        return self.llm.lm_head
-
-    @property
-    def embedding(self) -> nn.Parameter:
-        return self.llm.model.embed_tokens.weight
-
-    def embed(self, ids: Tensor) -> Tensor:
-        return self.llm.model.embed_tokens(ids)
 
     def tile_features(self, tiles: Tensor) -> Tensor:
         """[n, 3, S, S] uint8 -> [n, G*G, C] before the projector."""

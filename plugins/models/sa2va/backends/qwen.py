@@ -14,6 +14,7 @@ from transformers.masking_utils import create_causal_mask
 
 from plugins.models.sa2va import prompts
 from plugins.models.sa2va.backend import Grid, Largest, Piece, Prompt, Shown, States, put
+from plugins.models.sa2va.backends.parts import Parts
 from plugins.models.sa2va.backends.qwen_pictures import TILE, NativePictures
 from plugins.models.sa2va.groups import Prefixes
 
@@ -77,7 +78,7 @@ class _Features:
     deep: Tensor | None  # [n, k, D]
 
 
-class QwenVL:
+class QwenVL(Parts):
     """Obeys ``backend.Backend``. A picture has a token for each cell of its region grid; positions have three numbers (M-RoPE).
 
     Upstream has no regions: here a region's tokens are the picture's own of its cells, DeepStack's features with them, and they are
@@ -101,23 +102,6 @@ class QwenVL:
         self.vision.merger = _Joined(config.vision.hidden_size * config.vision.spatial_merge_size**2)
         self.llm = LanguageModel(config.llm)
         self.layers: int = config.llm.num_hidden_layers
-
-    @property
-    def parts(self) -> dict[str, nn.Module]:
-        return {"vision": self.vision, "projector": self.projector, "llm": self.llm}
-
-    @property
-    def head(self) -> nn.Module:
-        return self.llm.lm_head
-
-    @property
-    def embedding(self) -> nn.Parameter:
-        weight: nn.Parameter = self.llm.model.embed_tokens.weight
-        return weight
-
-    def embed(self, ids: Tensor) -> Tensor:
-        embedded: Tensor = self.llm.model.embed_tokens(ids)
-        return embedded
 
     def encode(self, tiles: Tensor, counts: Sequence[int], grids: Sequence[Grid]) -> list[_Features]:
         """N pictures; each patch counts twice, as the two moments that the encoder takes together of a video."""
