@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import random
 import runpy
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 CHILDREN = multiprocessing.get_context("forkserver")
-CHILDREN.set_forkserver_preload(["pytest", "core.engine.runner", "plugins.models.sa2va.published.load", "peft"])
+CHILDREN.set_forkserver_preload(["tests.engine.warm"])
+_PORTS = range(20_000, 32_000)  # below those that systems give to whoever connects (Linux: from 32768 on)
+
+
+def free_port() -> int:
+    """A port at 127.0.0.1 that nobody listens at, and that stays free while the processes start that are to meet there."""
+    while True:
+        port = random.SystemRandom().choice(_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Command:

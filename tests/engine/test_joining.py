@@ -22,6 +22,7 @@ from core.engine.parallel.exchange import join
 from core.engine.parallel.joining import meet
 from core.recipe import Recipe, resolved_yaml
 from core.registry import Registry
+from tests.engine.children import free_port
 from tests.engine.test_launch import SMALL, until
 from tests.patience import HANGS_S
 
@@ -29,10 +30,7 @@ from tests.patience import HANGS_S
 @pytest.fixture
 def port() -> int:
     """One at which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        free: int = probe.getsockname()[1]
-        return free
+    return free_port()
 
 
 @pytest.fixture

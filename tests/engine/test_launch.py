@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from core.engine import checkpoint, launch, runner
 from core.engine.launch.start import _first_failure
 from core.recipe import Recipe, resolved_yaml
 from core.registry import Registry
-from tests.engine.children import Command
+from tests.engine.children import Command, free_port
 from tests.engine.distributed_worker import on_ranks
 from tests.patience import HANGS_S
 
@@ -164,10 +163,7 @@ def test_under_torchrun_it_joins(fake: Callable[..., Path]) -> None:
 
 
 def test_in_a_slurm_step_it_joins(fake: Callable[..., Path]) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "localhost", "MASTER_PORT": str(port)}
+    step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "localhost", "MASTER_PORT": str(free_port())}
     recipe = fake("joined")
     tasks = [start(recipe, **step, SLURM_PROCID=str(number), SLURM_LOCALID=str(number)) for number in (0, 1)]
     told = [task.communicate(HANGS_S)[1] for task in tasks]
