@@ -205,8 +205,10 @@ def test_a_machine_without_a_loopback_is_told_at_once(monkeypatch: pytest.Monkey
 
 
 def test_what_was_ignored_stays_ignored() -> None:
-    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGQUIT)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)}
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # however the tests were started
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
         assert "SIGHUP" not in start._handled()
         assert {"SIGINT", "SIGQUIT"} <= set(start._handled())

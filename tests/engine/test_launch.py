@@ -15,11 +15,11 @@ from types import SimpleNamespace
 import pytest
 from safetensors.torch import load_file
 
-from core.engine import checkpoint, launch, runner
+from core.engine import checkpoint, runner
 from core.engine.launch.start import _first_failure
 from core.recipe import Recipe, resolved_yaml
 from core.registry import Registry
-from tests.engine.children import Command, free_port
+from tests.engine.children import Command, free_port, workers
 from tests.engine.distributed_worker import on_ranks
 from tests.patience import HANGS_S
 
@@ -80,20 +80,6 @@ def model(*, checkpoint: str = "") -> Model:
 
 def start(recipe: Path, *overrides: str, **variables: str) -> Command:
     return Command("core.run", recipe, "--quiet", *overrides, **variables)
-
-
-def workers(launcher: int) -> list[int]:
-    """The living processes that a command has started, directly or not."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            started = f"{launch.LAUNCHER}={launcher}\0".encode() in (entry / "environ").read_bytes()
-            alive = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-        except OSError:  # gone, or another user's
-            continue
-        if started and alive:
-            found.append(int(entry.name))
-    return found
 
 
 def until(true: Callable[[], object], seconds: float = HANGS_S) -> None:
