@@ -36,7 +36,7 @@ class Command:
     """``python -m module arguments`` in a process group of its own, as a shell starts it, with the methods of ``subprocess.Popen``.
 
     It has the environment and the folder of the process that makes it, and ``variables``; it is no rank. The workers that it starts
-    are forked from it (``_forked``), so that they have nothing to import, either.
+    are forked from it (``_Forked``), so that they have nothing to import, either.
     """
 
     def __init__(self, module: str, *arguments: object, **variables: str) -> None:
