@@ -25,6 +25,7 @@ from core.contracts import UserError
 TRACEBACK = "DUALLOOP_TRACEBACK"
 _ROOT = Path(__file__).resolve().parents[1]
 _PLACE = "make room, or give another place"
+_RENAME = "rename that file or folder"
 _MEMORY = "lower train.batch_size (train.accumulate makes up for it) or train.workers, or use a machine with more memory"
 #: errno -> what to do.
 _REMEDIES = {
@@ -82,6 +83,8 @@ def sentence(error: BaseException, at: Path | None = None) -> str | None:
         return f"a library of this machine cannot be loaded ({text}); install it, or the package that needs it anew"
     if isinstance(error, RuntimeError) and "inline_container" in text and isinstance(error.__context__, OSError):
         return sentence(error.__context__, at)  # torch.save goes on to write its end where a write failed
+    if match := re.match(r"Path (.*) is not valid UTF-8", text):  # of safetensors
+        return f"the name {match[1]} holds bytes that are no UTF-8 text; {_RENAME}"
     if isinstance(error, RuntimeError) or type(error).__name__ == "SafetensorError":
         number = errno.EAGAIN if "start new thread" in text else _number(text)
         return None if number is None else _of_the_system(error, number, text, at)
@@ -124,7 +127,7 @@ def _last_line(error: BaseException) -> str:
 def _name_sentence(error: UnicodeEncodeError) -> str:
     part = ascii(error.object[max(0, error.start - 20) : error.end + 20])
     if "surrogates" in error.reason:
-        return f"the name {part} holds bytes that are no UTF-8 text; rename that file or folder"
+        return f"the name {part} holds bytes that are no UTF-8 text; {_RENAME}"
     return f"{part} cannot be written in this system's encoding ({error.encoding}); set PYTHONUTF8=1 or LANG=C.UTF-8"
 
 

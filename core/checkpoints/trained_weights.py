@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -122,10 +121,8 @@ def _slow_weights(folder: Path, groups: Groups) -> dict[str, Tensor]:
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
     """The tensors of one file of a checkpoint. Raises ``UserError``."""
-    try:
+    with checkpoint.reading(file.parent):
         return load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{file.parent}: not a complete checkpoint ({error})") from None
 
 
 def open_file(source: Path, model: Model) -> Trained:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from core.contracts import UserError
-from core.engine.which_run import run_named
+from core.engine.which_run import is_run, run_named
 from core.installed.home import home
 from core.installed.shipped import recipe_names
 from core.recipe.foreign import key_of
@@ -46,6 +46,9 @@ def recipe_and_run(arguments: argparse.Namespace) -> tuple[str, Path | Literal[T
         arguments.overrides.append(resume)
         resume = True
     folder = home(resume) if isinstance(resume, str) else resume
+    own = Path(recipe) if recipe is not None and folder is True else folder if recipe is None else None
+    if isinstance(own, Path) and own.name == "recipe.yaml" and is_run(own.parent):
+        return str(own), own.parent  # the recipe in a run's folder means that run, also where a newer one has the same name
     if recipe is not None:
         return recipe, folder
     if not isinstance(folder, Path):

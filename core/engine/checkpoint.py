@@ -31,6 +31,7 @@ from core.engine.parallel.step import State
 NONE: Groups = MappingProxyType({})
 MARGIN = 2**20  # bytes that a checkpoint may take besides its tensors
 _NAME = re.compile(r"update-(\d+)")
+_GO_ON = "; remove it, and --resume goes on from the one before"
 
 
 def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
@@ -139,7 +140,7 @@ def load(path: Path, groups: Groups, optimizer: State, teacher: Teacher | None, 
 
     Raises ``UserError`` on any mismatch.
     """
-    with _reading(path):
+    with reading(path, _GO_ON):
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
         trained = load_file(path / "trained.safetensors")
         stored = load_file(path / "optimizer.safetensors")
@@ -160,16 +161,23 @@ def load(path: Path, groups: Groups, optimizer: State, teacher: Teacher | None, 
 
 def load_running(path: Path) -> dict[str, Tensor]:
     """The running gradient of a checkpoint. Raises ``UserError`` where it has none."""
-    with _reading(path):
+    with reading(path, _GO_ON):
         return load_file(path / "running.safetensors")
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path, advice: str = "") -> Iterator[None]:
+    """Around reads of a checkpoint's files: what is missing or damaged is a ``UserError``, with ``advice``.
+
+    What the system refuses (permissions, too many open files, a disk that fails, a name that is no text) goes on: the checkpoint may be
+    whole.
+    """
     try:
         yield
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"{path}: not a complete checkpoint ({error}); remove it, and --resume goes on from the one before") from None
+    except (FileNotFoundError, NotADirectoryError, ValueError, SafetensorError) as error:
+        if isinstance(error, SafetensorError) and re.search(r"os error \d|not valid UTF-8", str(error)):
+            raise
+        raise UserError(f"{path}: not a complete checkpoint ({error}){advice}") from None
 
 
 @torch.no_grad()

@@ -142,6 +142,7 @@ def _same_job(parent: Path, name: str, recipe: Recipe, registry: Registry) -> tu
 
 
 def _new(parent: Path, name: str, recipe: Recipe, registry: Registry, held: ExitStack, notes: list[str]) -> Found:
+    str(parent).encode()  # raises for a name that is no text: checkpoints could be written there, but not read
     stamp, folder = time.strftime("%Y%m%d-%H%M%S"), parent
     for attempt in range(1000):
         folder = parent / (f"{name}-{stamp}" + (f"-{attempt}" if attempt else ""))

@@ -24,6 +24,7 @@ from core.engine.parallel.exchange import Exchange, join
 from core.engine.processor import slow_bfloat16
 from core.engine.profile import Profile
 from core.engine.progress import Output, Progress
+from core.engine.reach import require_reach
 from core.engine.result import before_training, finish
 from core.engine.run_folder import Found, remember, removed_on_failure, run_folder
 from core.engine.sweep_point import group_of, point_of
@@ -68,6 +69,7 @@ def _in_folder(found: Found, recipe: Recipe, registry: Registry, quiet: bool, pr
             built = build_run(recipe, registry, folder, last or None, exchange)
             between = Between(built, progress, last or None)
             _room(built)
+            require_reach(built.trainer, built.start, total)
             notes = [*found.notes, *_remembered(built, registry, progress)]
             built.trainer.strategy.check_agreement("at the start")
         profiled = _profile(built, profile) if profile and exchange.main else None

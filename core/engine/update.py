@@ -19,6 +19,7 @@ from core.engine.moving import MovingValue, move
 from core.engine.noise import RunNoise, derived_seed
 from core.engine.parallel.gradients import Gradients
 from core.engine.parallel.strategy import Strategy
+from core.engine.reach import UNREACHED
 from core.engine.surgery import Surgery, loss_key
 from core.engine.teaching import Together
 
@@ -129,8 +130,7 @@ class Trainer:
                         parts = [term.weight * term.total / max(totals[key], 1) for key, term in terms.terms.items()]
                         loss = torch.stack(parts).sum()
                         if not loss.requires_grad:
-                            what = f"{loop.name}/{task}: no loss of it reaches a trained weight"
-                            raise UserError(f"{what}; train a group that it uses (model.train), or take the task out of the recipe")
+                            raise UserError(f"{loop.name}/{task}: {UNREACHED}")
                         self.strategy.backward(loss)  # also of NaN: the ranks' backward passes may wait for each other
                         value = float(loss.detach())
                         self._seen.append(Seen(f"{loop.name}/{task}", batch.ids, math.isfinite(value)))

@@ -22,6 +22,7 @@ from core.engine.noise import RunNoise, derived_seed
 from core.engine.own_weights import move_to
 from core.engine.parallel.exchange import Alone
 from core.engine.plan import needs_of
+from core.engine.reach import UNREACHED, reaches
 from core.engine.teaching import teacher_preparation
 from core.engine.update import add_sums, means
 from core.preflight.data import value_at
@@ -73,6 +74,7 @@ class _Measured:
     written: dict[bytes, dict[bytes, str]] = field(default_factory=lambda: defaultdict(dict))  # picture -> region -> the teacher's caption
     sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))  # of the loop's metrics, as an update adds them up
     bad: int = 0
+    reaches: bool | None = None  # whether a loss reaches a trained weight; None until there was a region
 
     def singled_out(self) -> tuple[int, int]:
         """(captions that no other region of their picture gets, captions of regions that are not alone in their picture)."""
@@ -176,6 +178,9 @@ def _close(base: _Base, found: _Measured, regions: Sequence[Region], length: int
                 own = model.decode(teacher_captions(teacher, model, vision, batch, base.length))
                 found.own_of_given += _ious(model, vision, batch.view1, batch.mask1, own, base.length, batch.ids)
         terms = found.loop(model, teacher, batch, RunNoise(base.recipe.values["seed"], 0))
+    if found.reaches is None:
+        with model.computing(training=True, precision=base.recipe.values["train"]["precision"]):
+            found.reaches = reaches(found.loop(model, teacher, batch, RunNoise(base.recipe.values["seed"], 0)))
     terms.terms = {}  # losses are no figures of the base
     add_sums(found.sums, "", terms)
 
@@ -223,6 +228,8 @@ def _told(one: _Measured, there: Mapping[str, float]) -> Iterator[Finding]:
     if one.bad:
         text = f"{one.bad} of the regions drawn could not be used; what is said of its sources names the reasons"
         yield Finding("warn", subject, text)
+    if one.reaches is False:
+        yield Finding("fail", subject, UNREACHED)
     logged = {name.removeprefix("/"): value for name, value in means(one.sums).items()}
     figures = {**logged, **there}
     if one.own:

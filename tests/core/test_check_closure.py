@@ -134,3 +134,10 @@ def test_the_option_is_checked(given: list[str], told: str, capsys: pytest.Captu
     with pytest.raises(SystemExit):
         main(given)
     assert told in capsys.readouterr().err
+
+
+def test_a_task_that_reaches_nothing_trained_fails(tiny: Any) -> None:
+    recipe = tiny(*FEW, "model.train=[sam2_decoder]", "model.lora=null", "gradient={use: sum}")
+    found = [one for one in closure(recipe, Registry(), 1, lambda *_: None) if one.status == "fail"]
+    assert [one.subject for one in found] == ["loops.loop2.tasks.cycle"]
+    assert found[0].text.startswith("no loss of it reaches a trained weight; train a group")

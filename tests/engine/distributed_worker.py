@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from core.engine.parallel.exchange import Exchange, Group, join
 from core.engine.parallel.strategy import Strategy
 from core.recipe import load
 from core.registry import Registry
-from tests.engine.children import CHILDREN
+from tests.engine.children import CHILDREN, free_port
 from tests.patience import HANGS_S
 
 Case = dict[str, Any]
@@ -38,9 +37,7 @@ def on_ranks(world: int, cases: list[Case]) -> None:
 
 def start_ranks(world: int, target: Callable[..., None], *arguments: object) -> None:
     """Calls ``target(*arguments)`` in ``world`` processes that find each other; all must end well."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     ranks = [CHILDREN.Process(target=_call, args=(rank, world, port, target, arguments)) for rank in range(world)]
     for process in ranks:
         process.start()

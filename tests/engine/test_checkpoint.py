@@ -11,10 +11,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from core.contracts import UserError
 from core.engine import checkpoint
+from core.outside import sentence
 from tests.engine.children import CHILDREN
 from tests.patience import HANGS_S
 
@@ -79,6 +81,29 @@ def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
     os.truncate(path / "optimizer.safetensors", 9)
     with pytest.raises(UserError, match="not a complete checkpoint"):
         checkpoint.load(path, groups, optimizer.state, None)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermissionError(13, "Permission denied"),
+        OSError(24, "Too many open files"),
+        SafetensorError("Error while deserializing: I/O error: Input/output error (os error 5)"),
+        SafetensorError("Path /runs/caf\ufffd is not valid UTF-8"),
+    ],
+)
+def test_what_the_system_refuses_is_no_reason_to_remove_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refuse(file: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(checkpoint, "load_file", refuse)
+    (tmp_path / "state.json").write_text("{}")
+    with pytest.raises(type(error)) as told:
+        checkpoint.load(tmp_path, {}, {}, None)
+    assert told.value is error
+    assert sentence(error) is not None
 
 
 def test_a_full_disk_is_reported_before_anything_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

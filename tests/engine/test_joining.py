@@ -22,6 +22,7 @@ from core.engine.parallel.exchange import join
 from core.engine.parallel.joining import meet
 from core.recipe import Recipe, resolved_yaml
 from core.registry import Registry
+from tests.engine.children import free_port
 from tests.engine.test_launch import SMALL, until
 from tests.patience import HANGS_S
 
@@ -29,10 +30,7 @@ from tests.patience import HANGS_S
 @pytest.fixture
 def port() -> int:
     """One at which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        free: int = probe.getsockname()[1]
-        return free
+    return free_port()
 
 
 @pytest.fixture
@@ -207,8 +205,10 @@ def test_a_machine_without_a_loopback_is_told_at_once(monkeypatch: pytest.Monkey
 
 
 def test_what_was_ignored_stays_ignored() -> None:
-    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGQUIT)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)}
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # however the tests were started
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
         assert "SIGHUP" not in start._handled()
         assert {"SIGINT", "SIGQUIT"} <= set(start._handled())

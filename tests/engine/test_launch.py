@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -16,11 +15,11 @@ from types import SimpleNamespace
 import pytest
 from safetensors.torch import load_file
 
-from core.engine import checkpoint, launch, runner
+from core.engine import checkpoint, runner
 from core.engine.launch.start import _first_failure
 from core.recipe import Recipe, resolved_yaml
 from core.registry import Registry
-from tests.engine.children import Command
+from tests.engine.children import Command, free_port, workers
 from tests.engine.distributed_worker import on_ranks
 from tests.patience import HANGS_S
 
@@ -81,20 +80,6 @@ def model(*, checkpoint: str = "") -> Model:
 
 def start(recipe: Path, *overrides: str, **variables: str) -> Command:
     return Command("core.run", recipe, "--quiet", *overrides, **variables)
-
-
-def workers(launcher: int) -> list[int]:
-    """The living processes that a command has started, directly or not."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            started = f"{launch.LAUNCHER}={launcher}\0".encode() in (entry / "environ").read_bytes()
-            alive = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-        except OSError:  # gone, or another user's
-            continue
-        if started and alive:
-            found.append(int(entry.name))
-    return found
 
 
 def until(true: Callable[[], object], seconds: float = HANGS_S) -> None:
@@ -164,10 +149,7 @@ def test_under_torchrun_it_joins(fake: Callable[..., Path]) -> None:
 
 
 def test_in_a_slurm_step_it_joins(fake: Callable[..., Path]) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "localhost", "MASTER_PORT": str(port)}
+    step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "localhost", "MASTER_PORT": str(free_port())}
     recipe = fake("joined")
     tasks = [start(recipe, **step, SLURM_PROCID=str(number), SLURM_LOCALID=str(number)) for number in (0, 1)]
     told = [task.communicate(HANGS_S)[1] for task in tasks]

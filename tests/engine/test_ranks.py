@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -19,7 +18,7 @@ from core.engine.launch import LostRank, slurm
 from core.engine.parallel.exchange import Group
 from core.engine.parallel.strategy import make_strategy
 from core.engine.surgery import Surgery
-from tests.engine.children import CHILDREN
+from tests.engine.children import CHILDREN, free_port
 from tests.patience import HANGS_S
 
 
@@ -104,9 +103,7 @@ def two(rank: int, port: int, out: Path) -> None:
 
 def together(target: Callable[[int, int, Path], None], folder: Path) -> None:
     """Calls ``target(rank, port, folder)`` in two processes."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     processes = [CHILDREN.Process(target=target, args=(rank, port, folder)) for rank in range(2)]
     for process in processes:
         process.start()

@@ -244,6 +244,13 @@ def test_a_run_folder_that_is_not_complete_is_removed(tiny: Make, tmp_path: Path
     assert list((tmp_path / "runs").iterdir()) == []
 
 
+def test_a_folder_in_which_checkpoints_could_not_be_read_is_refused(tiny: Make, tmp_path: Path) -> None:
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    with pytest.raises(UserError, match=r"holds bytes that are no UTF-8 text; rename that file or folder"):
+        runner.run(tiny(f"output={odd}"), Registry(), quiet=True)
+    assert not os.path.exists(odd)
+
+
 def test_a_run_folder_that_cannot_be_made(tiny: Make, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"output: the run folder .* cannot be made"):

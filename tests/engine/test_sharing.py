@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,10 +29,10 @@ QUIET = Progress(0, quiet=True)
 
 
 class Predicting:
-    """Two items of each of five units, from the model's own masks; the fourth unit is bad. Rank 1 may be slow, or fail."""
+    """Two items of each of five units, from the model's own masks; the fourth unit is bad. Rank 1 may be slow, fail, or be killed."""
 
-    def __init__(self, slow_s: float = 0.0, fails: bool = False) -> None:
-        self.slow_s, self.fails = slow_s, fails
+    def __init__(self, slow_s: float = 0.0, fails: bool = False, killed: bool = False) -> None:
+        self.slow_s, self.fails, self.killed = slow_s, fails, killed
 
     def __len__(self) -> int:
         return 5
@@ -41,6 +42,8 @@ class Predicting:
             time.sleep(self.slow_s)
             if self.fails:
                 raise MemoryError("none left")
+            if self.killed:
+                os.kill(os.getpid(), signal.SIGKILL)
         if unit == 3:
             raise BadSample("no picture", "x3", "gone")
         image = np.random.default_rng(unit).integers(0, 256, (8, 8, 3), dtype=np.uint8)
@@ -83,6 +86,21 @@ def rank(number: int, port: int, out: Path) -> None:
         (out / "told.part").write_text(f"{number} {error}")
         (out / "told.part").rename(out / "told")
     os._exit(0)
+
+
+def killed(number: int, port: int, out: Path) -> None:
+    os.environ |= {"RANK": str(number), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    try:
+        evaluate("e", Predicting(killed=True), TinyModel(), QUIET, Group("cpu", timeout_s=HANGS_S))
+    except LostRank as error:
+        (out / "told").write_text(f"{number} {error}")
+    os._exit(0)
+
+
+def test_a_rank_killed_in_its_share_is_not_waited_for(tmp_path: Path) -> None:
+    """Without a launcher that would end the others, as under srun: a share has no time limit."""
+    together(killed, tmp_path)
+    assert (tmp_path / "told").read_text().startswith("0 rank 0 lost the other ranks while waiting for the others (evaluating e) (")
 
 
 def test_two_ranks_measure_what_one_does(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 from contextlib import ExitStack
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from core.commands.words import recipe_and_run
 from core.contracts import UserError
 from core.engine.which_run import run_named, runs_of
 
@@ -94,3 +96,20 @@ def test_a_job_started_again_goes_on_with_the_unfinished_run_of_its_own_recipe(t
     assert folder not in (mine, other)
     assert "launch.requeue goes on with runs of this recipe only" in note  # one is unfinished, but of another recipe: it is said
     assert "optimizer.lr was 0.1, is 5e-05" in note
+
+
+def test_the_recipe_in_a_runs_folder_means_that_run(tmp_path: Path) -> None:
+    """Also where a newer run has the same name, which the recipe elsewhere would mean."""
+    (tmp_path / "run").mkdir()
+    file, other = tmp_path / "run" / "recipe.yaml", tmp_path / "recipe.yaml"
+    for one in (file, other, tmp_path / "run" / "recipe.json"):
+        one.write_text("{}")
+
+    def meant(recipe: str | None, resume: object) -> tuple[str, object]:
+        return recipe_and_run(argparse.Namespace(recipe=recipe, resume=resume, overrides=[]))
+
+    assert meant(None, str(file)) == (str(file), file.parent)  # --resume RUN/recipe.yaml
+    assert meant(str(file), True) == (str(file), file.parent)  # RUN/recipe.yaml --resume
+    assert meant(str(file), None) == (str(file), None)  # a new run of it
+    assert meant(None, str(other)) == (str(other), True)
+    assert meant(str(other), True) == (str(other), True)

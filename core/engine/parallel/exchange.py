@@ -20,6 +20,8 @@ from core.engine.launch import RESUME, LostRank, check_launch, device_of
 from core.engine.parallel.joining import meet
 from core.engine.parallel.table import STRATEGIES
 
+_NO_END = timedelta(days=365)
+
 
 class Exchange(ABC):
     """What the parts of a run that need the other processes ask for."""
@@ -47,7 +49,10 @@ class Exchange(ABC):
 
     @abstractmethod
     def sharing(self, doing: str) -> AbstractContextManager[None]:
-        """Around this rank's share of a work; it ends when every rank is through with its own, however long the slowest takes."""
+        """Around this rank's share of a work; it ends when every rank is through with its own, however long the slowest takes.
+
+        Raises ``LostRank`` where a rank fails or ends in its share.
+        """
 
     @abstractmethod
     def leave(self) -> None:
@@ -106,6 +111,7 @@ class Group(Exchange):
             torch.cuda.set_device(place)
         backend = "cpu:gloo,cuda:nccl" if place else "gloo"
         self._init(backend, dist.PrefixStore("group", store), timeout, place)
+        self.unhurried = dist.new_group(backend="gloo", timeout=_NO_END)  # its connections say at once that a rank's process is gone
 
     def _init(self, backend: str, store: dist.Store, timeout: timedelta, place: torch.device | None) -> None:
         """With its device NCCL connects at once, and not after the model was loaded."""
@@ -147,7 +153,7 @@ class Group(Exchange):
     @contextmanager
     def sharing(self, doing: str) -> Iterator[None]:
         self.shared += 1
-        through, failed = f"through{self.shared}", f"failed{self.shared}"
+        failed = f"failed{self.shared}"
         try:
             yield
         except BaseException:
@@ -155,11 +161,12 @@ class Group(Exchange):
                 self.store.set(failed, "")
             raise
         with self.exchanging(f"waiting for the others ({doing})", numbered=False):
-            self.store.add(through, 1)
-            while self.store.add(through, 0) < self.world:
+            through = dist.barrier(self.unhurried, async_op=True)
+            while not through.is_completed():  # not wait: a signal is taken between two looks
                 if self.store.check([failed]):
                     raise RuntimeError("one of them failed")
                 time.sleep(0.05)
+            through.wait()
 
     def leave(self) -> None:
         dist.destroy_process_group()
