@@ -25,6 +25,14 @@ from core.recipe.missing import missing_paths
 from core.recipe.schema import RecipeSchema
 from core.registry import Registry
 
+EXAMPLES = """examples:
+  {run} dual_loop_tiny --check                                   is it right? reads neither model nor data
+  {run} mine.yaml train.updates=20 optimizer.lr=1e-4
+  {run} --resume runs/NAME                                       goes on where it stopped
+  {run} mine.yaml --sweep seed=1,2,3 gradient.use=sum,pcgrad     six runs
+  {run} mine.yaml --diff runs/NAME                               where the recipe differs from a run's
+"""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code: 2 for what the user can put right."""
@@ -63,7 +71,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=spoken("run"), description="Run a recipe.")
+    parser = argparse.ArgumentParser(
+        prog=spoken("run"),
+        description="Train as a recipe says: its components, their keys, where everything lies.",
+        epilog=EXAMPLES.format(run=spoken("run")),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
         "recipe", nargs="?", metavar="RECIPE", help="a YAML file, or the name of a shipped recipe; may be left out with --resume RUN_FOLDER"
     )
