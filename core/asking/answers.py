@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from core.contracts import AnswersQuestions, BadSample, Model, Region, UserError
+from core.contracts import AnswersQuestions, BadSample, FollowsUpstream, Model, Region, UserError
 from core.registry.offers import wanted
 
 Visual = np.ndarray | list[np.ndarray]  # a picture [H, W, 3] uint8, or frames of one size
@@ -58,6 +58,14 @@ def ask(model: Model, visual: Visual, question: str, regions: np.ndarray | None,
     """The answer to a free question; ``regions`` [n, H, W] bool are called region1, region2, ... in it. Raises ``UserError``."""
     answer = _talking(model).ask(visual, question, regions, max_new_tokens)
     return Answered(question if asked is None else asked, answer.text, answer.masks)
+
+
+def follow_upstream(model: Model) -> None:
+    """Makes a model answer as the code does that it was published with. Raises ``UserError`` for one that knows no such code."""
+    if not isinstance(model, FollowsUpstream):
+        methods = " and ".join(map(repr, wanted(FollowsUpstream)))
+        raise UserError(f"--upstream: the model ({type(model).__name__}) has no {methods}; leave --upstream out")
+    model.follow_upstream()
 
 
 def _talking(model: Model) -> AnswersQuestions:

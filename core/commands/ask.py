@@ -69,6 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", action="append", default=[], metavar="KEY=VALUE", help=keys)
     device = "auto (default): cuda where there is a GPU, else cpu; or cpu, cuda, cuda:1"
     parser.add_argument("--device", default="auto", help=device)
+    upstream = "answer a question exactly as the code does that the model was published with, where training differs from it in details"
+    parser.add_argument("--upstream", action="store_true", help=upstream)
     parser.add_argument("--json", action="store_true", help="print the answers as JSON")
     return parser
 
@@ -89,6 +91,8 @@ def _ask(arguments: argparse.Namespace) -> int:
     regions = np.stack(masks) if masks else None  # [n, H, W] bool
     device = device_named(arguments.device)
     model, read_from = open_model(arguments.source, Registry(), arguments.base, arguments.dtype, arguments.model)
+    if arguments.upstream:
+        answers.follow_upstream(model)
     placed(model, device)
     most, found = arguments.max_new_tokens, []
     if regions is not None and not arguments.questions and not isinstance(visual, list):

@@ -32,8 +32,9 @@ SECONDS = 40.0  # for drawing samples from all sources together
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     parser = argparse.ArgumentParser(prog=spoken("check"), description="Look at everything a recipe's run will need.")
-    parser.add_argument("recipe", metavar="RECIPE", nargs="?")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for core.run")
+    named = "a YAML file, or the name of a shipped recipe; left out with --data"
+    parser.add_argument("recipe", metavar="RECIPE", nargs="?", help=named)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"set one key, as for {spoken('run')}")
     about = "look at this folder or file of data instead of a recipe: what it is, how much of it is used, a page to scroll, a recipe"
     parser.add_argument("--data", type=Path, metavar="PATH", help=about)
     parser.add_argument("--samples", type=int, default=200, metavar="N", help="samples drawn from each source (default 200)")

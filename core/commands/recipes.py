@@ -29,7 +29,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=spoken("recipes"), description="The recipes that come with dualloop; without a word: list them.")
+    parser = argparse.ArgumentParser(
+        prog=spoken("recipes"),
+        description="The recipes that come with dualloop; without a word: list them.",
+        epilog=f"where two recipes differ: {spoken('run')} RECIPE --diff OTHER",
+    )
     commands = parser.add_subparsers(dest="command")
     copying = commands.add_parser("copy", help="write a recipe to a file of one's own, to edit it")
     copying.add_argument("name", metavar="NAME", help="as the list has it")

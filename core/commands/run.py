@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -16,12 +17,21 @@ from core.engine.launch import RESUME, become_worker, device_notes, print_notes,
 from core.engine.launch.stopping import Stopped, listening
 from core.engine.processor import slow_bfloat16
 from core.engine.rehearsal import cannot_start_here, rehearse
+from core.installed.home import home
 from core.installed.starting import spoken
 from core.outside import Ending
-from core.recipe import Recipe, check, components_used, json_schema, load, path_report, path_text, resolved_yaml
+from core.recipe import Fault, Recipe, check, components_used, differing, json_schema, load, path_report, path_text, resolved_yaml
 from core.recipe.missing import missing_paths
 from core.recipe.schema import RecipeSchema
 from core.registry import Registry
+
+EXAMPLES = """examples:
+  {run} dual_loop_tiny --check                                   is it right? reads neither model nor data
+  {run} mine.yaml train.updates=20 optimizer.lr=1e-4
+  {run} --resume runs/NAME                                       goes on where it stopped
+  {run} mine.yaml --sweep seed=1,2,3 gradient.use=sum,pcgrad     six runs
+  {run} mine.yaml --diff runs/NAME                               where the recipe differs from a run's
+"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,6 +46,10 @@ def main(argv: list[str] | None = None) -> int:
             print(json.dumps(json_schema(registry), indent=2))
             return 0
         arguments.recipe, resume = recipe_and_run(arguments)
+        if arguments.diff is not None:
+            if resume or arguments.sweep or arguments.check or arguments.resolved:
+                parser.error("--diff compares two recipes and stops: it goes with neither --resume, --sweep, --check nor --resolved")
+            return _diff(_recipe_of(arguments.recipe, arguments.overrides), _recipe_of(arguments.diff), registry)
         if arguments.profile < 0 or (arguments.profile and (arguments.sweep or arguments.check or arguments.resolved)):
             parser.error(
                 "--profile N measures N updates of one run: N is at least 1, and it goes with neither --sweep, --check nor --resolved"
@@ -57,7 +71,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=spoken("run"), description="Run a recipe.")
+    parser = argparse.ArgumentParser(
+        prog=spoken("run"),
+        description="Train as a recipe says: its components, their keys, where everything lies.",
+        epilog=EXAMPLES.format(run=spoken("run")),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
         "recipe", nargs="?", metavar="RECIPE", help="a YAML file, or the name of a shipped recipe; may be left out with --resume RUN_FOLDER"
     )
@@ -66,6 +85,8 @@ def _parser() -> argparse.ArgumentParser:
     elsewhere = "with --check: of a recipe for another machine, whose GPUs are not looked for here"
     parser.add_argument("--elsewhere", action="store_true", help=elsewhere)
     parser.add_argument("--resolved", action="store_true", help="print the merged recipe with the origin of each value, and stop")
+    other = "print the keys whose values OTHER, a recipe or a run's folder, has otherwise, with the origin of each value, and stop"
+    parser.add_argument("--diff", metavar="OTHER", help=other)
     parser.add_argument("--schema", action="store_true", help="print the JSON Schema of recipes for editors, and stop")
     folder = (
         "continue from the last checkpoint: of this run folder, or of the newest run of the recipe; with train.updates=N a run is trained "
@@ -84,10 +105,7 @@ def _run(recipe: Recipe, registry: Registry, arguments: argparse.Namespace, resu
     faults = check(recipe, registry)
     if not faults and not arguments.resolved:
         faults = rehearse(recipe, registry, start=not arguments.check)
-    if faults:
-        for fault in faults:
-            print(fault, file=sys.stderr)
-        print(f"{len(faults)} fault{'s' if len(faults) > 1 else ''} in {recipe.file}", file=sys.stderr)
+    if _print_faults(recipe, faults):
         return 2
     print_notes(recipe.notes)
     if arguments.resolved:
@@ -105,6 +123,36 @@ def _run(recipe: Recipe, registry: Registry, arguments: argparse.Namespace, resu
             return run(recipe, registry, resume=resume, quiet=arguments.quiet, profile=arguments.profile)
     except Stopped as stopped:
         return report_stop(stopped, recipe.values["launch"]["requeue"])
+
+
+def _print_faults(recipe: Recipe, faults: Sequence[Fault]) -> bool:
+    """Tells what is wrong with a recipe; whether anything is."""
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    if faults:
+        print(f"{len(faults)} fault{'s' if len(faults) > 1 else ''} in {recipe.file}", file=sys.stderr)
+    return bool(faults)
+
+
+def _recipe_of(named: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Of a recipe, or of a run's folder the one that it was made with. Raises ``UserError``."""
+    folder = home(named)
+    return own_recipe(folder, overrides) if (folder / "recipe.json").is_file() else load(named, overrides)
+
+
+def _diff(one: Recipe, other: Recipe, registry: Registry) -> int:
+    """Prints where two recipes differ; returns the exit code: 2 where one has faults."""
+    faulty = [_print_faults(recipe, check(recipe, registry)) for recipe in (one, other)]
+    if any(faulty):
+        return 2
+    rows = list(differing(one, other, registry))
+    print(f"--- {one.file}\n+++ {other.file}")
+    for path, *values in rows:
+        print(f"\n{path_text(path)}")
+        for sign, value in zip("-+", values, strict=True):
+            print(f"  {sign} {value.text}  # {value.origin}" if value is not None else f"  {sign} (no such key)")
+    print(f"\n{len(rows)} key{' differs' if len(rows) == 1 else 's differ'}" if rows else "\nno difference: both mean the same run")
+    return 0
 
 
 def report(recipe: Recipe, registry: Registry, here: bool = True) -> int:

@@ -91,6 +91,15 @@ class AnswersQuestions(Protocol):
 
 
 @runtime_checkable
+class FollowsUpstream(Protocol):
+    """A model that answers, unless told otherwise, as it is trained, and not as the code that its checkpoints were published with."""
+
+    def follow_upstream(self) -> None:
+        """From now on ``ask`` computes exactly what that code does, for ``core.ask --upstream``."""
+        ...
+
+
+@runtime_checkable
 class TellsLeftOut(Protocol):
     """A model that may be read from a training file, of which it does not take everything."""
 

@@ -1,5 +1,6 @@
 """Recipes: YAML files that say which components do the work, and with which numbers."""
 
+from core.recipe.differing import differing
 from core.recipe.faults import Fault, KeyPath, path_text
 from core.recipe.json_schema import json_schema
 from core.recipe.recipe import Recipe, build, built_keys, check, components_used, load, local_files, moving_numbers, path_report, paths_in
@@ -14,6 +15,7 @@ __all__ = [
     "check",
     "components_used",
     "default_values",
+    "differing",
     "json_schema",
     "load",
     "local_files",

@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from core.recipe.faults import KeyPath, Origin
 from core.recipe.plan import Node, nodes
 from core.recipe.recipe import Recipe, plan_of
-from core.recipe.scalars import Dumper
+from core.recipe.scalars import one_line
 from core.registry import Registry, is_local, local_path
 
 
@@ -68,11 +66,11 @@ def _lines(values: dict[str, Any], path: KeyPath, recipe: Recipe, defaults: dict
             file = local_path(value, origin.folder)
             value = f"./{file.name}:{value.rpartition(':')[2]}" if file else value
         if isinstance(value, dict) and (value or defaults.get(here)) and key not in added:
-            lines += [f"{indent}{_scalar(key)}:", *_lines(value, here, recipe, defaults, beside)]
+            lines += [f"{indent}{one_line(key)}:", *_lines(value, here, recipe, defaults, beside)]
         else:
             # a shipped file has another path on another machine
             text = recipe.shipped[here] if here in recipe.shipped else _plain(value, here, recipe.variables if beside else {})
-            lines.append(f"{indent}{_scalar(key)}: {_scalar(text)}  # {origin}")
+            lines.append(f"{indent}{one_line(key)}: {one_line(text)}  # {origin}")
     return lines
 
 
@@ -87,12 +85,3 @@ def _plain(value: Any, here: KeyPath, variables: Mapping[KeyPath, str]) -> Any:
     if isinstance(value, Path):
         return str(value)
     return value.replace("${", "\\${") if isinstance(value, str) else value
-
-
-def _scalar(value: Any) -> str:
-    """One line of YAML; lists and mappings in flow style."""
-    style = '"' if isinstance(value, str) and "\n" in value else None
-    text = yaml.dump(
-        value, None, Dumper, default_flow_style=True, default_style=style, width=float("inf"), allow_unicode=True, sort_keys=False
-    )
-    return text.removesuffix("\n").removesuffix("\n...")

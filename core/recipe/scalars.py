@@ -71,3 +71,12 @@ class Dumper(yaml.SafeDumper):
 
 Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 Dumper.add_implicit_resolver("tag:yaml.org,2002:int", _INTEGER, list("-+0123456789"))
+
+
+def one_line(value: Any) -> str:
+    """One line of YAML; lists and mappings in flow style."""
+    style = '"' if isinstance(value, str) and "\n" in value else None
+    text = yaml.dump(
+        value, None, Dumper, default_flow_style=True, default_style=style, width=float("inf"), allow_unicode=True, sort_keys=False
+    )
+    return text.removesuffix("\n").removesuffix("\n...")

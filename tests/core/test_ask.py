@@ -64,6 +64,8 @@ def test_phrases_questions_and_regions_of_a_picture(loaded, scene, tmp_path, mon
     assert ask.main(["RUN", str(scene), "--segment", "red circle"]) == 0
     assert "mask 1: " in capsys.readouterr().out
     assert (tmp_path / "answers" / "scene-1" / "mask1.png").is_file(), "earlier answers are not overwritten"
+    assert ask.main(["RUN", str(scene), "--segment", "red circle", "--out", str(scene / "masks")]) == 2
+    assert "masks: cannot be written" in capsys.readouterr().err
 
 
 def test_a_video_is_a_folder_of_frames(loaded, scene, tmp_path, capsys):
@@ -125,6 +127,11 @@ def test_what_is_no_picture_and_no_video(tmp_path, monkeypatch):
     (tmp_path / "text.png").write_text("text")
     with pytest.raises(UserError, match=r"text\.png: not a picture"):
         looking.read_visual(tmp_path / "text.png")
+    Image.new("RGB", (32, 48)).save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:60])
+    for name, message in (("cut.png", "this picture cannot be read: damaged"), ("none.png", "not found")):
+        with pytest.raises(UserError, match=rf"{name}: {message}"):
+            looking.read_visual(tmp_path / name)
     (tmp_path / "clip.mp4").write_text("text")
     with pytest.raises(UserError, match=r"clip\.mp4: this video cannot be read"):
         looking.read_visual(tmp_path / "clip.mp4")
@@ -180,6 +187,8 @@ def test_a_model_that_keeps_the_contract_alone_segments_and_describes():
     assert isinstance(answers.describe(model, picture, mask, ["here"], 4)[0].text, str)
     with pytest.raises(UserError, match=r"TinyModel.* has no 'ask' and 'segmentation_request'"):
         answers.ask(model, picture, "why?", None, 4)
+    with pytest.raises(UserError, match=r"--upstream: the model \(TinyModel\) has no 'follow_upstream'; leave --upstream out"):
+        answers.follow_upstream(model)
     with pytest.raises(UserError, match="has no 'ask'"):
         answers.segment(model, [picture, picture], ["a"], 4)
 

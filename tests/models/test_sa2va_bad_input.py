@@ -12,9 +12,8 @@ import torch
 from checkpoints import CHECKPOINT, copy, write_shards
 from PIL import Image
 
-from core.commands import convert
+from core.commands import ask, convert
 from core.contracts import UserError
-from plugins.models.sa2va.__main__ import main
 from plugins.models.sa2va.components import Lora, load
 from plugins.models.sa2va.published.export import save_adapter
 from plugins.models.sa2va.published.folder import stored_tensors
@@ -83,7 +82,10 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "config is no JSON": (lambda f: (f / "config.json").write_text("{"), "config.json:1: not valid JSON"),
     "config is no object": (lambda f: (f / "config.json").write_text("[]"), "config.json: not the configuration"),
-    "config is a folder": (lambda f: ((f / "config.json").unlink(), (f / "config.json").mkdir()), "config.json: cannot be read"),
+    "config is a folder": (
+        lambda f: ((f / "config.json").unlink(), (f / "config.json").mkdir()),
+        "checkpoint: no installed model reads it: it is no published folder",
+    ),
     "config is no text": (lambda f: (f / "config.json").write_bytes(b"\xff\xfe{"), "config.json: cannot be read"),
     "another pixel shuffle": (lambda f: change_config(f, lambda c: c.update(ps_version="v3")), "ps_version 'v3' is not supported"),
     "no grid": (lambda f: change_config(f, lambda c: c.update(downsample_ratio=0)), "has no whole grid at downsample_ratio 0"),
@@ -103,35 +105,11 @@ def test_a_bad_checkpoint_is_one_sentence(fault: str, tmp_path: Path, picture: P
     folder, (damage, message) = copy(tmp_path / "checkpoint"), FAULTS[fault]
     damage(folder)
     before = {file.name for file in tmp_path.iterdir()}
-    assert main([str(folder), str(picture), "Please segment it.", "--out", str(tmp_path / "out")]) == 2
+    assert ask.main([str(folder), str(picture), "Please segment it.", "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err.strip()
     assert message in error
     assert "\n" not in error
     assert {file.name for file in tmp_path.iterdir()} == before
-
-
-def test_a_picture_that_is_none_is_one_sentence(tmp_path: Path, picture: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "text.png").write_text("no picture")
-    (tmp_path / "cut.png").write_bytes(picture.read_bytes()[:60])
-    (tmp_path / "text.mp4").write_text("no video")
-    (tmp_path / "empty").mkdir()
-    other = tmp_path / "other.png"
-    Image.fromarray(np.full((8, 8), 255, np.uint8)).save(other)
-    for arguments, message in (
-        ([tmp_path / "text.png"], "text.png: not a picture in a format that can be read"),
-        ([tmp_path / "cut.png"], "cut.png: a damaged picture"),
-        ([tmp_path / "none.png"], "none.png: not found"),
-        ([tmp_path / "text.mp4"], "text.mp4: not a video that can be read"),
-        ([tmp_path / "empty"], "empty: this folder holds no frames"),
-        ([picture, "--region", other], "other.png: 8 x 8 pixels; the picture has 48 x 32"),
-        ([picture, "--out", tmp_path], "already exists"),
-        ([picture, "--out", picture / "masks", "--max-new-tokens", 12], "masks: cannot be written"),
-    ):
-        visual, *options = map(str, arguments)
-        assert main([str(CHECKPOINT), visual, "Please segment it.", *options]) == 2
-        error = capsys.readouterr().err.strip()
-        assert message in error
-        assert "\n" not in error
 
 
 def test_arrays_that_are_no_pictures_are_refused() -> None:

@@ -13,9 +13,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
+from core.commands.ask import main
 from core.contracts import Tokens, UserError
 from plugins.models.sa2va import ask
-from plugins.models.sa2va.__main__ import main
 from plugins.models.sa2va.backends.internvl_pictures import tile_grid, tiles_of
 from plugins.models.sa2va.components import Group, Lora, load
 from plugins.models.sa2va.generation import Generated
@@ -111,14 +111,20 @@ def test_answers_are_upstreams_and_masks_those_of_exact_constants(model: Sa2va, 
         assert int((torch.from_numpy(mask) != theirs).sum()) == 0
 
 
-def test_the_command_line_writes_upstreams_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    picture = REFERENCE / "goldens" / "image0.png"
+@pytest.mark.parametrize("case", [0, 1])
+def test_the_command_line_writes_upstreams_mask(case: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``ask --upstream``: every pixel, with two regions, too. One newline fewer, or exact constants, and the masks are others."""
+    regions = golden(case)[1].get("regions", np.zeros((0, 1, 1), np.uint8))
     options = ["--out", str(tmp_path / "masks"), "--upstream", "--max-new-tokens", "32", "--json"]
-    assert main([str(CHECKPOINT), str(picture), CASES[0]["text"], *options]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["text"] + "<|end|>" == CASES[0]["prediction"]
-    mask = np.asarray(Image.open(told["files"][0]))
-    theirs = np.load(REFERENCE / "goldens" / "case0_e2e_masks.npz")
+    for number, region in enumerate(regions):
+        Image.fromarray(region.astype(bool)).save(tmp_path / f"{number}.png")
+        options += ["--region", str(tmp_path / f"{number}.png")]
+    picture = REFERENCE / "goldens" / f"image{case}.png"
+    assert main([str(CHECKPOINT), str(picture), CASES[case]["text"], *options]) == 0
+    told = json.loads(capsys.readouterr().out)["answers"][0]
+    assert told["text"] + "<|end|>" == CASES[case]["prediction"]
+    mask = np.asarray(Image.open(told["files"][0][0]))
+    theirs = np.load(REFERENCE / "goldens" / f"case{case}_e2e_masks.npz")
     assert np.array_equal(mask, theirs[theirs.files[0]].squeeze().astype(bool))
     assert told["shares"] == [[mask.mean()]]
 

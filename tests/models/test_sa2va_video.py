@@ -15,13 +15,13 @@ from native_video import SIDE, WIDTH, own_video_model
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
+from core.asking.looking import read_visual
 from core.contracts import UserError
 from plugins.models.sa2va import ask
 from plugins.models.sa2va.components import Sizes, load, scratch
 from plugins.models.sa2va.generation import Generated
 from plugins.models.sa2va.model import Sa2va
 from plugins.models.sa2va.network import Network, Sa2vaConfig
-from plugins.models.sa2va.pictures import read_visual
 from plugins.models.sa2va.pixels import square
 from plugins.models.sa2va.prompts import question_turn
 from plugins.models.sa2va.published.config import parse_config

@@ -7,6 +7,7 @@ import sys
 import types
 
 import pytest
+from conftest import RECIPE
 
 from core.commands.run import main
 
@@ -42,6 +43,43 @@ def test_check_of_a_recipe_whose_paths_exist_is_just_ok(folder, capsys) -> None:
 def test_resolved_prints_yaml_only(folder, capsys) -> None:
     assert main([str(folder.write()), "--resolved"]) == 0
     assert capsys.readouterr().out.startswith(f"recipe: 1  # {folder.path}/r.yaml:1\nname: small")
+
+
+def test_diff_tells_each_key_with_the_place_of_both_values(folder, capsys) -> None:
+    """Defaults included; a number's spelling is no difference; a run's folder stands for its recipe."""
+    changed = RECIPE.replace("weight: 1\n", "weight: 1.0\n").replace("k: 4\n", "k: 4\n          temperature: 0.9\n")
+    one, other = folder.write(), folder.write(changed, "o.yaml")
+    assert main([str(one), "optimizer.lr=2e-3", "model.lora={r: 2}", "--diff", str(other)]) == 0
+    where = f"{folder.path}/o.yaml"
+    assert capsys.readouterr().out.splitlines() == [
+        f"--- {one}",
+        f"+++ {other}",
+        *("", "model.lora", "  - {r: 2, alpha: 1.0}  # command line", "  + null  # default"),
+        *("", "loops.one.tasks.seg.sampler.temperature", "  - 0.7  # default", f"  + 0.9  # {where}:14"),
+        *("", "optimizer.lr", "  - 0.002  # command line", f"  + 0.001  # {where}:23"),
+        *("", "3 keys differ"),
+    ]
+    run = folder.path / "run"
+    run.mkdir()
+    (run / "recipe.json").write_text("{}")
+    (run / "parts.py").write_text((folder.path / "parts.py").read_text())
+    (run / "recipe.yaml").write_text(RECIPE.replace("seed: 1", "seed: 5"))
+    assert main([str(run / "recipe.yaml"), "seed=5", "--diff", str(run)]) == 0
+    assert capsys.readouterr().out.endswith("no difference: both mean the same run\n")
+    assert main([str(one), "--diff", str(run)]) == 0
+    assert f"seed\n  - 1  # {one}:3\n  + 5  # {run}/recipe.yaml:3\n\n1 key differs\n" in capsys.readouterr().out
+
+
+def test_diff_of_what_is_no_recipe(folder, capsys) -> None:
+    bad = folder.write(RECIPE.replace("seed: 1", "seed: -1"), "bad.yaml")
+    assert main([str(bad), "--diff", str(folder.write(RECIPE.replace("k: 4", "k: x")))]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.count("1 fault in ") == 2, "both are told"
+    with pytest.raises(SystemExit):
+        main([str(bad), "--diff", str(bad), "--check"])
+    assert main([str(folder.write()), "--diff", str(folder.path / "gone.yaml")]) == 2
+    assert "gone.yaml cannot be read" in capsys.readouterr().err
 
 
 def test_schema_needs_no_recipe(capsys) -> None:

@@ -89,6 +89,7 @@ class Sa2va(nn.Module):
         self.sequences = Sequences(network.backend, text)
         self._memory: list[Memory] | None = None  # in a list: it is no part of what is trained, moved or saved
         self._original: list[Sam2MaskDecoder] | None = None
+        self._newlines = 1  # between region list and question, as training writes them
         self.preparation = Sa2vaPreparation(network.config.backend.pictures(max_tiles), network.config.sam_size, fast_resize)
         self.adapters = add_lora(network, lora) if lora is not None else None
         self._trainable = choose_trained(network, trained_groups(train, lora))
@@ -257,7 +258,11 @@ class Sa2va(nn.Module):
             return asker.refer(image, text, max_new_tokens if regions is None else regions)
 
     def ask(self, visual: np.ndarray | Sequence[np.ndarray], question: str, regions: np.ndarray | None, max_new_tokens: int) -> Answer:
-        return self.predict(visual, question, regions, max_new_tokens=max_new_tokens)
+        return self.predict(visual, question, regions, max_new_tokens=max_new_tokens, newlines=self._newlines)
+
+    def follow_upstream(self) -> None:
+        """``ask`` as upstream's inference does it: two newlines after a region list, and SAM2's mean and std rounded to bfloat16."""
+        self._newlines, self.network.sam_constants = 2, torch.bfloat16
 
     def segmentation_request(self, phrase: str) -> str:
         before, after = prompts.SEGMENT[0]

@@ -60,27 +60,13 @@ def read_picture(file: Path) -> np.ndarray:
     try:
         return pixels.read_picture(file)[0]
     except pixels.Unreadable as fault:
-        raise _told(fault, "picture", file) from None
-
-
-def read_mask(file: Path) -> np.ndarray:
-    """[H, W] bool: what is opaque and not black. Raises ``UserError``."""
-    try:
-        return pixels.mask_of(file, kind="binary")
-    except pixels.Unreadable as fault:
-        raise _told(fault, "mask", file) from None
-
-
-def _told(fault: pixels.Unreadable, what: str, file: Path) -> UserError:
-    if fault.reason == "missing":
-        return UserError(f"{file}: not found")
-    said = fault.detail.removeprefix(f"{file}: ")
-    if what == "video" and fault.reason == "damaged":
-        return UserError(f"{file}: not a video that can be read ({said})")
-    if fault.reason == "unknown":
-        return UserError(f"{file}: not a {what} in a format that can be read, such as PNG or JPEG")
-    reasons = {"too large": f"a {what} that is too large", "damaged": f"a damaged {what}"}
-    return UserError(f"{file}: {reasons.get(fault.reason, f'{fault.reason} {what}')} ({said})")
+        if fault.reason == "missing":
+            raise UserError(f"{file}: not found") from None
+        if fault.reason == "unknown":
+            raise UserError(f"{file}: not a picture in a format that can be read, such as PNG or JPEG") from None
+        reasons = {"too large": "a picture that is too large", "damaged": "a damaged picture"}
+        said = fault.detail.removeprefix(f"{file}: ")
+        raise UserError(f"{file}: {reasons.get(fault.reason, f'{fault.reason} picture')} ({said})") from None
 
 
 def check_regions(regions: np.ndarray, image: np.ndarray) -> np.ndarray:
@@ -94,23 +80,3 @@ def check_regions(regions: np.ndarray, image: np.ndarray) -> np.ndarray:
     if empty := [number for number, mask in enumerate(masks, 1) if not mask.any()]:
         raise UserError(f"regions: region {', '.join(map(str, empty))} is empty")
     return masks
-
-
-def read_visual(path: Path) -> np.ndarray | list[np.ndarray]:
-    """A picture [H, W, 3] uint8, or the frames of a folder of pictures or of a video file. Raises ``UserError``."""
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
-        if not files:
-            raise UserError(f"{path}: this folder holds no frames")
-        return [read_picture(file) for file in files]
-    if path.suffix.lower() not in (".mp4", ".mov", ".mkv", ".webm", ".avi"):
-        return read_picture(path)
-    from core.pixels.videos import all_frames  # late: only videos need it
-
-    try:
-        frames = list(all_frames(path))
-    except pixels.Unreadable as fault:
-        raise _told(fault, "video", path) from None
-    if not frames:
-        raise UserError(f"{path}: this video has no frames")
-    return frames
