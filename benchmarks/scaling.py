@@ -27,21 +27,6 @@ QWEN = {
     "1B": {"hidden_size": 896, "num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2, "intermediate_size": 4864},
     "4B": {"hidden_size": 2048, "num_hidden_layers": 36, "num_attention_heads": 16, "num_key_value_heads": 2, "intermediate_size": 11008},
 }
-#: Sizes on Qwen-VL, whose memory is counted: (language model, picture encoder) as Qwen/Qwen2.5-VL-3B-Instruct and Qwen3-VL-4B-Instruct say.
-ON_QWEN_VL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "Qwen2.5-VL-3B": (
-        {"model_type": "qwen2_5_vl_text", **QWEN["4B"], "vocab_size": 151936, "max_position_embeddings": 128000}
-        | {"rope_theta": 1e6, "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}},
-        {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 2048, "patch_size": 14},
-    ),
-    "Qwen3-VL-4B": (
-        {"model_type": "qwen3_vl_text", "hidden_size": 2560, "num_hidden_layers": 36, "num_attention_heads": 32, "num_key_value_heads": 8}
-        | {"head_dim": 128, "intermediate_size": 9728, "vocab_size": 151936, "max_position_embeddings": 262144, "rope_theta": 5e6}
-        | {"rope_scaling": {"rope_type": "default", "mrope_section": [24, 20, 20], "mrope_interleaved": True}},
-        {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "num_heads": 16, "out_hidden_size": 2560, "patch_size": 16}
-        | {"num_position_embeddings": 2304, "deepstack_visual_indexes": [5, 11, 17]},
-    ),
-}
 MEASURED = {"1B": (262.0, 3.9), "4B": (353.0, 7.5)}  # TF/s over a whole update but for the tokens; ms for a token of 16 samples
 WORLDS = (8, 16, 32, 64, 128, 256, 512)
 ASSUMED = {
@@ -76,10 +61,6 @@ class Counted:
 
 def published(size: str, **llm: int) -> dict[str, Any]:
     """The config.json of a published size, with other keys of its language model."""
-    if size in ON_QWEN_VL:
-        text, vision = ON_QWEN_VL[size]
-        parts = {"text_config": text | llm, "vision_config": vision}
-        return {"model_type": "sa2va_chat", "architectures": ["Sa2VAChatModelQwen"], "template": "qwen_chat", **parts}
     sizes = {**QWEN[size], "vocab_size": VOCABULARY, **llm}
     return {"llm_config": sizes, "vision_config": VISION, "force_image_size": 448, "ps_version": "v2", "template": "qwen_chat"}
 

@@ -5,6 +5,7 @@ Everything is the project's own and unmodified; what is not there is data, weigh
 
 from __future__ import annotations
 
+import copy
 import math
 import tempfile
 from collections import Counter
@@ -18,7 +19,7 @@ import torch
 from fakecuda import FakeCuda
 from torch import nn
 
-from benchmarks.scaling import published
+from benchmarks import cards
 from core.contracts import RegionBatch, Tokens
 from core.engine.building import _surgery, _tasks
 from core.engine.drawing import MicroBatch
@@ -48,7 +49,10 @@ def config_of(size: str, vocabulary: int, eos: int) -> dict[str, Any]:
     if size == "small":
         return published_config(Sizes(), vocabulary, eos, "qwen_chat")
     size, _, layers = size.partition("/")
-    return published(size, **({"num_hidden_layers": int(layers)} if layers else {}))
+    config = copy.deepcopy(cards.config_of(size))
+    if layers:
+        config["text_config" if "text_config" in config else "llm_config"]["num_hidden_layers"] = int(layers)
+    return config
 
 
 def new_model(size: str, values: Mapping[str, Any], lora: Lora | None) -> Sa2va:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.scaling import published
+from benchmarks.cards import config_of
 from core.engine.memory import GIB, need
 from core.preflight.memory import on_a_gpu
 from core.recipe import load
@@ -33,7 +33,7 @@ COUNTED = json.loads((ROOT / "benchmarks" / "counted.json").read_text())
 def network(size: str) -> Network:
     """Without weights, with the recipes' adapters."""
     with torch.device("meta"):
-        made = Network(parse_config(published(size)))
+        made = Network(parse_config(config_of(size)))
         add_lora(made, Lora(r=128, alpha=256, dropout=0.05))
     return made
 
@@ -76,8 +76,8 @@ def test_the_estimate_is_within_15_percent_of_the_counted_peak(counted: dict[str
 
 
 def test_the_settings_are_the_ones_that_matter() -> None:
-    """Both sizes, with and without checkpointing, other tiles, batches, captions, dropout."""
+    """Both sizes and both of Qwen-VL, with and without checkpointing, other tiles, batches, captions, dropout."""
     texts = [" ".join([row["size"], row["recipe"], *row["overrides"]]) for row in COUNTED]
     assert len(texts) >= 8
-    for part in ("1B", "4B", "activation_checkpointing=false", "max_tiles=", "batch_size=", "caption_length=", "dropout=0", "24gb", "48gb"):
+    for part in ("1B", "4B", "Qwen2_5-VL-3B", "Qwen3-VL-4B", "activation_checkpointing=false", "max_tiles=", "batch_size=", "caption_length=", "dropout=0", "24gb", "48gb"):
         assert any(part in text for text in texts), part
