@@ -1,6 +1,7 @@
 """Everything a run does, on fake CUDA at the fixture's size: run by ``test_fake_cuda.py`` in a process of its own.
 
-``python scenarios.py FAMILY [NAME ...]``: on the reference checkpoint of a family, these scenarios or all. Prints a line of JSON for each scenario: its name and what it found, or its error.
+``python scenarios.py FAMILY [NAME ...]``: on the reference checkpoint of a family, these scenarios or all.
+Prints a line of JSON for each scenario: its name and what it found, or its error.
 """
 
 from __future__ import annotations

@@ -63,7 +63,8 @@ def wide(place: Path, layers: int, vocabulary: int) -> dict[str, Any]:
     """The ``config.json`` in ``place``, whose language model is changed to one with 1024 numbers for each token."""
     config: dict[str, Any] = json.loads((place / "config.json").read_text())
     llm = config["text_config" if "text_config" in config else "llm_config"]
-    llm |= {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": layers, "num_attention_heads": 16, "vocab_size": vocabulary}
+    llm |= {"hidden_size": 1024, "intermediate_size": 2816, "num_attention_heads": 16}
+    llm |= {"num_hidden_layers": layers, "vocab_size": vocabulary}
     if "text_config" in config:
         llm |= {"head_dim": 64, "rope_scaling": {"rope_type": "default", "mrope_section": [12, 10, 10], "mrope_interleaved": True}}
         llm.pop("layer_types", None)

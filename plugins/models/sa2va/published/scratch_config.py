@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from core.contracts import UserError
 from plugins.models.sa2va.sizes import NewFamily, Sizes
 
 
 def published_config(sizes: Sizes, vocabulary: int, eos: int, template: str, family: NewFamily = "internvl") -> dict[str, Any]:
-    """A ``config.json`` in upstream's own layout, with the sizes that upstream has no place for: SAM2's, and of Qwen-VL's pictures."""
+    """A ``config.json`` in upstream's own layout, with the sizes that upstream has no place for: SAM2's, and of Qwen-VL's pictures.
+
+    Raises ``UserError`` for sizes that Qwen-VL's heads cannot have.
+    """
     if family == "internvl":
         return _on_internvl(sizes, vocabulary, eos, template)
     return _on_qwen_vl(sizes, vocabulary, eos, template, family)
@@ -68,6 +72,9 @@ def _on_internvl(sizes: Sizes, vocabulary: int, eos: int, template: str) -> dict
 
 def _on_qwen_vl(sizes: Sizes, vocabulary: int, eos: int, template: str, family: NewFamily) -> dict[str, Any]:
     """Heads, DeepStack and windows in the proportions of the published ones; pictures of ``tile`` x ``tile`` pixels, or of as many."""
+    if sizes.vision_width % 16 or sizes.llm_width % 8:
+        have = f"they are {sizes.vision_width} and {sizes.llm_width}"
+        raise UserError(f"model.sizes: on Qwen-VL vision_width must be a multiple of 16 and llm_width one of 8; {have}")
     newer, turns = family == "qwen3_vl", sizes.llm_width // 8  # pairs of numbers of a head that M-RoPE turns
     side = turns * (5 if newer else 6) // 16  # of them by the row, and by the column
     rope: dict[str, Any] = {"rope_type": "default", "mrope_section": [turns - 2 * side, side, side]}
