@@ -76,9 +76,8 @@ def test_the_estimate_is_within_15_percent_of_the_counted_peak(counted: dict[str
 
 
 def test_the_settings_are_the_ones_that_matter() -> None:
-    """Both sizes and both of Qwen-VL, with and without checkpointing, other tiles, batches, captions, dropout."""
+    """Both sizes, with and without checkpointing, other tiles, batches, captions, dropout."""
     texts = [" ".join([row["size"], row["recipe"], *row["overrides"]]) for row in COUNTED]
     assert len(texts) >= 8
-    sizes = ("1B", "4B", "Qwen2_5-VL-3B", "Qwen3-VL-4B")
-    for part in (*sizes, "activation_checkpointing=false", "max_tiles=", "batch_size=", "caption_length=", "dropout=0", "24gb", "48gb"):
+    for part in ("1B", "4B", "activation_checkpointing=false", "max_tiles=", "batch_size=", "caption_length=", "dropout=0", "24gb", "48gb"):
         assert any(part in text for text in texts), part
