@@ -122,7 +122,8 @@ def _begin_qwen_vl(backend: QwenVL, init_range: float) -> None:
     if hasattr(backend.vision, "pos_embed"):
         positions: nn.Parameter = backend.vision.pos_embed.weight  # [side * side, C]
         positions.copy_(wave_places(backend.vision.num_grid_per_side, channels))
-    nn.init.normal_(backend.head.weight, std=init_range)
+    head: Any = backend.head
+    nn.init.normal_(head.weight, std=init_range)
 
 
 def begin_with_waves(patches: nn.Conv2d, positions: nn.Parameter) -> None:
