@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.scaling import QWEN, published
 from core.engine.memory import GIB, OFFERED, largest_batch, need
 from core.recipe import load
 from core.registry import Registry
@@ -75,6 +76,9 @@ ON_QWEN_VL: dict[str, dict[str, Any]] = {
 
 
 def config_of(name: str) -> dict[str, Any]:
+    """The ``config.json`` of a published checkpoint; "1B" and "4B" are the two that are measured."""
+    if name in QWEN:
+        return published(name)
     if name in ON_QWEN_VL:
         return ON_QWEN_VL[name]
     llm, vision = PUBLISHED[name]

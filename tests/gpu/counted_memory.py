@@ -65,7 +65,7 @@ def phases_of_loops(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("size", help="small, 1B, 4B, or 4B/2: two layers of it")
+    parser.add_argument("size", help="small, 1B, 4B, Sa2VA-Qwen3-VL-4B, ... or 4B/2: two layers of it")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the recipe")
     parser.add_argument("--recipe", default=str(HERE.parents[1] / "recipes" / "dual_loop_8gpu.yaml"))
     parser.add_argument("--keep", type=Path, metavar="FILE", help="put the result into this JSON file")

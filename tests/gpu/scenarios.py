@@ -1,5 +1,6 @@
 """Everything a run does, on fake CUDA at the fixture's size: run by ``test_fake_cuda.py`` in a process of its own.
 
+``python scenarios.py FAMILY [NAME ...]``: on the reference checkpoint of a family, these scenarios or all.
 Prints a line of JSON for each scenario: its name and what it found, or its error.
 """
 
@@ -44,7 +45,9 @@ from plugins.models.sa2va.components import load  # noqa: E402
 from plugins.models.sa2va.groups import PUBLISHED_GROUPS, Lora  # noqa: E402
 from plugins.schedules.alternate import Alternate  # noqa: E402
 
-CHECKPOINT = ROOT / "tests" / "fixtures" / "sa2va_reference" / "tiny_sa2va_hf"
+FIXTURES = ROOT / "tests" / "fixtures"
+CHECKPOINTS = {"internvl2_5": FIXTURES / "sa2va_reference" / "tiny_sa2va_hf"}
+CHECKPOINTS |= {family: FIXTURES / "families" / family / "tiny" for family in ("internvl3", "internlm2", "qwen2_5_vl", "qwen3_vl")}
 SHORT = "{caption_length: 8, sampler: {k: 64}}"
 SETTINGS = [
     "train={batch_size: 2, accumulate: 1}",
@@ -61,15 +64,22 @@ MASK = np.zeros((90, 120), dtype=bool)
 MASK[20:60, 30:90] = True
 
 
-def shallow(folder: Path) -> Path:
-    """The fixture's checkpoint with one layer of the language model and one of the picture encoder: a third of the kernels."""
+def shallow(checkpoint: Path, folder: Path) -> Path:
+    """A checkpoint with one layer of the language model and one of the picture encoder: a third of the kernels."""
     made = folder / "checkpoint"
-    shutil.copytree(CHECKPOINT, made)
+    shutil.copytree(checkpoint, made)
     config = json.loads((made / "config.json").read_text())
-    for part in ("llm_config", "vision_config"):
-        config[part]["num_hidden_layers"] = 1
+    for part in ("llm_config", "text_config", "vision_config"):
+        for key in ("num_hidden_layers", "depth"):
+            if key in config.get(part, {}):
+                config[part][key] = 1
+    vision = config["vision_config"]
+    vision |= {key: [0] for key in ("deepstack_visual_indexes", "fullatt_block_indexes") if key in vision}
+    if "text_config" in config:
+        config["text_config"].pop("layer_types", None)
+        config["picture_pixels"] = [224 * 224] * 2
     (made / "config.json").write_text(json.dumps(config))
-    deeper = re.compile(r"(vision_model\.encoder|language_model\.model)\.layers\.[1-9]")
+    deeper = re.compile(r".*(vision_model\.encoder\.layers|language_model\.(model\.)?layers|visual\.blocks|deepstack_merger_list)\.[1-9]")
     tensors = load_file(made / "model.safetensors")
     save_file({key: tensor for key, tensor in tensors.items() if not deeper.match(key)}, made / "model.safetensors", {"format": "pt"})
     return made
@@ -88,9 +98,9 @@ class Two:
 class Session:
     """One fake model with its trainer, shared by all scenarios in their order."""
 
-    def __init__(self, mode: FakeCuda, folder: Path) -> None:
+    def __init__(self, mode: FakeCuda, folder: Path, family: str) -> None:
         self.mode, self.folder = mode, folder
-        self.model = load(checkpoint=shallow(folder), lora=Lora(r=4), dtype="bfloat16", max_tiles=1)
+        self.model = load(checkpoint=shallow(CHECKPOINTS[family], folder), lora=Lora(r=4), dtype="bfloat16", max_tiles=1)
         mode.token = self.model.text.seg
         to_fake(self.model, PUBLISHED_GROUPS)
         self.built: Built = trainer_of(load_recipe(ROOT / "recipes" / "dual_loop_8gpu.yaml", SETTINGS), self.model)
@@ -178,11 +188,16 @@ def export(session: Session) -> dict[str, Any]:
     return {"files": sorted(path.suffix for path in (session.folder / "export").iterdir() if path.suffix == ".safetensors")}
 
 
-def update_with_activation_checkpointing(session: Session) -> dict[str, Any]:
-    """Of loop 1 alone, which reaches all that loop 2 does. Last: it changes the model."""
-    recompute(session.model)
+def update_of_loop_1(session: Session) -> dict[str, Any]:
+    """Alone, it reaches all that loop 2 does. It changes the schedule of what follows."""
     session.built.trainer.schedule = Alternate(order=["loop1"])
     return session.update(1)
+
+
+def update_with_activation_checkpointing(session: Session) -> dict[str, Any]:
+    """Of loop 1. Last: it changes the model."""
+    recompute(session.model)
+    return update_of_loop_1(session)
 
 
 # ---------------------------------------------------------------------------------------------- what must not go unseen
@@ -256,18 +271,19 @@ SCENARIOS: list[Scenario] = [
     sees_waits,
     update_with_activation_checkpointing,
 ]
+ON_REQUEST: list[Scenario] = [update_of_loop_1]  # what another scenario shows too
 
 
-def main(names: list[str]) -> None:
-    """``names``: of scenarios; none: all."""
+def main(family: str, *names: str) -> None:
+    """``names``: of scenarios; none: all but ``ON_REQUEST``."""
     warnings.filterwarnings("ignore", "no value for")  # made-up indices
     warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
     folder = Path(tempfile.mkdtemp(prefix="fake-cuda-"))
     try:
         mode = FakeCuda()
         with mode:
-            session = Session(mode, folder)
-            for scenario in (one for one in SCENARIOS if not names or one.__name__ in names):
+            session = Session(mode, folder, family)
+            for scenario in SCENARIOS if not names else [one for one in ON_REQUEST + SCENARIOS if one.__name__ in names]:
                 started = time.process_time()
                 try:
                     found = scenario(session)
@@ -280,4 +296,4 @@ def main(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(*sys.argv[1:])

@@ -5,6 +5,8 @@ Everything is the project's own and unmodified; what is not there is data, weigh
 
 from __future__ import annotations
 
+import copy
+import math
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +19,7 @@ import torch
 from fakecuda import FakeCuda
 from torch import nn
 
-from benchmarks.scaling import published
+from benchmarks import cards
 from core.contracts import RegionBatch, Tokens
 from core.engine.building import _surgery, _tasks
 from core.engine.drawing import MicroBatch
@@ -27,10 +29,10 @@ from core.engine.parallel.strategy import make_strategy
 from core.engine.update import LoopSetup, Trainer
 from core.recipe import Recipe, build
 from core.registry import Registry
+from plugins.models.sa2va.backends.internvl import InternVLSizes
 from plugins.models.sa2va.groups import Group, Lora, trained_groups
 from plugins.models.sa2va.model import Sa2va
 from plugins.models.sa2va.network import Network
-from plugins.models.sa2va.prompts import INTERNVL
 from plugins.models.sa2va.published.config import parse_config
 from plugins.models.sa2va.published.scratch_config import published_config
 from plugins.models.sa2va.published.scratch_tokenizer import train_tokenizer
@@ -47,7 +49,10 @@ def config_of(size: str, vocabulary: int, eos: int) -> dict[str, Any]:
     if size == "small":
         return published_config(Sizes(), vocabulary, eos, "qwen_chat")
     size, _, layers = size.partition("/")
-    return published(size, **({"num_hidden_layers": int(layers)} if layers else {}))
+    config = copy.deepcopy(cards.config_of(size))
+    if layers:
+        config["text_config" if "text_config" in config else "llm_config"]["num_hidden_layers"] = int(layers)
+    return config
 
 
 def new_model(size: str, values: Mapping[str, Any], lora: Lora | None) -> Sa2va:
@@ -55,11 +60,12 @@ def new_model(size: str, values: Mapping[str, Any], lora: Lora | None) -> Sa2va:
     tokenizer = train_tokenizer([SENTENCE.format(number) for number in range(300)], 448, "qwen_chat")
     dtype, train = getattr(torch, values.get("dtype", "float32")), values.get("train")
     with torch.device("meta"):
-        network = Network(parse_config(config_of(size, len(tokenizer), tokenizer.eos_token_id)))
+        config = parse_config(config_of(size, len(tokenizer), tokenizer.eos_token_id))
+        network = Network(config)
         groups = trained_groups(train, lora)
         for name, parameter in network.named_parameters():
             parameter.data = parameter.data.to(torch.float32 if network.group_of(name) in groups else dtype)
-        return Sa2va(network, Text(tokenizer, "qwen_chat", INTERNVL, None), None, lora, train, values.get("max_tiles", 12))
+        return Sa2va(network, Text(tokenizer, "qwen_chat", config.backend.marks, None), None, lora, train, values.get("max_tiles", 12))
 
 
 def to_fake(model: Sa2va, groups: Sequence[Group]) -> None:
@@ -79,24 +85,33 @@ def _empty(tensor: torch.Tensor) -> torch.Tensor:
     return torch.empty(tensor.shape, dtype=tensor.dtype, device="cuda")
 
 
-def regions(model: Sa2va, count: int, tag: str, pairs: bool, tiles: int, words: int) -> RegionBatch:
+def largest(backend: Any, most: int) -> tuple[tuple[int, ...], tuple[int, int]]:
+    """Shape of the largest picture that a backend makes with ``max_tiles``, as its encoder takes it, and its region grid."""
+    if isinstance(backend, InternVLSizes):
+        return (most + (most > 1), 3, backend.tile, backend.tile), (backend.grid, backend.grid)
+    patch, merge, cells = backend.vision.patch_size, backend.vision.spatial_merge_size, backend.largest(most).cells
+    height = next(side for side in range(math.isqrt(cells), 0, -1) if cells % side == 0)
+    return (cells * merge**2, 3, patch, patch), (height, cells // height)
+
+
+def regions(model: Sa2va, count: int, tag: str, pairs: bool, most: int, words: int) -> RegionBatch:
     """``count`` regions in pictures of their own, each a quarter to an eighth of its picture, with captions of ``words`` words.
 
-    ``pairs``: with a second view.
+    ``pairs``: with a second view. ``most``: the recipe's ``max_tiles``.
     """
-    backend, side = model.network.config.backend, model.network.config.sam_size
-    pictures, grid = count * (1 + pairs), backend.grid
-    cells = [(torch.arange(grid * grid) % (4 + number % 5) == 0).view(grid, grid) for number in range(count)]
+    side = model.network.config.sam_size
+    (tiles, *shape), grid = largest(model.network.config.backend, most)
+    pictures, places = count * (1 + pairs), grid[0] * grid[1]
     return RegionBatch(
         ids=[f"{tag}{number}" for number in range(count)],
         captions=[" ".join(["circle"] * words)] * count,
-        tiles=torch.zeros(pictures * tiles, 3, backend.tile, backend.tile, dtype=torch.uint8),
+        tiles=torch.zeros(pictures * tiles, *shape, dtype=torch.uint8),
         tile_counts=[tiles] * pictures,
-        grids=[(grid, grid)] * pictures,
+        grids=[grid] * pictures,
         sam_pictures=torch.zeros(pictures, 3, side, side, dtype=torch.uint8),
         view1=torch.arange(count),
         view2=torch.arange(count) + (count if pairs else 0),
-        cells=cells,
+        cells=[(torch.arange(places) % (4 + number % 5) == 0).view(grid) for number in range(count)],
         mask1=torch.ones(count, side // 4, side // 4, dtype=torch.bool),
         mask2=torch.ones(count, side // 4, side // 4, dtype=torch.bool),
     )
@@ -166,9 +181,8 @@ def trainer_of(recipe: Recipe, model: Sa2va, tasks: Mapping[str, Sequence[str]] 
 def _maker(model: Sa2va, values: Mapping[str, Any], tag: str, task: Mapping[str, Any]) -> Callable[[], RegionBatch]:
     """Batches of a task at their largest: as many tiles as a picture may have, captions as long as they may be."""
     most = values["model"].get("max_tiles", 12)
-    tiles, pairs = most + (most > 1), task["use"] == "mask_caption_mask"
-    words = task.get("caption_length") or 64
-    return lambda: regions(model, values["train"]["batch_size"], tag, pairs, tiles, words)
+    pairs, words = task["use"] == "mask_caption_mask", task.get("caption_length") or 64
+    return lambda: regions(model, values["train"]["batch_size"], tag, pairs, most, words)
 
 
 def take_moments(optimizer: torch.optim.Optimizer) -> None:
@@ -239,7 +253,7 @@ def watch_update(phases: Phases, built: Built) -> None:
     """Watches the parts of an update that memory and time are spent in."""
     model, trainer = built.model, built.trainer
     phases.watch(model, "generate", "generate")
-    phases.watch(model.network.backend, "tile_features", "picture encoder")
+    phases.watch(model.network.backend, "encode", "picture encoder")
     phases.watch(model.network, "sam_features", "SAM2 encoder")
     phases.watch(model, "caption_states", "caption states")
     phases.watch(model, "segment", "segment")
@@ -251,7 +265,8 @@ def watch_update(phases: Phases, built: Built) -> None:
 
 def faults(mode: FakeCuda, phases: Phases, most_waits: int, most_bytes: float) -> list[str]:
     """What an update did that it must not on a GPU, a sentence each; wrong devices and types have raised already."""
-    found = [f"{call.place}: attention in the math kernel ({call.why})" for call in mode.attention.math_in("modeling_qwen")]
+    calls = [call for file in ("modeling_qwen", "modeling_llama") for call in mode.attention.math_in(file)]
+    found = [f"{call.place}: attention in the math kernel ({call.why})" for call in calls]
     waits = phases.waits_outside("generate")
     if waits > most_waits:
         worst = ", ".join(f"{place} {times} times" for place, times in mode.waits.most_common(5))

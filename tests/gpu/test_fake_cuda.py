@@ -18,14 +18,19 @@ import fakedevice  # noqa: E402
 pytestmark = pytest.mark.skipif(fakedevice.missing() is not None, reason=str(fakedevice.missing()))
 
 
-@pytest.fixture(scope="module")
-def found() -> dict[str, dict[str, Any]]:
+def scenarios(*given: str) -> dict[str, dict[str, Any]]:
     """What each scenario found, by its name. Torch is changed for good by fake CUDA, so it is a process of its own."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, str(HERE / "scenarios.py")], env=environment, capture_output=True, text=True, check=False)
+    command = [sys.executable, str(HERE / "scenarios.py"), *given]
+    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     return {line["name"]: line for line in lines}
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, dict[str, Any]]:
+    """Of every scenario, on InternVL2.5's reference checkpoint."""
+    return scenarios("internvl2_5")
 
 
 def test_a_run_does_on_a_gpu_what_it_does_here(found: dict[str, dict[str, Any]]) -> None:
@@ -34,6 +39,18 @@ def test_a_run_does_on_a_gpu_what_it_does_here(found: dict[str, dict[str, Any]])
     assert {name: each["faults"] for name, each in found.items() if each.get("faults")} == {}
     assert len(found) == 16
     assert found["update"]["attention"] == ["efficient", "flash"]  # rows of unequal length are generated with a mask
+
+
+ON_A_BACKEND = ("update_of_loop_1", "predict_referring", "predict_region", "predict_video", "export")  # what reaches the backend
+
+
+@pytest.mark.parametrize("family", ["internlm2", "qwen2_5_vl", "qwen3_vl"])
+def test_another_backend_does_on_a_gpu_what_it_does_here(family: str) -> None:
+    on_backend = scenarios(family, *ON_A_BACKEND)
+    assert {name: each["error"] for name, each in on_backend.items() if "error" in each} == {}
+    assert {name: each["faults"] for name, each in on_backend.items() if each.get("faults")} == {}
+    assert set(on_backend) == set(ON_A_BACKEND)
+    assert on_backend["update_of_loop_1"]["attention"] == ["efficient", "flash"]
 
 
 @pytest.mark.parametrize(

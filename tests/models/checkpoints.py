@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 CHECKPOINT = Path(__file__).parents[1] / "fixtures" / "sa2va_reference" / "tiny_sa2va_hf"
+FAMILIES = Path(__file__).parents[1] / "fixtures" / "families"
 
 
 def published_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -52,9 +53,9 @@ def states(model: Any, embeddings: torch.Tensor) -> torch.Tensor:
     return model.network.backend.forward(embeddings, positions).last
 
 
-def copy(target: Path, without: tuple[str, ...] = ()) -> Path:
-    """A copy of the reference checkpoint without the files named in ``without``."""
-    shutil.copytree(CHECKPOINT, target)
+def copy(target: Path, without: tuple[str, ...] = (), base: Path = CHECKPOINT) -> Path:
+    """A copy of the reference checkpoint, or of another ``base``, without the files named in ``without``."""
+    shutil.copytree(base, target)
     for file in without:
         (target / file).unlink()
     return target

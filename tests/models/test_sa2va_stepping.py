@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,8 @@ def requests(model: Sa2va) -> list[Prompt]:
     draw = torch.Generator().manual_seed(0)
     picture = torch.randint(256, (64, 64, 3), generator=draw, dtype=torch.uint8).numpy()
     vision, view = model.look(picture), torch.zeros(4, dtype=torch.long)
-    grid = model.network.config.backend.grid
-    cells = [torch.rand(grid, grid, generator=draw) < share for share in (0.1, 0.4, 0.9, 0.2)]
+    [shown] = model.sequences.shown(vision, view[:1])
+    cells = [torch.rand(shown.grid, generator=draw) < share for share in (0.1, 0.4, 0.9, 0.2)]
     with model.computing(training=False):
         return model.sequences.describe(vision, view, cells)
 
@@ -67,8 +68,14 @@ def test_the_tokens_are_the_layers_own(model: Sa2va, prompts: list[Prompt], leng
     assert captions(backend, prompts[:1], length, never, wait) == greedy(backend, prompts[:1], length, never).ids
 
 
-def test_llamas_layers_are_known_with_adapters_that_share_an_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = with_adapters("float32", FAMILIES / "internlm2" / "tiny")
+@pytest.mark.parametrize("family", ["internlm2", "qwen2_5_vl", "qwen3_vl"])
+def test_other_layers_are_known(family: str, small_qwen: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Llama's with adapters that share an input; of Qwen-VL, whose positions run behind the tokens, Qwen3's with norms of their own."""
+    model = with_adapters("float32", FAMILIES / family / "tiny" if family == "internlm2" else small_qwen(family))
+    for layer in model.network.llm.model.layers:
+        for norm in (getattr(layer.self_attn, name, None) for name in ("q_norm", "k_norm")):
+            if norm is not None:  # as they are made, all are one
+                norm.weight.data = 1 + torch.randn(norm.weight.shape) / 4
     prompts, backend = requests(model), model.network.backend
     expected = greedy(backend, prompts, 20, never).ids
     monkeypatch.setattr(generation, "greedy", None)  # it would be the way of what is not known

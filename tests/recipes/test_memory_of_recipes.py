@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.scaling import published
+from benchmarks.cards import config_of
 from core.engine.memory import GIB, need
 from core.preflight.memory import on_a_gpu
 from core.recipe import load
@@ -33,7 +33,7 @@ COUNTED = json.loads((ROOT / "benchmarks" / "counted.json").read_text())
 def network(size: str) -> Network:
     """Without weights, with the recipes' adapters."""
     with torch.device("meta"):
-        made = Network(parse_config(published(size)))
+        made = Network(parse_config(config_of(size)))
         add_lora(made, Lora(r=128, alpha=256, dropout=0.05))
     return made
 

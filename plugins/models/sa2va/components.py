@@ -15,7 +15,7 @@ from plugins.models.sa2va.groups import Group, Lora
 from plugins.models.sa2va.mask_rule import MaskRule
 from plugins.models.sa2va.published.known import family_of, identity
 from plugins.models.sa2va.published.other_folders import told
-from plugins.models.sa2va.sizes import Sizes
+from plugins.models.sa2va.sizes import NewFamily, Sizes
 from plugins.models.sa2va.video import DecoderVersion, Frames, Propagate, Video
 
 if TYPE_CHECKING:
@@ -138,14 +138,16 @@ def scratch(
     seed: Annotated[int, Within(0)] = 0,
     vocabulary: Count = 448,
     mask_rule: MaskRule = "first",
+    family: NewFamily = "internvl",
 ) -> Sa2va:
     """Writes a new model to ``folder`` (or takes the one that an equal call wrote there) and loads it for training.
 
-    ``corpus``: text lines from which the tokenizer learns its merges. Raises ``UserError`` if ``folder`` holds something else.
+    ``corpus``: text lines from which the tokenizer learns its merges. ``family``: the vision-language model under it.
+    Raises ``UserError`` if ``folder`` holds something else.
     """
     from plugins.models.sa2va.published.scratch import make
 
-    return make(folder, corpus, train, sizes, template, seed, vocabulary, mask_rule)
+    return make(folder, corpus, train, sizes, template, seed, vocabulary, mask_rule, family)
 
 
 @offers(facts=_facts, reads=_reads_trained, check_keys=_is_checkpoint, identity=_identity)

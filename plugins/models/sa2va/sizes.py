@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from core.contracts import Count, Positive
+
+#: The vision-language models that a new Sa2VA may be made on.
+NewFamily = Literal["internvl", "qwen2_5_vl", "qwen3_vl"]
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of a small model; the defaults have about 1.6 million parameters."""
+    """Sizes of a small model; the defaults have about 1.6 million parameters on InternVL, 1.7 on Qwen-VL."""
 
-    tile: Count = 128
+    tile: Count = 128  # side of a picture in pixels; Qwen-VL gives a picture of another shape about as many
     patch: Count = 8
     vision_width: Count = 64
     vision_layers: Count = 2

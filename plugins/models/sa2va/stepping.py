@@ -1,4 +1,4 @@
-"""One token after another with few operations, for a language model of Qwen2's or Llama's kind under PEFT's adapters.
+"""One token after another with few operations, for a language model of Qwen2's, Qwen-VL's or Llama's kind under PEFT's adapters.
 
 What transformers' layers do with some eighty operations is done here with twenty-five: weights that read the same numbers are one
 matrix, an adapter is two products and no cast, keys and values are written where they stay. All of it lies in place, so that on
@@ -15,12 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
-from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
 from plugins.models.sa2va.adapted import AdaptedLinear
 from plugins.models.sa2va.output_layer import next_tokens
 
+#: By name: a model of one family need not import the others. Of Qwen-VL, a token of text has three equal positions: as those of one.
+_KNOWN = {
+    "transformers.models.llama.modeling_llama.LlamaDecoderLayer",
+    "transformers.models.qwen2.modeling_qwen2.Qwen2DecoderLayer",
+    "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl.Qwen2_5_VLDecoderLayer",
+    "transformers.models.qwen3_vl.modeling_qwen3_vl.Qwen3VLTextDecoderLayer",
+}
 _ROPES = ("default", "dynamic")  # "dynamic" changes nothing up to max_position_embeddings
 
 
@@ -81,12 +86,14 @@ class _Layer:
     keys: Tensor  # [B, KV, S, d], with room
     values: Tensor
 
-    def __init__(self, layer: Qwen2DecoderLayer | LlamaDecoderLayer, kind: torch.dtype) -> None:
+    def __init__(self, layer: Any, kind: torch.dtype) -> None:
         """Raises ``Other``."""
+        if f"{type(layer).__module__}.{type(layer).__qualname__}" not in _KNOWN:
+            raise Other
         attention, mlp = layer.self_attn, layer.mlp
         window = getattr(attention, "sliding_window", None)  # Llama has none
         silu = isinstance(mlp.act_fn, nn.SiLU) or type(mlp.act_fn).__name__ == "SiLUActivation"
-        if type(layer) not in (Qwen2DecoderLayer, LlamaDecoderLayer) or window is not None or not silu:
+        if window is not None or not silu:
             raise Other
         self.attention, self.before, self.after = attention, layer.input_layernorm, layer.post_attention_layernorm
         self.qkv = _Product.of(kind, attention.q_proj, attention.k_proj, attention.v_proj)
@@ -94,6 +101,12 @@ class _Layer:
         if self.out.bias is not None or self.down.bias is not None:
             raise Other
         self.gate, self.up = _Product.of(kind, mlp.gate_proj), _Product.of(kind, mlp.up_proj)
+        self.normed: Tensor | None = None  # [H + KV, d], the weights of Qwen3's norms of queries and keys
+        if hasattr(attention, "q_norm"):
+            heads = len(self.qkv.weight) // attention.head_dim  # H + 2 KV
+            groups = heads // (attention.num_key_value_groups + 2)  # KV
+            weights = (attention.q_norm.weight.expand(heads - 2 * groups, -1), attention.k_norm.weight.expand(groups, -1))
+            self.normed = torch.cat(weights)
 
     def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, slot: Tensor, mask: Tensor) -> Tensor:
         """[B, D] -> [B, D]; cos and sin [B, 1, d], slot [1], mask [B, 1, 1, S]."""
@@ -101,6 +114,8 @@ class _Layer:
         heads = self.qkv(_norm(self.before, x)).view(batch, -1, width)  # [B, H + 2 KV, d]
         query, value = heads[:, : -2 * groups], heads[:, -groups:]
         turned = heads[:, :-groups]  # [B, H + KV, d]
+        if self.normed is not None:
+            turned = F.rms_norm(turned, (width,), eps=self.attention.q_norm.variance_epsilon) * self.normed
         turned = torch.addcmul(turned * cos, turned.roll(width // 2, -1), sin)
         self.keys.index_copy_(2, slot, turned[:, -groups:, None])
         self.values.index_copy_(2, slot, value[:, :, None])
