@@ -47,6 +47,8 @@ class Closure:
     given caption's tokens that have the largest logit under teacher forcing; n_regions, n_described, n_pictures.
     """
 
+    lowest_is_best = frozenset({"mask_no_seg_share", "mask_empty_share", "caption_empty_masks"})
+
     def __init__(
         self,
         *,

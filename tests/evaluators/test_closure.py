@@ -95,6 +95,7 @@ def test_hand_computed_metrics():
             "n_bad": 0,
         }
     )
+    assert {name for name in found.metrics if "empty" in name or "no_seg" in name} == evaluator.lowest_is_best
     assert [(p.title, p.text, p.score) for p in found.pictures[:2]] == [("ab", "ab -> ab", 0.5), ("ab", "cdefg -> (nothing)", 1)]
     assert np.array_equal(found.pictures[0].predicted, square(16))
 
