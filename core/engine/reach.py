@@ -7,6 +7,7 @@ task's own first micro-batch tells it exactly.
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -41,8 +42,9 @@ def reaches(terms: LossTerms) -> bool:
 def require_reach(trainer: Trainer, start: int, updates: int) -> list[str]:
     """Tries each task that takes part in updates ``start`` (from 0) to ``updates``, but not in the first of them.
 
-    Returns which, as ``LOOP/TASK``, on all ranks alike. Nothing is trained and no generator moves: what follows is bit for bit as without
-    it, but for what a teacher may count. Raises ``UserError`` for a task that reaches nothing trained.
+    Returns which it looked for, as ``LOOP/TASK``, on all ranks alike; one that cannot be copied is told on stderr instead of tried.
+    Nothing is trained and no generator moves: what follows is bit for bit as without it, but for what a teacher may count. Raises
+    ``UserError`` for a task that reaches nothing trained.
     """
     late = list(_late(trainer, start, updates))
     for update, loop, task, slots in late:
@@ -81,13 +83,16 @@ def _late(trainer: Trainer, start: int, updates: int) -> Iterator[tuple[int, str
 
 
 def _try(trainer: Trainer, loop: str, task: str, update: int, request: Request) -> None:
+    """A task that cannot be copied is told and left. Raises ``UserError`` for one that reaches nothing trained."""
     model, plans = trainer.model, trainer.loops[loop].feed.supply.plans
     move(trainer.moving, update)
     original = trainer.loops[loop].tasks[task]
     weights = (one.parameters() if isinstance(one, torch.nn.Module) else [one] for _, one in held(original))
     try:  # what it keeps of one call to the next stays as it was; weights are shared, a network of its own may be large
         component = copy.deepcopy(original, {id(weight): weight for several in weights for weight in several})
-    except Exception:  # what a third party keeps may be such that it cannot be copied: then its first update tells
+    except Exception as error:  # what a third party keeps may be such that it cannot be copied: told, and its first update will tell
+        why = f"it cannot be copied ({type(error).__name__}: {error})"
+        print(f"note: {loop}/{task} is not tried before its first update, {update + 1}: {why}", file=sys.stderr)
         return
     micro = Drawing(plans, model.preparation, teacher_preparation(trainer.teacher, model))(request)
     if isinstance(micro, UserError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -47,6 +48,14 @@ def test_trying_it_leaves_no_trace(tiny: Make, tmp_path: Path) -> None:
     assert "loop2/loss" in now
     for (name, mine), (_, other) in zip(*(run.model.network.named_parameters() for run in runs), strict=True):
         assert torch.equal(mine, other), name
+
+
+def test_a_task_that_cannot_be_tried_is_told(tiny: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = building.build_run(tiny(STAGES, TINY), Registry(), tmp_path, None).trainer
+    made.loops["loop2"].tasks["cycle"].lock = threading.Lock()
+    require_reach(made, 0, 4)
+    [told] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert told.startswith("note: loop2/cycle is not tried before its first update, 3: it cannot be copied (TypeError: ")
 
 
 def trainer(slots: dict[str, list[list[str]]], schedule: Callable[[int], list[str]]) -> Any:

@@ -29,14 +29,7 @@ def _on_internvl(sizes: Sizes, vocabulary: int, eos: int, template: str) -> dict
         "llm_config": {
             "architectures": ["Qwen2ForCausalLM"],
             "model_type": "qwen2",
-            "eos_token_id": eos,
-            "hidden_size": sizes.llm_width,
-            "intermediate_size": 2 * sizes.llm_width,
-            "num_hidden_layers": sizes.llm_layers,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "initializer_range": sizes.init_range,
-            "max_position_embeddings": 4096,
+            **_language(sizes, eos),
             "rope_theta": 10000.0,
             "tie_word_embeddings": False,
             "torch_dtype": "float32",
@@ -101,15 +94,8 @@ def _on_qwen_vl(sizes: Sizes, vocabulary: int, eos: int, template: str, family: 
         "text_config": {
             "model_type": f"{family}_text",
             "bos_token_id": None,  # transformers' default is not in a small vocabulary
-            "eos_token_id": eos,
-            "hidden_size": sizes.llm_width,
+            **_language(sizes, eos),
             "head_dim": sizes.llm_width // 4,
-            "intermediate_size": 2 * sizes.llm_width,
-            "num_hidden_layers": sizes.llm_layers,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "initializer_range": sizes.init_range,
-            "max_position_embeddings": 4096,
             "rope_scaling": rope,
             "rope_theta": 10000.0,
             "vocab_size": vocabulary,
@@ -129,6 +115,20 @@ def _on_qwen_vl(sizes: Sizes, vocabulary: int, eos: int, template: str, family: 
             "temporal_patch_size": 2,
             **own,
         },
+    }
+
+
+def _language(sizes: Sizes, eos: int) -> dict[str, Any]:
+    """What the language models of all families have alike."""
+    return {
+        "eos_token_id": eos,
+        "hidden_size": sizes.llm_width,
+        "intermediate_size": 2 * sizes.llm_width,
+        "num_hidden_layers": sizes.llm_layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "initializer_range": sizes.init_range,
+        "max_position_embeddings": 4096,
     }
 
 
