@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+
+from core.commands import experiment
 
 ROOT = Path(__file__).parents[2]
 BASE = "assets/sa2va-shapes/model.safetensors"
@@ -44,11 +44,11 @@ def test_the_tables_have_stamps() -> None:
     assert all(any(BASE in stamp for stamp in stamps(page)) for page in ("README.md", "README.zh-CN.md", "docs/results.md"))
 
 
-def test_reports_in_evidence_are_of_the_present_experiments() -> None:
+def test_reports_in_evidence_are_of_the_present_experiments(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(ROOT)
     text = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
     names = sorted(set(re.findall(r"<!-- report of (\S+):", text)))
     assert "new-look" in names
     for name in names:
-        command = [f"recipes/experiments/{name.replace('-', '_')}.yaml", "--check-report", "docs/evidence.md"]
-        done = subprocess.run((sys.executable, "-m", "core.experiment", *command), cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+        file = f"recipes/experiments/{name.replace('-', '_')}.yaml"
+        assert experiment.main([file, "--check-report", "docs/evidence.md"]) == 0, capsys.readouterr().err
