@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -22,10 +21,6 @@ from tests.patience import HANGS_S
 
 Make = Callable[..., Recipe]
 Tensors = dict[str, torch.Tensor]
-
-needs_compiler = pytest.mark.skipif(
-    not (shutil.which("g++") and shutil.which("ninja")), reason="deepspeed compiles an extension: no g++ or ninja"
-)
 
 PROJECTIONS = {
     "global": "gradient={use: pcgrad_orthogonal, anchor: loop1}",
@@ -111,7 +106,6 @@ def test_fsdp2_makes_the_same_updates_with_its_part_of_the_frozen_weights(case: 
     assert all(rank["given"] > 10 for rank in told), told
 
 
-@needs_compiler
 def test_zero_makes_the_same_updates_and_shares_checkpoints(case: Callable[..., Case]) -> None:
     reference, whole = case("single", 1, "conflict"), case("single", 1, "conflict", updates=2)
     alone(reference)
@@ -131,7 +125,6 @@ def test_zero_makes_the_same_updates_and_shares_checkpoints(case: Callable[..., 
     assert distance(result(reference), joined(case("deepspeed", 1, "conflict"))) < 1e-5
 
 
-@needs_compiler
 @pytest.mark.skipif("DUALLOOP_LONG" not in os.environ, reason="takes two minutes; set DUALLOOP_LONG=1, and -s for the table")
 def test_every_strategy_number_of_processes_and_projection(case: Callable[..., Case]) -> None:
     references = {name: alone(case("single", 1, name)) for name in PROJECTIONS}
@@ -152,7 +145,6 @@ def test_every_strategy_number_of_processes_and_projection(case: Callable[..., C
     assert max(off.values()) < 1e-5
 
 
-@needs_compiler
 @pytest.mark.skipif("DUALLOOP_LONG" not in os.environ, reason="takes half a minute; set DUALLOOP_LONG=1")
 def test_with_frozen_weights_in_bfloat16_all_strategies_agree_bit_for_bit(case: Callable[..., Case]) -> None:
     """With one process they agree up to bfloat16's rounding only, which depends on how a batch is divided."""
@@ -163,7 +155,6 @@ def test_with_frozen_weights_in_bfloat16_all_strategies_agree_bit_for_bit(case: 
     assert [distance(first, other) for other in others] == [0.0, 0.0]
 
 
-@needs_compiler
 def test_zero_tests_itself_and_skips_what_is_not_finite() -> None:
     start_ranks(2, check_zero)
 

@@ -6,6 +6,7 @@ It changes the process for good: ``torch`` then believes in one CUDA device. Bui
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import hashlib
 import importlib.util
 import os
@@ -42,13 +43,14 @@ def built() -> Path:
     torch = _torch()
     key = hashlib.sha256(SOURCE.read_bytes() + (torch / "version.py").read_bytes()).hexdigest()[:16]
     library = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dualloop" / f"fakeguard-{key}.so"
-    if not library.is_file():
-        library.parent.mkdir(parents=True, exist_ok=True)
-        new = library.with_suffix(f".{os.getpid()}")
-        include = torch / "include"
-        options = ["-O0", "-shared", "-fPIC", "-std=c++20", f"-I{include}", f"-I{include / 'torch' / 'csrc' / 'api' / 'include'}"]
-        subprocess.run(["g++", *options, str(SOURCE), "-o", str(new)], check=True)
-        new.replace(library)  # two at once: either's is whole
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with library.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two tests at once build it once; the lock ends with its process
+        if not library.is_file():
+            new, include = library.with_suffix(".new"), torch / "include"
+            options = ["-O0", "-shared", "-fPIC", "-std=c++20", f"-I{include}", f"-I{include / 'torch' / 'csrc' / 'api' / 'include'}"]
+            subprocess.run(["g++", *options, str(SOURCE), "-o", str(new)], check=True)
+            new.replace(library)
     return library
 
 

@@ -40,9 +40,12 @@ class ZeroStep:
         os.environ.setdefault("DS_ACCELERATOR", device)
         os.environ.setdefault("LOCAL_RANK", "0")  # deepspeed insists on it; a launcher has set it where there are several
         import deepspeed  # after DS_ACCELERATOR
+        import deepspeed.ops
         import deepspeed.utils
 
         self.tools = deepspeed.utils
+        if device == "cpu":  # else a C++ extension is compiled for a minute, behind a lock that a killed run leaves; gloo does without
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         bucket = numel + numel % 2  # even, as it must be; the defaults would allocate 2 GB each
