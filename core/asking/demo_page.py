@@ -101,7 +101,7 @@ def build_page(sides: Sequence[Side], title: str, examples: Sequence[Path], most
                 label = f"Picture, or video (up to {FRAMES} frames)"
                 file = gr.File(label=label, file_types=["image", "video"], height=110, elem_id="file")
                 picture = gr.Image(label="Click into it", interactive=False, format="png", buttons=[], elem_id="picture")
-                frame = gr.Slider(0, 1, step=1, label="frame", visible=False)
+                frame = gr.Slider(0, 1, step=1, label="frame", visible=False, elem_id="frame")
                 kind = gr.Radio(list(CLICKS), value="a point", label="A click is", elem_id="kind")
                 with gr.Row():
                     describe = gr.Button("Describe", elem_id="describe", min_width=100)

@@ -181,6 +181,18 @@ def wait_for(tab: Page, script: str) -> object:
     return tab.do(script)
 
 
+def upload(tab: Page, file: Path) -> None:
+    node = tab.call("DOM.getDocument")["root"]["nodeId"]
+    chosen = tab.call("DOM.querySelector", nodeId=node, selector="#file input[type=file]")["nodeId"]
+    tab.call("DOM.setFileInputFiles", nodeId=chosen, files=[str(file)])
+
+
+def ask_for(tab: Page, words: str, button: str) -> None:
+    tab.do('document.querySelector("#words textarea, #words input").focus()')
+    tab.call("Input.insertText", text=words)
+    tab.do(f'document.querySelector("#{button}").click()')
+
+
 ANSWER = 'document.querySelector("#answer{} textarea").value'
 
 
@@ -188,9 +200,7 @@ def test_the_page_describes_a_click_and_finds_a_phrase_with_two_models(address: 
     tab.requests.clear()
     tab.visit(address, 1400)
     wait_for(tab, 'document.querySelector("#file input[type=file]")')
-    node = tab.call("DOM.getDocument")["root"]["nodeId"]
-    chosen = tab.call("DOM.querySelector", nodeId=node, selector="#file input[type=file]")["nodeId"]
-    tab.call("DOM.setFileInputFiles", nodeId=chosen, files=[str(scene)])
+    upload(tab, scene)
     place = 'document.querySelector("#picture img")'
     wait_for(tab, f"{place} && {place}.naturalWidth === 480")
     box = tab.do(f"(({{x, y, width, height}}) => [x, y, width, height])({place}.getBoundingClientRect())")
@@ -198,9 +208,7 @@ def test_the_page_describes_a_click_and_finds_a_phrase_with_two_models(address: 
     wait_for(tab, ANSWER.format(1))
     assert "blue" in tab.do(ANSWER.format(1))
     described = tab.do(ANSWER.format(1))
-    tab.do('document.querySelector("#words textarea, #words input").focus()')
-    tab.call("Input.insertText", text="red circle")
-    tab.do('document.querySelector("#segment").click()')
+    ask_for(tab, "red circle", "segment")
     wait_for(tab, f'{ANSWER.format(1)} !== {described!r} && {ANSWER.format(1)}.includes("mask 1: ")')
     share = float(tab.do(ANSWER.format(1)).split("mask 1: ")[1].split("%")[0])
     assert share == pytest.approx(100 * np.pi * 24**2 / 128**2, abs=4)
@@ -213,3 +221,34 @@ def test_the_page_describes_a_click_and_finds_a_phrase_with_two_models(address: 
     for name in ("/etc/hostname", str(ASSET / "config.json"), str(Path(__file__))):
         with pytest.raises(urllib.error.HTTPError, match=r"40[34]"):
             urllib.request.urlopen(f"{address}gradio_api/file={name}")
+
+
+def test_the_page_follows_a_phrase_through_a_video(address: str, tmp_path: Path, tab: Page) -> None:
+    """The slider shows each frame with the mask that it has there. Five frames: the small model has no video memory for more."""
+    import av
+
+    down, across = np.mgrid[:128, :128]
+    with av.open(str(tmp_path / "clip.mp4"), "w") as clip:
+        stream = clip.add_stream("mpeg4", rate=5)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 128, 128, "yuv420p", 4_000_000
+        for number in range(5):
+            frame = np.full((128, 128, 3), 190, np.uint8)
+            frame[(across - 34 - 12 * number) ** 2 + (down - 64) ** 2 < 24**2] = (215, 40, 40)
+            clip.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        clip.mux(stream.encode())
+    tab.visit(address, 1400)
+    wait_for(tab, 'document.querySelector("#file input[type=file]")')
+    upload(tab, tmp_path / "clip.mp4")
+    wait_for(tab, 'document.querySelector("#picture img")?.naturalWidth === 480 && document.querySelector("#frame input[type=range]")')
+    assert tab.do('document.querySelector("#frame input[type=range]").max') == "4"
+    ask_for(tab, "red circle", "segment")
+    wait_for(tab, f'{ANSWER.format(1)}.includes("of the video")')
+    share = float(tab.do(ANSWER.format(1)).split("mask 1: ")[1].split("%")[0])
+    assert share == pytest.approx(100 * np.pi * 24**2 / 128**2, abs=6)
+    wait_for(tab, 'document.querySelector("#masks1 img")?.naturalWidth === 480')
+    first = tab.do('document.querySelector("#masks1 img").src')
+    slide = "const s = document.querySelector('#frame input[type=range]'); s.value = 4;"
+    tab.do(f"(() => {{ {slide} for (const e of ['input', 'change', 'pointerup']) s.dispatchEvent(new Event(e, {{bubbles: true}})); }})()")
+    wait_for(tab, f'document.querySelector("#masks1 img").src !== {first!r}')
+    if folder := os.environ.get("DUALLOOP_SCREENSHOTS"):
+        tab.screenshot(Path(folder) / "demo-video.png", whole=True)
