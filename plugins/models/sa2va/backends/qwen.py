@@ -15,6 +15,7 @@ from transformers.masking_utils import create_causal_mask
 from plugins.models.sa2va import prompts
 from plugins.models.sa2va.backend import Grid, Largest, Piece, Prompt, Shown, States, put
 from plugins.models.sa2va.backends.parts import Parts
+from plugins.models.sa2va.backends.qwen_attention import group_windows
 from plugins.models.sa2va.backends.qwen_pictures import TILE, NativePictures
 from plugins.models.sa2va.groups import Prefixes
 
@@ -98,6 +99,7 @@ class QwenVL(Parts):
     def __init__(self, config: QwenSizes) -> None:
         self.config = config
         self.vision: Any = AutoModel.from_config(config.vision, attn_implementation="sdpa")
+        group_windows(self.vision)
         self.projector: nn.Module = self.vision.merger
         self.vision.merger = _Joined(config.vision.hidden_size * config.vision.spatial_merge_size**2)
         self.llm = LanguageModel(config.llm)
