@@ -163,13 +163,17 @@ class Steps:
         self.token = first.clone()
         self.done = 0  # steps so far
         self.written = torch.empty(batch, length, dtype=torch.long, device=device)  # the tokens after ``first``
-        self.once: Callable[[], Any] = self._first_steps if device.type == "cuda" else self._step
+        self.replay: Callable[[], Any] | None = None  # never a method of its own: a cycle would hold keys and values through the update
+        self.graphs = device.type == "cuda"
 
     def take(self, count: int) -> list[list[int]]:
         """B rows of the next ``count`` tokens: the host waits once."""
         start = self.done
         for _ in range(count):
-            self.once()
+            if self.graphs and self.done and self.replay is None:  # the first step, as it is, lets libraries allocate what they need
+                self.replay = captured(self._step)
+                self.graphs = self.replay is not None
+            (self.replay or self._step)()
             self.done += 1
         return self.written[:, start : self.done].tolist()
 
@@ -187,17 +191,9 @@ class Steps:
             self.slot += 1
             self.turn += 1
 
-    def _first_steps(self) -> None:
-        """The first step as it is, which lets libraries allocate what they need; the second is captured, and replayed from then on."""
-        if not self.done:
-            self._step()
-            return
-        self.once = captured(self._step)
-        self.once()
 
-
-def captured(step: Callable[[], None]) -> Callable[[], Any]:
-    """``step`` as a CUDA graph, to be replayed; ``step`` itself, with a warning, where it cannot be captured."""
+def captured(step: Callable[[], None]) -> Callable[[], Any] | None:
+    """``step`` as a CUDA graph, to be replayed; None, with a warning, where it cannot be captured."""
     try:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):  # nothing is computed yet
@@ -205,5 +201,5 @@ def captured(step: Callable[[], None]) -> Callable[[], Any]:
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
         warnings.warn(f"the step that writes a token could not be captured as a CUDA graph and runs without ({reason})", stacklevel=2)
-        return step
+        return None
     return graph.replay
