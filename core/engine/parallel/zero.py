@@ -44,7 +44,7 @@ class ZeroStep:
         import deepspeed.utils
 
         self.tools = deepspeed.utils
-        if device == "cpu":  # else a C++ extension is compiled for a minute, behind a lock that a killed run leaves; gloo does without
+        if device == "cpu":  # else a C++ extension is compiled, behind a lock that a killed run leaves; gloo does without
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
