@@ -163,7 +163,7 @@ def test_a_packed_output_layer_gives_the_same_tokens(
 def test_phrases_of_one_picture_get_the_masks_they_get_alone(model: Sa2va, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shared, batched and with expected answers, against one at a time without them: text equal, no pixel differs."""
     image = draw((3, 1), 96).images[0]
-    phrases = ["the red circle", "a large blue square", "the triangle on the left", "the green thing at the top of the picture"]
+    phrases = ["the red circle", "a large blue square", "the triangle on the left", "small green star at the top"]
     together = model.predict(image, phrases, 32)
     monkeypatch.setattr(ask, "greedy", lambda backend, heads, length, ended, expected: greedy(backend, heads, length, ended))
     for phrase, one in zip(phrases, together, strict=True):
