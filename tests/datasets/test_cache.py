@@ -36,8 +36,9 @@ def test_many_regions_open_fast_and_weigh_little(name: str, tmp_path: Path) -> N
     assert found["open_processor_s"] < 0.5  # the time that passes is the machine's, too
     assert found["index_bytes_per_region"] <= 100
     own, most = found["own_bytes_per_region"], 100 + 2**21 / 20_000  # what imports and buffers take does not grow with the regions
-    if own > most:  # pages that the process happens to have beside only add to it: a second look may see fewer
-        own = min(own, benchmark.measure(name, tmp_path / "again", 20_000)["own_bytes_per_region"])
+    for again in range(3):  # pages that the process happens to have beside only add to it: another look may see fewer
+        if own > most:
+            own = min(own, benchmark.measure(name, tmp_path / f"again{again}", 20_000)["own_bytes_per_region"])
     assert own <= most
 
 

@@ -22,6 +22,7 @@ from tests.patience import HANGS_S
 Make = Callable[..., Recipe]
 Tensors = dict[str, torch.Tensor]
 
+ROUNDING = 3e-5  # of a parameter, whose sums have another order on several processes; kinds of projection differ by more than 1e-4
 PROJECTIONS = {
     "global": "gradient={use: pcgrad_orthogonal, anchor: loop1}",
     "group": "gradient={use: pcgrad_orthogonal, anchor: loop1, scope: group}",
@@ -86,21 +87,21 @@ def test_any_number_of_processes_makes_the_same_updates(case: Callable[..., Case
     two["conflict"]["corrupt"] = 1
     on_ranks(2, list(two.values()))
     for name, reference in references.items():
-        assert distance(reference, result(two[name])) < 1e-5, name
+        assert distance(reference, result(two[name])) < ROUNDING, name
     for rank in (0, 1):  # one parameter of rank 1 was changed a little at the end of the last case
         told = (Path(two["conflict"]["out"]) / f"rank{rank}").read_text()
         assert told.startswith("the ranks' weights differ after update 7: rank 1 from the others"), told
     four = case("ddp", 4, "group", updates=2)
     on_ranks(4, [four])
-    assert distance(alone(case("single", 1, "group", updates=2)), result(four)) < 1e-5
-    assert distance(references["group"], joined(case("ddp", 1, "group"))) < 1e-5
+    assert distance(alone(case("single", 1, "group", updates=2)), result(four)) < ROUNDING
+    assert distance(references["group"], joined(case("ddp", 1, "group"))) < ROUNDING
 
 
 def test_fsdp2_makes_the_same_updates_with_its_part_of_the_frozen_weights(case: Callable[..., Case]) -> None:
     """The ranks' tasks and caption lengths differ, so that they need other layers at other times."""
     reference, sharded = case("single", 1, "conflict"), case("fsdp2", 2, "conflict", layers=True)
     on_ranks(2, [sharded])
-    assert distance(alone(reference), result(sharded)) < 1e-5
+    assert distance(alone(reference), result(sharded)) < ROUNDING
     told = [json.loads((Path(sharded["out"]) / f"layers{rank}").read_text()) for rank in (0, 1)]
     assert all(rank["held"] < 0.55 * rank["whole"] and rank["whole"] > 0.5 * rank["frozen"] for rank in told), told
     assert all(rank["given"] > 10 for rank in told), told
@@ -115,14 +116,14 @@ def test_zero_makes_the_same_updates_and_shares_checkpoints(case: Callable[..., 
     half = case("deepspeed", 2, "conflict", updates=2)
     on_ranks(2, [one, two, half])  # the second goes on from a checkpoint of one process
     for case_ in (one, two):
-        assert distance(result(reference), result(case_)) < 1e-5
+        assert distance(result(reference), result(case_)) < ROUNDING
         moments = result(reference, "optimizer")
         found = result(case_, "optimizer")
         assert moments.keys() <= found.keys()
-        assert distance(moments, {name: found[name] for name in moments}) < 1e-5
+        assert distance(moments, {name: found[name] for name in moments}) < ROUNDING
     back = {**reference, "out": half["out"], "last": str(checkpoint.list_checkpoints(Path(half["out"]))[0][1])}
-    assert distance(result(reference), alone(back)) < 1e-5  # ZeRO's second checkpoint, gone on with by one process
-    assert distance(result(reference), joined(case("deepspeed", 1, "conflict"))) < 1e-5
+    assert distance(result(reference), alone(back)) < ROUNDING  # ZeRO's second checkpoint, gone on with by one process
+    assert distance(result(reference), joined(case("deepspeed", 1, "conflict"))) < ROUNDING
 
 
 @pytest.mark.skipif("DUALLOOP_LONG" not in os.environ, reason="takes two minutes; set DUALLOOP_LONG=1, and -s for the table")
@@ -142,7 +143,7 @@ def test_every_strategy_number_of_processes_and_projection(case: Callable[..., C
     for label in strategies:
         for world in (1, 2, 4):
             print(f"| {label} | {world} |", " | ".join(f"{off[label, world, name]:.1e}" for name in PROJECTIONS), "|")
-    assert max(off.values()) < 1e-5
+    assert max(off.values()) < ROUNDING
 
 
 @pytest.mark.skipif("DUALLOOP_LONG" not in os.environ, reason="takes half a minute; set DUALLOOP_LONG=1")

@@ -145,7 +145,7 @@ def test_texts_and_masks_are_upstreams(
     for number, mask in enumerate(answer.masks):
         other = mask != theirs[f"seg{number}{'_exact_constants' if constants == 'exact' else ''}"][0]
         undecided = np.abs(seen[0][number]) <= UNDECIDED
-        assert undecided.sum() < 10
+        assert undecided.sum() < 20  # how many lie so near to 0 is the processor's, too
         assert not (other & ~undecided).any()
 
 

@@ -125,7 +125,7 @@ def test_a_hidden_object_is_marked_in_sam_21(parts) -> None:
     for k in range(2):
         rows = coarse[k : k + 1].flatten(2).permute(2, 0, 1)
         theirs, _ = video._encode_new_memory(rows, large[k : k + 1], score[None, k : k + 1], False)
-        assert torch.allclose(ours[:, k : k + 1].float(), theirs.float(), atol=1e-2)  # bfloat16
+        assert torch.allclose(ours[:, k : k + 1].float(), theirs.float(), rtol=2**-7, atol=1e-2)  # bfloat16: one step of it
     shown = _remember(network, memory, coarse, decoded, torch.tensor([[True], [True]])).features
     assert torch.equal(shown[:, 0], ours[:, 0])
     assert not torch.equal(shown[:, 1], ours[:, 1])
