@@ -8,13 +8,14 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from core.comparison.grouping import mean_interval
+from core.comparison.grouping import Group, mean_interval
 from core.experiments.definition import Experiment
 
 if TYPE_CHECKING:
     from core.experiments.report import Part
 
-ROW, LABELS, PANEL, GAP, TOP, BOTTOM = 22, 190, 210, 24, 46, 30  # pixels
+ROW, PANEL, GAP, TOP, BOTTOM = 22, 210, 40, 46, 30  # pixels
+LETTER, LONGEST = 8, 40  # a bold letter's width in wide fonts, in pixels; letters of a label
 MOST_PANELS = 4
 COLOURS = {"better": "#0072b2", "worse": "#d55e00", "differs": "#cc79a7"}  # Okabe and Ito's
 PLAIN = "#555555"
@@ -24,11 +25,12 @@ def svg(parts: Sequence[Part], experiment: Experiment) -> str:
     """One picture: a block for each case, below each other."""
     metrics = parts[0].metrics[:MOST_PANELS] if parts else []
     heights = [TOP + ROW * len(part.rows.groups) + BOTTOM for part in parts]
-    width, height = LABELS + max(1, len(metrics)) * (PANEL + GAP), sum(heights) + 8
+    left = max((len(_label(row)) for part in parts for row in part.rows.groups), default=0) * LETTER + 20
+    width, height = left + max(1, len(metrics)) * (PANEL + GAP), sum(heights) + 8
     body: list[str] = []
     y = 0
     for part, high in zip(parts, heights, strict=True):
-        body += _block(part, metrics, y)
+        body += _block(part, metrics, left, y)
         y += high
     what = html.escape(f"{experiment.name}: the metrics of each variant on test")
     return (
@@ -42,16 +44,19 @@ def _text(x: float, y: float, text: str, anchor: str = "start", more: str = "") 
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="#222222"{more}>{html.escape(text)}</text>'
 
 
-def _block(part: Part, metrics: Sequence[str], top: int) -> Iterator[str]:
+def _label(row: Group) -> str:
+    return row.label if len(row.label) <= LONGEST else row.label[: LONGEST - 1] + "…"
+
+
+def _block(part: Part, metrics: Sequence[str], left: int, top: int) -> Iterator[str]:
     if part.case:
         yield _text(8, top + 16, part.case, more=' font-weight="bold"')
     first = top + TOP
     for place, row in enumerate(part.rows.groups):
-        label = row.label if len(row.label) <= 30 else row.label[:29] + "…"
         weight = ' font-weight="bold"' if place == part.rows.baseline else ""
-        yield _text(LABELS - 10, first + ROW * place + 15, label, "end", weight)
+        yield _text(left - 10, first + ROW * place + 15, _label(row), "end", weight)
     for number, name in enumerate(metrics):
-        yield from _panel(part, name, LABELS + number * (PANEL + GAP), first)
+        yield from _panel(part, name, left + number * (PANEL + GAP), first)
 
 
 def _panel(part: Part, name: str, left: int, top: int) -> Iterator[str]:

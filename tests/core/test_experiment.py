@@ -193,6 +193,8 @@ def test_val_chooses_and_test_has_the_chosen_one_alone(looking: Looking, standin
     assert "<svg" in page.with_name("report.html").read_text()
     drawn = ElementTree.fromstring(page.with_name("report.svg").read_text())
     assert sum(one.tag.endswith("circle") for one in drawn.iter()) == 2 * 4 + 1  # two variants with three seeds and a mean, one value
+    labels = {one.text or "": float(one.get("x", "0")) for one in drawn.iter() if one.get("text-anchor") == "end"}
+    assert labels["tuned (less, chosen on val)"] > 7.5 * 27  # a bold letter takes 7 to 8 pixels: the label begins in the picture
 
 
 def test_the_table_has_means_spread_and_paired_differences(looking: Looking, standings: list[Standing]) -> None:
