@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 
 from core.contracts import UserError
@@ -70,12 +70,14 @@ def main(argv: list[str] | None = None) -> int:
         print_notes(recipe.notes)
         out = arguments.out or Path(recipe.values["output"]) / f"check-{recipe.values['name']}"
         findings: list[Finding] = []
-        several = [_findings(recipe, registry, arguments.samples, arguments.seconds, out, arguments.card)]
-        if arguments.closure is not None:
-            several.append(_closure(recipe, registry, arguments.closure, findings, arguments.json))
-        for finding in chain(*several):
+        several = [zip(_findings(recipe, registry, arguments.samples, arguments.seconds, out, arguments.card), repeat(arguments.all))]
+        if arguments.closure is not None:  # what is asked for is shown, good or bad
+            several.append(zip(_closure(recipe, registry, arguments.closure, findings, arguments.json), repeat(True)))
+        hidden = 0
+        for finding, asked in chain(*several):
             findings.append(finding)
-            shown = not arguments.json and (arguments.all or finding.status != "pass")
+            shown = not arguments.json and (asked or finding.status != "pass")
+            hidden += not shown
             _count(0 if shown else len(findings))
             if shown:
                 _show(finding)
@@ -86,8 +88,8 @@ def main(argv: list[str] | None = None) -> int:
         else:
             counts = {status: sum(finding.status == status for finding in findings) for status in ("pass", "warn", "fail")}
             sheets = f"; picture sheets in {out}" if out.is_dir() else ""
-            hint = "" if arguments.all or not counts["pass"] else " (--all shows them)"
-            space = "\n" if arguments.all or counts["pass"] < len(findings) else ""
+            hint = " (--all shows them)" if hidden else ""
+            space = "\n" if hidden < len(findings) else ""
             print(f"{space}{counts['pass']} pass{hint}, {counts['warn']} warn, {counts['fail']} fail{sheets}")
         return int(failed)
     return ending.code

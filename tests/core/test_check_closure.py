@@ -126,6 +126,18 @@ def test_the_command_measures_after_everything_else_unless_that_failed(monkeypat
     assert asked == [9]
 
 
+def test_what_was_asked_for_is_shown_where_all_is_well_too(monkeypatch: Any, capsys: Any, tmp_path: Path) -> None:
+    monkeypatch.setattr(
+        "core.preflight.closure.closure", lambda *_: [Finding("pass", "loops.loop1.tasks.pseudo", "nothing speaks against it")]
+    )
+    monkeypatch.setattr("core.commands.check._findings", lambda *_: iter([Finding("pass", "model", "as it is")]))
+    assert main(["dual_loop_tiny", f"output={tmp_path}", "--closure", "9"]) == 0
+    out = capsys.readouterr().out
+    assert "nothing speaks against it" in out
+    assert "as it is" not in out
+    assert out.splitlines()[-1] == "2 pass (--all shows them), 0 warn, 0 fail"
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [(["recipes/dual_loop_tiny.yaml", "--closure", "0"], "at least 1"), (["--data", ".", "--closure", "4"], "--closure needs a recipe")],
