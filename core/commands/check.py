@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--closure", type=int, metavar="N", help=closure)
     card = "check for a machine whose GPUs have so many GB (24, 48, 80), instead of this one's"
     parser.add_argument("--card", type=float, metavar="GB", help=card)
-    parser.add_argument("--all", action="store_true", help="show what is in order, too, not only what is not and the summary")
+    parser.add_argument("--all", action="store_true", help="show what is in order, too, not only what is not, --closure and the summary")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     arguments = parser.parse_intermixed_args(argv)
     if arguments.card is not None and not arguments.card > 0:

@@ -26,11 +26,12 @@ def svg(parts: Sequence[Part], experiment: Experiment) -> str:
     metrics = parts[0].metrics[:MOST_PANELS] if parts else []
     heights = [TOP + ROW * len(part.rows.groups) + BOTTOM for part in parts]
     left = max((len(_label(row)) for part in parts for row in part.rows.groups), default=0) * LETTER + 20
-    width, height = left + max(1, len(metrics)) * (PANEL + GAP), sum(heights) + 8
+    apart = max([PANEL + GAP, *(LETTER * len(name) for name in metrics)])  # a long name stands above its panel alone
+    width, height = left + max(1, len(metrics)) * apart, sum(heights) + 8
     body: list[str] = []
     y = 0
     for part, high in zip(parts, heights, strict=True):
-        body += _block(part, metrics, left, y)
+        body += _block(part, metrics, left, apart, y)
         y += high
     what = html.escape(f"{experiment.name}: the metrics of each variant on test")
     return (
@@ -48,7 +49,7 @@ def _label(row: Group) -> str:
     return row.label if len(row.label) <= LONGEST else row.label[: LONGEST - 1] + "…"
 
 
-def _block(part: Part, metrics: Sequence[str], left: int, top: int) -> Iterator[str]:
+def _block(part: Part, metrics: Sequence[str], left: int, apart: int, top: int) -> Iterator[str]:
     if part.case:
         yield _text(8, top + 16, part.case, more=' font-weight="bold"')
     first = top + TOP
@@ -56,7 +57,7 @@ def _block(part: Part, metrics: Sequence[str], left: int, top: int) -> Iterator[
         weight = ' font-weight="bold"' if place == part.rows.baseline else ""
         yield _text(left - 10, first + ROW * place + 15, _label(row), "end", weight)
     for number, name in enumerate(metrics):
-        yield from _panel(part, name, left + number * (PANEL + GAP), first)
+        yield from _panel(part, name, left + number * apart, first)
 
 
 def _panel(part: Part, name: str, left: int, top: int) -> Iterator[str]:

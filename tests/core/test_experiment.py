@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -15,7 +16,7 @@ from core.contracts import UserError
 from core.experiments.block import block, faults_of_page
 from core.experiments.carry_out import Done, carry_out_all, reason
 from core.experiments.definition import Cell, Experiment, entry_name, written
-from core.experiments.figure import axis
+from core.experiments.figure import axis, svg
 from core.experiments.reading import read_experiment
 from core.experiments.report import parts, table, write_report
 from core.experiments.results import chosen_variants
@@ -195,6 +196,14 @@ def test_val_chooses_and_test_has_the_chosen_one_alone(looking: Looking, standin
     assert sum(one.tag.endswith("circle") for one in drawn.iter()) == 2 * 4 + 1  # two variants with three seeds and a mean, one value
     labels = {one.text or "": float(one.get("x", "0")) for one in drawn.iter() if one.get("text-anchor") == "end"}
     assert labels["tuned (less, chosen on val)"] > 7.5 * 27  # a bold letter takes 7 to 8 pixels: the label begins in the picture
+
+
+def test_long_names_of_metrics_do_not_meet() -> None:
+    long = [f"{number}_of_the_evaluators/caption_token_accuracy" for number in range(2)]
+    part = SimpleNamespace(metrics=long, case="", rows=SimpleNamespace(groups=[], baseline=-1))
+    drawn = ElementTree.fromstring(svg([part], SimpleNamespace(name="x")))  # type: ignore[list-item, arg-type]
+    first, second = (float(one.get("x", "0")) for one in drawn.iter() if one.text in long)
+    assert second - first > 7.5 * len(long[0])
 
 
 def test_the_table_has_means_spread_and_paired_differences(looking: Looking, standings: list[Standing]) -> None:

@@ -15,7 +15,7 @@ from core.commands import experiment
 ROOT = Path(__file__).parents[2]
 BASE = "assets/sa2va-shapes/model.safetensors"
 STAMP = re.compile(r"<!-- made with (.+?) -->")
-PAGES = ["README.md", "README.zh-CN.md", "docs/results.md"]
+PAGES = ["README.md", "README.zh-CN.md", "docs/method.md", "docs/results.md"]
 
 
 def digest(path: str) -> str:
@@ -41,7 +41,7 @@ def test_tables_are_of_these_recipes_and_this_base(page: str) -> None:
 
 def test_the_tables_have_stamps() -> None:
     assert len(stamps("docs/results.md")) >= 2
-    assert all(any(BASE in stamp for stamp in stamps(page)) for page in ("README.md", "README.zh-CN.md", "docs/results.md"))
+    assert all(any(BASE in stamp for stamp in stamps(page)) for page in PAGES)
 
 
 def test_reports_in_evidence_are_of_the_present_experiments(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
